@@ -1,0 +1,40 @@
+"""Settings of the demo project. The environment says which Redis, which channel layer and which prefix."""
+
+import os
+from typing import Any
+
+SECRET_KEY = "only-for-the-demo-which-keeps-no-secrets"  # noqa: S105
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+DEBUG = False
+
+INSTALLED_APPS = ["channels", "django_extensions", "ops", "project"]
+MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
+ROOT_URLCONF = "project.urls"
+ASGI_APPLICATION = "project.asgi.application"
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+DATABASES: dict[str, Any] = {}
+USE_TZ = True
+
+
+def channel_layer(backend: str, redis_urls: list[str], prefix: str | None) -> dict[str, Any]:
+    """One entry of CHANNEL_LAYERS; several URLs are several shards."""
+    # Since redis-py 8 a socket times out after 5 s by default, just when channels_redis has waited 5 s for a message:
+    # without `socket_timeout: None` every idle websocket dies of it.
+    config: dict[str, Any] = {"hosts": [{"address": url, "socket_timeout": None} for url in redis_urls]}
+    if prefix:
+        config["prefix"] = prefix
+    return {"BACKEND": backend, "CONFIG": config}
+
+
+CHANNEL_LAYERS = {
+    "default": channel_layer(
+        backend=os.environ.get("CHANNEL_BACKEND") or "channels_redis.core.RedisChannelLayer",
+        # Separated by blanks.
+        redis_urls=(os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379").split(),
+        prefix=os.environ.get("CHANNELS_PREFIX"),
+    )
+}
+
+CHANNELS_OPS: dict[str, Any] = {}
+if confirm_after := os.environ.get("OPS_CONFIRM_AFTER_SECONDS"):
+    CHANNELS_OPS["CONFIRM_AFTER_SECONDS"] = float(confirm_after)

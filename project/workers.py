@@ -1,0 +1,185 @@
+"""Real application servers as child processes, to be used and then killed, stopped or frozen."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
+
+Kind = Literal["daphne", "uvicorn"]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 0.02
+PORT_ATTEMPTS = 3
+
+
+class WorkerNotReady(RuntimeError):
+    """The server ended, or does not listen after the time allowed; the message ends with what it wrote."""
+
+
+class Worker:
+    """One Daphne or uvicorn process that serves `asgi` on a free port of 127.0.0.1.
+
+    `env` adds to this process's environment; `asgi` is `module:name`, found from `cwd`; `arguments` go to the server.
+    As a context manager it is started and ready, and gone at the end.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        env: Mapping[str, str] | None = None,
+        asgi: str = "project.asgi:application",
+        cwd: Path = REPOSITORY,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.kind = kind
+        self.asgi = asgi
+        self.cwd = cwd
+        self.arguments = tuple(arguments)
+        self.env = {"DJANGO_SETTINGS_MODULE": "project.settings", **os.environ, **(env or {})}
+        self._port: int | None = None
+        self._folder: Path | None = None
+        self._process: OwnedProcess | None = None
+
+    def __enter__(self) -> Worker:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.kind} port={self._port} pid={self._process.pid if self._process else None}>"
+
+    @property
+    def process(self) -> OwnedProcess:
+        assert self._process is not None, "not started"
+        return self._process
+
+    @property
+    def port(self) -> int:
+        assert self._port is not None, "not started"
+        return self._port
+
+    @property
+    def http_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.returncode
+
+    @property
+    def log_path(self) -> Path:
+        return self.process.log_path
+
+    def output(self) -> str:
+        """Everything the server has written so far, access log included."""
+        return self.process.output()
+
+    def start(self) -> Worker:
+        """Start the process and return at once; `wait_ready()` waits, so that several can start side by side."""
+        self._folder = self._folder or make_folder("worker-")
+        self._port = free_port()
+        self._process = OwnedProcess(
+            self._command(self._port), log_path=self._folder / f"{self.kind}.log", env=self.env, cwd=self.cwd
+        )
+        return self
+
+    def _command(self, port: int) -> list[str]:
+        address = str(port)
+        if self.kind == "daphne":
+            own = ["-b", "127.0.0.1", "-p", address]
+        else:
+            # Without --workers or --reload, uvicorn is one process. The other implementation of the protocol on top of
+            # the websockets library uses a part of it that calls itself deprecated.
+            own = ["--host", "127.0.0.1", "--port", address, "--ws", "websockets-sansio", "--no-use-colors"]
+        return [sys.executable, "-m", self.kind, *own, *self.arguments, self.asgi]
+
+    def wait_ready(self, timeout_seconds: float = 30) -> Worker:
+        """Return when the port accepts connections. Raises WorkerNotReady with what the server wrote."""
+        deadline = time.monotonic() + timeout_seconds
+        attempts_left = PORT_ATTEMPTS - 1
+        while time.monotonic() < deadline:
+            if not self.running:
+                if not attempts_left or "ddress already in use" not in self.output():
+                    raise WorkerNotReady(f"{self!r} ended with exit code {self.returncode}:\n{self.output()}")
+                attempts_left -= 1
+                self.log_path.unlink()
+                self.start()
+            elif self._accepts_connections():
+                return self
+            time.sleep(POLL_SECONDS)
+        raise WorkerNotReady(f"{self!r} does not listen after {timeout_seconds:g} s:\n{self.output()}")
+
+    def _accepts_connections(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return self.running
+
+    def kill(self) -> int:
+        """SIGKILL, as the kernel does when memory runs out. Returns the exit code."""
+        return self.process.kill()
+
+    def terminate(self, timeout_seconds: float = 15) -> int:
+        """SIGTERM, as an ordinary deploy does, and wait for the end. Returns the exit code."""
+        return self.process.terminate(timeout_seconds)
+
+    def freeze(self) -> None:
+        """SIGSTOP: alive, connected, doing nothing."""
+        self.process.freeze()
+
+    def thaw(self) -> None:
+        self.process.thaw()
+
+    def close(self) -> None:
+        """End it if it still runs, and delete its log. Harmless when it was never started."""
+        if self.running:
+            self.kill()
+        if self._folder is not None:
+            delete_folder(self._folder)
+            self._folder = None
+
+
+def start_together(workers: Iterable[Worker]) -> list[Worker]:
+    """Start all, then wait for all: as fast as the slowest. When one fails, none of them stays."""
+    together = list(workers)
+    try:
+        for worker in together:
+            worker.start()
+        for worker in together:
+            worker.wait_ready()
+    except BaseException:
+        for worker in together:
+            worker.close()
+        raise
+    return together
