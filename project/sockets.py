@@ -28,6 +28,7 @@ class FleetSocket:
     connection: ClientConnection = field(repr=False)
     welcome: dict[str, Any]
     received: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    texts: set[str] = field(default_factory=set, repr=False)
     close_code: int | None = None
     close_reason: str = ""
 
@@ -48,8 +49,10 @@ class FleetSocket:
     def is_open(self) -> bool:
         return self.close_code is None
 
-    def has_text(self, text: str) -> bool:
-        return any(message.get("text") == text for message in self.received)
+    def note(self, message: dict[str, Any]) -> None:
+        self.received.append(message)
+        if "text" in message:
+            self.texts.add(message["text"])
 
     async def send(self, content: dict[str, Any]) -> None:
         await self.connection.send(json.dumps(content))
@@ -133,7 +136,7 @@ class SocketFleet:
     async def _read(self, socket: FleetSocket) -> None:
         try:
             while True:
-                socket.received.append(json.loads(await socket.connection.recv()))
+                socket.note(json.loads(await socket.connection.recv()))
                 self._news.set()
         except ConnectionClosed:
             # 1006 stands for a connection that ended without a closing handshake.
@@ -152,8 +155,8 @@ class SocketFleet:
     ) -> list[FleetSocket]:
         """Wait until all of `among` (default: the open sockets) got the text, or time is up; return those that did."""
         expected = self.open_sockets if among is None else list(among)
-        await self._until(lambda: all(socket.has_text(text) for socket in expected), timeout_seconds)
-        return [socket for socket in expected if socket.has_text(text)]
+        await self._until(lambda: all(text in socket.texts for socket in expected), timeout_seconds)
+        return [socket for socket in expected if text in socket.texts]
 
     async def await_closed(self, sockets: Sequence[FleetSocket], timeout_seconds: float = 10) -> list[FleetSocket]:
         """Wait until all of them are closed, or time is up; return those that are."""

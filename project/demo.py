@@ -1,0 +1,356 @@
+"""What `manage.py demo` shows, in order: SCRIPT is the story, Demo knows how each part of it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from channels_redis.core import RedisChannelLayer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from project.embedded_redis import EmbeddedRedis
+from project.settings import channel_layer
+from project.sockets import FleetSocket, SocketFleet
+from project.workers import REPOSITORY, Kind, Worker, start_together
+
+# The story needs what the stock layer leaves behind, whatever the environment asks for.
+STOCK_LAYER = "channels_redis.core.RedisChannelLayer"
+CONFIRM_AFTER_SECONDS = 5
+PROBE = ("--probe-timeout", "2")
+SENDS = 20
+WARM_UP_SENDS = 3
+
+BIGGEST_ROOM = "lobby"
+# Dealt out in turn, so the lengths share no factor: every room has sockets of every worker, in these proportions.
+ROOMS = (
+    BIGGEST_ROOM,
+    "support",
+    BIGGEST_ROOM,
+    "news",
+    BIGGEST_ROOM,
+    "support",
+    BIGGEST_ROOM,
+    "team-1",
+    "team-2",
+    "news",
+)
+SEATS = (0, 1, 2, 0, 1, 3, 0)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One worker of the fleet and what happens to it."""
+
+    kind: Kind
+    fate: str
+    ending: signal.Signals | None = None
+
+
+FLEET = (
+    Role("uvicorn", "stays"),
+    Role("daphne", "stays"),
+    Role("uvicorn", "is killed (SIGKILL): out of memory, say", signal.SIGKILL),
+    Role("daphne", "is stopped (SIGTERM): an ordinary deploy", signal.SIGTERM),
+)
+
+
+class DemoFailed(Exception):
+    """Something did not go as the toolkit promises; the message says what."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A heading, why it is shown, and either a command with the exit code it must have or a part of Demo."""
+
+    title: str
+    why: str
+    command: tuple[str, ...] = ()
+    exit_code: int = 0
+    action: Callable[[Demo], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`group_send` to the biggest room: how many members Redis listed, and what a send took."""
+
+    when: str
+    members: int
+    median_ms: float
+
+
+class Demo:
+    """One run. Everything that it starts ends with it."""
+
+    def __init__(self, *, console: Console, socket_count: int, keep: bool, redis_url: str | None) -> None:
+        self.console = console
+        self.socket_count = socket_count
+        self.keep = keep
+        self.redis_url = redis_url or ""
+        # In somebody's own Redis, the commands must see what the demo put there and nothing else.
+        self.own_prefix = f"channels-ops-demo-{os.getpid()}" if redis_url else None
+        self.workers: list[Worker] = []
+        self.measurements: list[Measurement] = []
+        self.confirmed_at = 0.0
+        self.fleet = SocketFleet()
+        self.layer: RedisChannelLayer
+
+    @property
+    def extra_env(self) -> dict[str, str]:
+        """What a command needs in its environment to see this demo."""
+        env = {"REDIS_URL": self.redis_url, "OPS_CONFIRM_AFTER_SECONDS": str(CONFIRM_AFTER_SECONDS)}
+        return {**env, "CHANNELS_PREFIX": self.own_prefix} if self.own_prefix else env
+
+    @property
+    def env(self) -> dict[str, str]:
+        env = {**os.environ, "CHANNEL_BACKEND": STOCK_LAYER, **self.extra_env}
+        return {**env, "NO_COLOR": "1"} if self.console.no_color else env
+
+    async def run(self) -> None:
+        """Show everything. Raises DemoFailed at the first thing that is not as it should be."""
+        started_at = time.monotonic()
+        async with AsyncExitStack() as stack:
+            await self._prepare(stack)
+            for number, step in enumerate(SCRIPT, start=1):
+                self.console.print(f"\n[bold cyan]{number}. {step.title}[/]")
+                self.console.print(step.why)
+                if step.action:
+                    await step.action(self)
+                else:
+                    await self._run_command(step)
+            seconds = time.monotonic() - started_at
+            self.console.print(f"\n[bold green]All as promised[/], in {seconds:.0f} s.")
+            if self.keep:
+                await self._stay()
+        self.console.print("Everything that the demo started has been stopped.")
+
+    async def _prepare(self, stack: AsyncExitStack) -> None:
+        if self.own_prefix:
+            self._check_redis()
+        else:
+            self.redis_url = stack.enter_context(EmbeddedRedis()).url
+        config = channel_layer(STOCK_LAYER, [self.redis_url], self.own_prefix)["CONFIG"]
+        self.layer = RedisChannelLayer(**config)
+        stack.push_async_callback(self.layer.close_pools)
+        stack.callback(self._delete_own_keys)
+        stack.callback(self._end_workers)
+        await stack.enter_async_context(self.fleet)
+
+    def _check_redis(self) -> None:
+        try:
+            with redis.Redis.from_url(self.redis_url) as client:
+                client.ping()
+        except (redis.RedisError, ValueError) as problem:
+            raise DemoFailed(f"REDIS_URL: {problem}") from problem
+
+    def _end_workers(self) -> None:
+        for worker in self.workers:
+            worker.close()
+
+    def _delete_own_keys(self) -> None:
+        """Leave nothing in somebody's own Redis. An embedded one goes as a whole."""
+        if self.own_prefix:
+            with redis.Redis.from_url(self.redis_url) as client:
+                for key in client.scan_iter(match=f"{self.own_prefix}*", count=1000):
+                    client.delete(key)
+
+    async def _run_command(self, step: Step) -> None:
+        self.console.print(f"[bold]$ python manage.py {escape(shlex.join(step.command))}[/]\n", soft_wrap=True)
+        # It inherits the terminal: what is shown is what the command prints, in its own colours and width.
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "manage.py", *step.command, cwd=REPOSITORY, env=self.env
+        )
+        try:
+            exit_code = await process.wait()
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        self.console.print(f"[dim](exit code {exit_code})[/]")
+        if exit_code != step.exit_code:
+            raise DemoFailed(f"{step.command[0]} ended with exit code {exit_code} instead of {step.exit_code}")
+
+    async def start_fleet(self) -> None:
+        """Four servers and all the sockets."""
+        self.workers = [Worker(role.kind, env=self.env) for role in FLEET]
+        start_together(self.workers)
+        seats = [self.workers[SEATS[i % len(SEATS)]] for i in range(self.socket_count)]
+        rooms = [ROOMS[i % len(ROOMS)] for i in range(self.socket_count)]
+        await self.fleet.open_many(zip(seats, rooms, strict=True))
+
+        table = Table("worker", "process id", "sockets", "and then it …", box=None, padding=(0, 3, 0, 0))
+        for role, worker in zip(FLEET, self.workers, strict=True):
+            table.add_row(role.kind, str(worker.pid), str(len(self.fleet.of_worker(worker))), role.fate)
+        self.console.print(table)
+        self.console.print(", ".join(f"{room}: {n}" for room, n in Counter(rooms).most_common()), highlight=False)
+
+    async def measure_group_send(self, when: str) -> None:
+        """Time `group_send` to the biggest room; between two sends, all who can receive it have done so."""
+        times_ms = []
+        for number in range(-WARM_UP_SENDS, SENDS):
+            text = f"{when} {number}"
+            message = {"type": "room.message", "room": BIGGEST_ROOM, "text": text, "from": ""}
+            started_at = time.perf_counter()
+            await self.layer.group_send(f"room.{BIGGEST_ROOM}", message)
+            if number >= 0:
+                times_ms.append((time.perf_counter() - started_at) * 1000)
+            await self.fleet.await_received(text, among=self.fleet.in_room(BIGGEST_ROOM))
+        measured = Measurement(when, await self._count_members(BIGGEST_ROOM), statistics.median(times_ms))
+        self.measurements.append(measured)
+        self.console.print(
+            f"group_send to the {BIGGEST_ROOM}, {when}: {measured.members} members addressed, "
+            f"median of {SENDS} sends {measured.median_ms:.2f} ms"
+        )
+
+    async def _count_members(self, *rooms: str) -> int:
+        """As Redis has them, asked without the toolkit that is on show."""
+        total = 0
+        for room in rooms:
+            connection = self.layer.connection(self.layer.consistent_hash(f"room.{room}"))
+            total += await connection.zcard(self.layer._group_key(f"room.{room}"))
+        return total
+
+    async def end_two_workers(self) -> None:
+        """Kill one, stop one, and see what Redis knows of it."""
+        ended = [(role, worker) for role, worker in zip(FLEET, self.workers, strict=True) if role.ending]
+        for role, worker in ended:
+            worker.kill() if role.ending == signal.SIGKILL else worker.terminate()
+        gone = [socket for _, worker in ended for socket in self.fleet.of_worker(worker)]
+        if await self.fleet.await_closed(gone) != gone:
+            raise DemoFailed("a socket of an ended worker is still open")
+        self.console.print(
+            f"{len(gone)} of {len(self.fleet.sockets)} sockets are closed, "
+            f"but Redis still lists {await self._count_members(*set(ROOMS))} members."
+        )
+
+    async def await_confirm_time(self) -> None:
+        """Let the confirm time pass; it is the time itself that is waited for."""
+        with self.console.status("waiting …"):
+            await asyncio.sleep(CONFIRM_AFTER_SECONDS)
+
+    async def check_survivors(self) -> None:
+        """A broadcast to every room must reach every socket that is open, and Redis must list exactly these."""
+        survivors = self.fleet.open_sockets
+        reached: list[FleetSocket] = []
+        for room in dict.fromkeys(ROOMS):
+            if listeners := self.fleet.in_room(room):
+                await self.fleet.broadcast(room, f"still here, {room}?")
+                reached += await self.fleet.await_received(f"still here, {room}?", among=listeners)
+        members = await self._count_members(*set(ROOMS))
+        kept = sum(len(self.fleet.of_worker(w)) for w, role in zip(self.workers, FLEET, strict=True) if not role.ending)
+        self.console.print(
+            f"{len(reached)} of {kept} surviving sockets received it; Redis lists {members} members.", highlight=False
+        )
+        if not len(reached) == len(survivors) == kept == members:
+            raise DemoFailed(f"{kept} sockets survive, {len(reached)} were reached, {members} members are listed")
+
+    async def compare_sends(self) -> None:
+        """The three measurements side by side."""
+        await self.measure_group_send("after the reap")
+        table = Table("group_send", "members addressed", "median ms", box=None, padding=(0, 3, 0, 0))
+        for one in self.measurements:
+            table.add_row(one.when, str(one.members), f"{one.median_ms:.2f}")
+        self.console.print(table)
+
+    async def _stay(self) -> None:
+        """Leave everything running for somebody to try by hand, until Ctrl-C."""
+        here = Path(sys.executable)
+        python = here.relative_to(REPOSITORY) if here.is_relative_to(REPOSITORY) else here
+        command = shlex.join([*(f"{name}={value}" for name, value in self.extra_env.items()), str(python), "manage.py"])
+        living = [worker for worker in self.workers if worker.running]
+        lines = [
+            "\n[bold]Left running for you to try; Ctrl-C stops everything.[/]",
+            *(f"Chat page of the {worker.kind}: {worker.http_url}/" for worker in living),
+            *(escape(f"$ {command} {rest}") for rest in ("channels_groups --members", "reap_stale --wait")),
+            f"New orphans: kill -9 {living[0].pid}",
+        ]
+        self.console.print("\n".join(lines), soft_wrap=True, highlight=False)
+        ended = asyncio.Event()
+        for which in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(which, ended.set)
+        await ended.wait()
+
+
+SCRIPT = (
+    Step(
+        "A fleet",
+        "A real Redis, two Daphne and two uvicorn processes with an unmodified Channels chat, and real websockets.",
+        action=Demo.start_fleet,
+    ),
+    Step(
+        "A send while all is well",
+        "Each group_send costs time for every member that Redis lists.",
+        action=lambda demo: demo.measure_group_send("all alive"),
+    ),
+    Step(
+        "Two workers end",
+        "Neither of them runs its consumers' disconnect, so their members stay in their groups, for up to a day.",
+        action=Demo.end_two_workers,
+    ),
+    Step(
+        "A send with the dead members",
+        "Nobody reads what is sent to them, but every send still goes to them.",
+        action=lambda demo: demo.measure_group_send("with the dead members"),
+    ),
+    Step(
+        "Who is in which group?",
+        "The command asks each process for a sign of life. Two give none: they are suspects, which is not yet proof.",
+        ("channels_groups", *PROBE),
+    ),
+    Step(
+        "First round of the reaper",
+        "It removes nothing from a process that was silent once, which a blocked event loop is too. It remembers.",
+        ("reap_stale", *PROBE),
+        exit_code=3,
+    ),
+    Step(
+        "The confirm time",
+        "The silence must last: 60 s by default, since a worker that is blocked or swapped out is silent for a while, "
+        f"too. Here it is {CONFIRM_AFTER_SECONDS} s (OPS_CONFIRM_AFTER_SECONDS={CONFIRM_AFTER_SECONDS}), to be brief.",
+        action=Demo.await_confirm_time,
+    ),
+    Step(
+        "Still silent: orphans",
+        "The evidence is now enough, and it is listed: what was asked, when, and what did not come back.",
+        ("channels_groups", *PROBE),
+    ),
+    Step(
+        "A dry run",
+        "The same way as a real one, to the last check; it changes nothing.",
+        ("reap_stale", "--dry-run", *PROBE),
+        exit_code=3,
+    ),
+    Step(
+        "The reap",
+        "Removes the members of the dead processes and no others; each removal goes into a journal in the same step.",
+        ("reap_stale", *PROBE),
+    ),
+    Step("Nothing left", "The same question as before.", ("channels_groups", *PROBE)),
+    Step(
+        "Every surviving socket still receives",
+        "One broadcast to each room, counted at the sockets; and the members, counted in Redis without the toolkit.",
+        action=Demo.check_survivors,
+    ),
+    Step(
+        "What a send costs now",
+        "As measured here and now. Only two processes are dead; the more of them, the more each send pays for them.",
+        action=Demo.compare_sends,
+    ),
+    Step(
+        "The receipts",
+        "What was removed, and the run id with which `reap_stale --undo` would put it back.",
+        ("reap_stale", "--history"),
+    ),
+)
