@@ -1,0 +1,122 @@
+"""What the latest reap run found, as a file for the textfile collector of Prometheus's node_exporter.
+
+Labels are ``layer``, ``state`` and ``version``: names of groups, channels and processes come from clients or are never
+seen twice, and each new label value would cost Prometheus a series for ever.
+"""
+
+import contextlib
+import math
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ops import __version__
+from ops.exceptions import OpsError
+from ops.model.liveness import State
+from ops.model.reaping import ReapReport
+
+LAST_SUCCESS = "channels_ops_reap_last_success_timestamp_seconds"
+# node_exporter runs as a user of its own, and reads the file without asking.
+WORLD_READABLE = 0o644
+
+
+def write_reap_metrics(path: Path, report: ReapReport) -> None:
+    """Replace the file at ``path`` with the figures of ``report``, in one step: a reader sees the old or the new file.
+
+    The time of the latest success is kept from the file that is replaced, when this run was none. node_exporter reads
+    only files whose names end in ``.prom``, and each layer needs a file of its own.
+
+    Do not call it for a dry run: nothing was removed, and an alert would take it for a reaper at work.
+
+    Raises OpsError when the file cannot be written.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OpsError(f"cannot write metrics to {path}: not a regular file; give --metrics-file another path")
+        registry = reap_registry(report, last_success_at=_last_success_at(path, report))
+        _replace_file(path, generate_latest(registry))
+    except OSError as problem:
+        raise OpsError(
+            f"cannot write metrics to {path}: {problem.strerror or problem}; the directory must exist and be writable "
+            f"for the user that runs this, or give --metrics-file another path"
+        ) from problem
+
+
+def reap_registry(report: ReapReport, *, last_success_at: float) -> CollectorRegistry:
+    """The figures of ``report`` as gauges. ``last_success_at``: unix seconds, 0 when no run has succeeded yet."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, documentation: str, value: float, **labels: str) -> None:
+        labels = {"layer": report.layer, **labels}
+        Gauge(f"channels_ops_reap_{name}", documentation, list(labels), registry=registry).labels(**labels).set(value)
+
+    gauge("last_run_timestamp_seconds", "When the latest run of reap_stale ended.", report.finished_at)
+    gauge(
+        "last_success_timestamp_seconds",
+        "When the latest run ended that saw every shard and was not stopped; 0 when there was none.",
+        last_success_at,
+    )
+    gauge("duration_seconds", "How long the latest run took.", report.duration_seconds)
+    gauge("groups", "Groups that the latest run looked at.", report.groups_scanned)
+    gauge("members", "Members of those groups before the run.", report.members_scanned)
+    gauge("suspects", "Members with evidence against them that a later run has to confirm.", report.suspects)
+    gauge("removed", "Members of dead processes that the latest run removed.", report.removed)
+    gauge("kept", "Members that the latest run left in place.", report.kept)
+    gauge("complete", "1 when every shard answered, else 0; then nothing was removed.", report.complete)
+    gauge("safety_stop", "1 when the latest run refused to remove anything, else 0.", report.stopped is not None)
+    gauge("info", "The version of channels-ops that wrote this file.", 1, version=__version__)
+
+    processes = Gauge(
+        "channels_ops_reap_processes",
+        "Processes that the latest run reported, by state.",
+        ["layer", "state"],
+        registry=registry,
+    )
+    counts = Counter(State(process.state) for process in report.processes)
+    # A state that nobody is in is written as 0: a series that comes and goes cannot be alerted on.
+    for state in State:
+        processes.labels(layer=report.layer, state=state.value).set(counts[state])
+    return registry
+
+
+def _last_success_at(path: Path, report: ReapReport) -> float:
+    if report.complete and report.stopped is None:
+        return report.finished_at
+    # A clock that was ahead once must not silence the alert until that time has come.
+    return min(_recorded_success(path, report.layer), report.finished_at)
+
+
+def _recorded_success(path: Path, layer: str) -> float:
+    """The time of the latest success in the file at ``path``; 0 when there is none, whatever the file holds."""
+    try:
+        families = list(text_string_to_metric_families(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return 0.0
+    values = [
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == LAST_SUCCESS and sample.labels.get("layer") == layer and math.isfinite(sample.value)
+    ]
+    return max([0.0, *values])
+
+
+def _replace_file(path: Path, content: bytes) -> None:
+    """As prometheus_client's ``write_to_textfile``, but readable for everybody whatever the umask of the caller is.
+
+    The temporary file lies beside ``path``, because only a rename within one file system is atomic.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), WORLD_READABLE)
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
