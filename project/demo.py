@@ -141,7 +141,7 @@ class Demo:
             self._check_redis()
         else:
             self.redis_url = stack.enter_context(EmbeddedRedis()).url
-        config = channel_layer(STOCK_LAYER, [self.redis_url], self.own_prefix)["CONFIG"]
+        config = channel_layer(STOCK_LAYER, self.redis_url.split(), self.own_prefix)["CONFIG"]
         self.layer = RedisChannelLayer(**config)
         stack.push_async_callback(self.layer.close_pools)
         stack.callback(self._delete_own_keys)
@@ -150,8 +150,9 @@ class Demo:
 
     def _check_redis(self) -> None:
         try:
-            with redis.Redis.from_url(self.redis_url) as client:
-                client.ping()
+            for url in self.redis_url.split():
+                with redis.Redis.from_url(url) as client:
+                    client.ping()
         except (redis.RedisError, ValueError) as problem:
             raise DemoFailed(f"REDIS_URL: {problem}") from problem
 
@@ -161,8 +162,8 @@ class Demo:
 
     def _delete_own_keys(self) -> None:
         """Leave nothing in somebody's own Redis. An embedded one goes as a whole."""
-        if self.own_prefix:
-            with redis.Redis.from_url(self.redis_url) as client:
+        for url in self.redis_url.split() if self.own_prefix else ():
+            with redis.Redis.from_url(url) as client:
                 for key in client.scan_iter(match=f"{self.own_prefix}*", count=1000):
                     client.delete(key)
 
@@ -266,9 +267,17 @@ class Demo:
 
     async def _stay(self) -> None:
         """Leave everything running for somebody to try by hand, until Ctrl-C."""
+        ended = asyncio.Event()
+        for which in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(which, ended.set)
+        self._print_what_to_try()
+        await ended.wait()
+
+    def _print_what_to_try(self) -> None:
         here = Path(sys.executable)
         python = here.relative_to(REPOSITORY) if here.is_relative_to(REPOSITORY) else here
-        command = shlex.join([*(f"{name}={value}" for name, value in self.extra_env.items()), str(python), "manage.py"])
+        settings = [f"{name}={shlex.quote(value)}" for name, value in self.extra_env.items()]
+        command = " ".join([*settings, shlex.quote(str(python)), "manage.py"])
         living = [worker for worker in self.workers if worker.running]
         lines = [
             "\n[bold]Left running for you to try; Ctrl-C stops everything.[/]",
@@ -277,10 +286,6 @@ class Demo:
             f"New orphans: kill -9 {living[0].pid}",
         ]
         self.console.print("\n".join(lines), soft_wrap=True, highlight=False)
-        ended = asyncio.Event()
-        for which in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(which, ended.set)
-        await ended.wait()
 
 
 SCRIPT = (
