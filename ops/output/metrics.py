@@ -9,6 +9,7 @@ import math
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -16,8 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ops import __version__
 from ops.exceptions import OpsError
-from ops.model.liveness import State
+from ops.model.liveness import MEMBER_STATES, State
 from ops.model.reaping import ReapReport
+from ops.model.records import Inspection
 
 LAST_SUCCESS = "channels_ops_reap_last_success_timestamp_seconds"
 # node_exporter runs as a user of its own, and reads the file without asking.
@@ -65,7 +67,11 @@ def reap_registry(report: ReapReport, *, last_success_at: float) -> CollectorReg
     gauge("members", "Members of those groups before the run.", report.members_scanned)
     gauge("suspects", "Members with evidence against them that a later run has to confirm.", report.suspects)
     gauge("removed", "Members of dead processes that the latest run removed.", report.removed)
-    gauge("kept", "Members that the latest run left in place.", report.kept)
+    gauge(
+        "kept",
+        "Members of dead processes that stayed because they had left or joined again since they were judged.",
+        report.kept,
+    )
     gauge("complete", "1 when every shard answered, else 0; then nothing was removed.", report.complete)
     gauge("safety_stop", "1 when the latest run refused to remove anything, else 0.", report.stopped is not None)
     gauge("info", "The version of channels-ops that wrote this file.", 1, version=__version__)
@@ -120,3 +126,28 @@ def _replace_file(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def inspection_metrics(inspection: Inspection) -> str:
+    """What ``channels_groups`` found, in the text format of Prometheus."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, documentation: str, values: Mapping[str, float] | float) -> None:
+        by_state = isinstance(values, Mapping)
+        labels = ["layer", "state"] if by_state else ["layer"]
+        metric = Gauge(f"channels_ops_{name}", documentation, labels, registry=registry)
+        if isinstance(values, Mapping):
+            for state, value in values.items():
+                metric.labels(inspection.layer, state).set(value)
+        else:
+            metric.labels(inspection.layer).set(values)
+
+    totals = inspection.totals
+    processes = Counter(process.verdict.state for process in inspection.processes)
+    gauge("groups", "Groups of the layer.", inspection.total_groups)
+    gauge("members", "Members of all groups, by state.", {state: getattr(totals, state) for state in MEMBER_STATES})
+    gauge("processes", "Processes with members, by state.", {state.value: processes[state] for state in State})
+    gauge("shards", "Shards of the layer.", len(inspection.shards))
+    gauge("shards_answered", "Shards that answered.", sum(shard.answered for shard in inspection.shards))
+    gauge("taken_timestamp_seconds", "When this was read.", inspection.taken_at)
+    return generate_latest(registry).decode("utf-8")

@@ -1,0 +1,53 @@
+"""The toolkit's own settings: ``CHANNELS_OPS`` in the project's settings module."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from django.conf import settings
+
+
+@dataclass(frozen=True, slots=True)
+class OpsSettings:
+    """Every key of ``CHANNELS_OPS`` (upper case there) with its default. A command's option wins over its setting.
+
+    ``confirm_after_seconds``: for how long a process must stay silent before its members may go.
+    ``probe_timeout_seconds``: how long one round waits for probes to be taken.
+    ``max_share``: the share (0 to 1) of the live fleet that may go silent at once without a safety stop.
+    ``journal_seconds``: how long the receipts of a run are kept for ``--undo``.
+    """
+
+    confirm_after_seconds: float = 60.0
+    probe_timeout_seconds: float = 10.0
+    max_share: float = 0.5
+    journal_seconds: float = 7 * 86400.0
+
+
+def known_keys() -> list[str]:
+    return [field.name.upper() for field in fields(OpsSettings)]
+
+
+def configured() -> Mapping[str, Any]:
+    """``CHANNELS_OPS`` as the project has it."""
+    return getattr(settings, "CHANNELS_OPS", None) or {}
+
+
+def ops_settings() -> OpsSettings:
+    """The settings in force. Keys and values that ``manage.py check`` objects to are left at their default."""
+    values = configured()
+    usable = [key for key in known_keys() if key in values and problem_with(key, values) is None]
+    return OpsSettings(**{key.lower(): float(values[key]) for key in usable})
+
+
+def problem_with(key: str, values: Mapping[str, Any]) -> str | None:
+    """What is wrong with ``key`` of ``CHANNELS_OPS``; None when nothing is."""
+    if key not in known_keys():
+        near = get_close_matches(str(key).upper(), known_keys(), n=1, cutoff=0.0)
+        return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
+    value = values.get(key, 1)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9 or value != value:
+        return f"{key} must be a number that is not negative, not {value!r}"
+    if key == "MAX_SHARE" and value > 1:
+        return f"MAX_SHARE is a share, from 0 to 1, not {value!r}"
+    return None

@@ -1,0 +1,41 @@
+"""What can go wrong, as one tree. A message is one line that says what is wrong and what to do, and holds no secret.
+
+::
+
+    OpsError                      could not run                        exit 1
+    ├── LayerError                the layer cannot be used
+    ├── ShardError                a shard did not answer, or refused
+    ├── RunNotFound               no such run to undo
+    ├── InvalidArguments          bad usage                            exit 2
+    └── AnotherRunHoldsTheLock    another run is at work               exit 75
+"""
+
+
+class OpsError(Exception):
+    """Could not run."""
+
+    exit_code = 1
+
+
+class LayerError(OpsError):
+    """The channel layer does not exist, cannot be made, or is of a kind that this command cannot work on."""
+
+
+class ShardError(OpsError):
+    """A shard of the layer did not answer in time, or refused a command."""
+
+
+class RunNotFound(OpsError):
+    """The journal has no run of that id."""
+
+
+class InvalidArguments(OpsError):
+    """The arguments do not go together, or one has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class AnotherRunHoldsTheLock(OpsError):
+    """Another run is at work on this layer; it is safe to come again later."""
+
+    exit_code = 75

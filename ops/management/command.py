@@ -1,0 +1,136 @@
+"""What all commands share: options, streams, exit codes, signals. The commands themselves are thin."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from channels import DEFAULT_CHANNEL_LAYER
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from redis.exceptions import RedisError
+
+from ops.checks import TAG
+from ops.exceptions import OpsError
+from ops.operations.observe import Progress, no_progress
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+T = TypeVar("T")
+PROGRESS_AFTER_SECONDS = 1.0
+INTERRUPTED = 128 + signal.SIGINT
+PIPE_CLOSED = 128 + signal.SIGPIPE
+
+
+class OpsCommand(BaseCommand):
+    """A command whose ``run`` returns its exit code. OpsError becomes one line on stderr and its own exit code."""
+
+    requires_system_checks = (TAG,)
+    formats: Sequence[str] = ("table", "json")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--layer",
+            default=DEFAULT_CHANNEL_LAYER,
+            metavar="ALIAS",
+            help="the channel layer, a key of CHANNEL_LAYERS (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--format", choices=self.formats, default="table", help="how to print the answer (default: %(default)s)"
+        )
+
+    def run(self, **options: Any) -> int:
+        raise NotImplementedError
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            code = self.run(**options)
+            self.stdout.flush()
+        except OpsError as error:
+            raise CommandError(str(error), returncode=error.exit_code) from None
+        except RedisError as error:
+            raise CommandError(f"Redis: {type(error).__name__}; is every shard up and reachable?") from None
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read our output has seen enough; nothing may be written at exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = PIPE_CLOSED
+        if code:
+            raise SystemExit(code)
+
+    def run_async(self, work: Awaitable[T]) -> T:
+        """Run ``work``; SIGTERM cancels it, so that it cleans up behind itself as it does on Ctrl-C."""
+
+        async def main() -> T:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(signal.SIGTERM, task.cancel)
+            return await work
+
+        try:
+            return asyncio.run(main())
+        except asyncio.CancelledError:
+            raise SystemExit(128 + signal.SIGTERM) from None
+
+    # Output
+
+    def write(self, text: str) -> None:
+        self.stdout.write(text, ending="" if text.endswith("\n") else "\n")
+
+    def warn(self, text: str) -> None:
+        self.stderr.write(self.style.WARNING(text))
+
+    def console(self, options: dict[str, Any], *, stderr: bool = False) -> "Console":
+        from rich.console import Console
+
+        stream: Any = self.stderr if stderr else self.stdout
+        plain = bool(options["no_color"])
+        return Console(
+            file=stream,
+            no_color=plain or None,
+            force_terminal=True if options["force_color"] else None,
+            soft_wrap=False,
+        )
+
+    def print(self, options: dict[str, Any], report: "RenderableType") -> None:
+        self.console(options).print(report, markup=False, highlight=False, emoji=False)
+
+    @contextlib.contextmanager
+    def progress(self, options: dict[str, Any]) -> Iterator[Progress]:
+        """A line on stderr that says how far the work is, once it has taken a second and where a person looks."""
+        if options["verbosity"] == 0 or not self.stderr.isatty():
+            yield no_progress
+            return
+        line = _ProgressLine(lambda: self.console(options, stderr=True))
+        try:
+            yield line.update
+        finally:
+            line.close()
+
+
+class _ProgressLine:
+    """A spinner with counts; the library that draws it is only loaded when there is something to show."""
+
+    def __init__(self, console: Callable[[], "Console"]) -> None:
+        self._console = console
+        self._started = time.monotonic()
+        self._status: Any = None
+
+    def update(self, what: str, groups: int, members: int) -> None:
+        if time.monotonic() - self._started < PROGRESS_AFTER_SECONDS:
+            return
+        counts = f": {groups:,} groups, {members:,} members" if groups or members else ""
+        if self._status is None:
+            self._status = self._console().status("")
+            self._status.start()
+        self._status.update(f"{what}{counts}")
+
+    def close(self) -> None:
+        if self._status is not None:
+            self._status.stop()

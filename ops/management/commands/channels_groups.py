@@ -1,0 +1,244 @@
+import time
+from contextlib import aclosing
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from ops.conf import ops_settings
+from ops.exceptions import InvalidArguments, OpsError
+from ops.management.arguments import count, positive_count, seconds
+from ops.management.command import OpsCommand
+from ops.model.liveness import MEMBER_STATES
+from ops.model.records import Group, Inspection
+from ops.operations.inspect import InspectOptions, inspect, summarize
+from ops.operations.observe import Look, Progress
+from ops.store.shards import open_layer
+
+ROWS_IN_A_TABLE = 50
+PROBE_TIMEOUT_SECONDS = 3.0
+SORTS = ("members", "orphans", "name", "age")
+STREAMED = ("ndjson", "csv")
+
+
+class Command(OpsCommand):
+    help = "Show the groups of a channel layer, who is in them, and which members are dead, with the evidence."
+    formats = ("table", "json", "ndjson", "csv", "prometheus")
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("groups", nargs="*", metavar="GROUP", help="only these groups")
+        parser.add_argument("--match", metavar="GLOB", help="only groups whose name matches this Redis glob")
+        parser.add_argument("--members", action="store_true", help="list the members of each group")
+        parser.add_argument(
+            "--state",
+            metavar="S[,S…]",
+            help=f"only groups and members in these states: {', '.join(MEMBER_STATES)}",
+        )
+        parser.add_argument("--sort", choices=SORTS, help="order of the groups (default: members, most first)")
+        parser.add_argument(
+            "--limit",
+            type=positive_count,
+            metavar="N",
+            help=f"show at most N groups (default: {ROWS_IN_A_TABLE} in a table, all otherwise)",
+        )
+        parser.add_argument("--summary", action="store_true", help="totals and processes only")
+        parser.add_argument(
+            "--no-probe", action="store_true", help="strictly read-only: send no probes, judge by what is known"
+        )
+        parser.add_argument(
+            "--probe-timeout",
+            type=seconds,
+            default=PROBE_TIMEOUT_SECONDS,
+            metavar="S",
+            help="seconds to wait for processes to take a probe (default: %(default)s)",
+        )
+        parser.add_argument("--watch", type=seconds, metavar="S", help="look again every S seconds, until Ctrl-C")
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="print one line for a monitoring system, exit 0, 1, 2 or 3 as its plugins do",
+        )
+        parser.add_argument(
+            "--warning", type=count, metavar="N", help="with --check: warn above N silent members (default: 0)"
+        )
+        parser.add_argument(
+            "--critical", type=count, metavar="N", help="with --check: critical above N silent members (default: never)"
+        )
+        super().add_arguments(parser)
+
+    def run(self, **options: Any) -> int:
+        _refuse_contradictions(options)
+        if options["check"]:
+            return self._check(options)
+        if options["watch"]:
+            return self._watch(options)
+        return self._show(options)
+
+    def _show(self, options: dict[str, Any]) -> int:
+        with self.progress(options) as progress:
+            if options["format"] in STREAMED and not options["sort"]:
+                inspection = self.run_async(self._stream(options, progress))
+            else:
+                inspection = self.run_async(_collect(options, progress))
+        if options["format"] not in STREAMED:
+            self._print(inspection, options)
+        elif options["sort"]:
+            self._write_rows(inspection.groups[: options["limit"]], options)
+        return self._conclude(inspection, options)
+
+    def _conclude(self, inspection: Inspection, options: dict[str, Any]) -> int:
+        for shard in inspection.shards:
+            if shard.problem:
+                self.warn(shard.problem)
+        if options["groups"]:
+            self._warn_of_absent_groups(inspection, options["groups"])
+        return 0 if inspection.complete else 1
+
+    def _warn_of_absent_groups(self, inspection: Inspection, names: list[str]) -> None:
+        present = {group.group for group in inspection.groups if group.counts.members}
+        for name in dict.fromkeys(names):
+            if inspection.complete and inspection.groups and name not in present:
+                self.warn(f"no such group: {name!a} (a group exists only while it has members)")
+
+    def _print(self, inspection: Inspection, options: dict[str, Any]) -> None:
+        if options["format"] == "json":
+            from ops.output.documents import dump, inspection_document
+
+            del inspection.groups[options["limit"] or len(inspection.groups) :]
+            self.write(dump(inspection_document(inspection, members=options["members"])))
+        elif options["format"] == "prometheus":
+            from ops.output.metrics import inspection_metrics
+
+            self.write(inspection_metrics(inspection))
+        else:
+            self.print(options, _table(inspection, options))
+
+    async def _stream(self, options: dict[str, Any], progress: Progress) -> Inspection:
+        """Write each group as it is read: a layer of any size in bounded memory."""
+        async with open_layer(options["layer"]) as opened:
+            inspection, groups = await inspect(opened, _inspect_options(options), progress)
+            shown = 0
+            self._write_header(options)
+            async with aclosing(groups) as rows:
+                async for group in rows:
+                    if options["limit"] and shown >= options["limit"]:
+                        break
+                    self._write_row(group, options)
+                    shown += 1
+            return inspection
+
+    def _write_rows(self, groups: list[Group], options: dict[str, Any]) -> None:
+        self._write_header(options)
+        for group in groups:
+            self._write_row(group, options)
+
+    def _write_header(self, options: dict[str, Any]) -> None:
+        if options["format"] == "csv":
+            from ops.output.rows import csv_header
+
+            self.write(csv_header(members=options["members"]))
+
+    def _write_row(self, group: Group, options: dict[str, Any]) -> None:
+        from ops.output.rows import csv_lines, json_line
+
+        if options["format"] == "csv":
+            for line in csv_lines(group, members=options["members"]):
+                self.write(line)
+        else:
+            self.write(json_line(group, members=options["members"]))
+
+    def _watch(self, options: dict[str, Any]) -> int:
+        """Redraw in place on a terminal; elsewhere, and in other formats, one answer after the other."""
+        try:
+            if options["format"] == "table" and self.stdout.isatty():
+                return self._redraw(options)
+            while True:
+                self._show(options)
+                self.stdout.flush()
+                time.sleep(options["watch"])
+        except KeyboardInterrupt:
+            return 0
+
+    def _redraw(self, options: dict[str, Any]) -> int:
+        from rich.live import Live
+
+        with Live(console=self.console(options), auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                inspection = self.run_async(_collect(options, _silent))
+                live.update(_table(inspection, options), refresh=True)
+                time.sleep(options["watch"])
+
+    def _check(self, options: dict[str, Any]) -> int:
+        from ops.output.plugin import UNKNOWN, plugin_line, plugin_result
+
+        try:
+            inspection = self.run_async(_collect({**options, "summary": True}, _silent))
+        except OpsError as error:
+            self.write(plugin_line(UNKNOWN, str(error)))
+            return UNKNOWN
+        warning = 0 if options["warning"] is None else options["warning"]
+        code, line = plugin_result(inspection, warning, options["critical"])
+        self.write(line)
+        return code
+
+
+def _silent(_what: str, _groups: int, _members: int) -> None:
+    """A monitoring system reads stderr too."""
+
+
+def _refuse_contradictions(options: dict[str, Any]) -> None:
+    if options["groups"] and options["match"] is not None:
+        raise InvalidArguments("give group names or --match, not both")
+    if options["summary"] and options["members"]:
+        raise InvalidArguments("--summary shows no groups, so --members cannot go with it")
+    if options["summary"] and options["format"] in STREAMED:
+        raise InvalidArguments(f"--summary has no rows; --format {options['format']} cannot go with it")
+    if not options["check"] and (options["warning"] is not None or options["critical"] is not None):
+        raise InvalidArguments("--warning and --critical go with --check")
+    if options["check"] and options["watch"]:
+        raise InvalidArguments("--check looks once, so --watch cannot go with it")
+    for state in (options["state"] or "").split(",") if options["state"] is not None else ():
+        if state not in MEMBER_STATES:
+            raise InvalidArguments(f"--state: {state!a} is no state; known are {', '.join(MEMBER_STATES)}")
+
+
+def _inspect_options(options: dict[str, Any]) -> InspectOptions:
+    look = Look(
+        names=tuple(options["groups"]),
+        glob=options["match"],
+        probe=not options["no_probe"],
+        probe_timeout_seconds=options["probe_timeout"],
+        confirm_after_seconds=ops_settings().confirm_after_seconds,
+    )
+    states = tuple(options["state"].split(",")) if options["state"] else MEMBER_STATES
+    return InspectOptions(look, members=options["members"], states=states)
+
+
+async def _collect(options: dict[str, Any], progress: Progress) -> Inspection:
+    inspect_options = _inspect_options(options)
+    async with open_layer(options["layer"]) as opened:
+        if options["summary"] or options["format"] == "prometheus":
+            return await summarize(opened, inspect_options, progress)
+        inspection, groups = await inspect(opened, inspect_options, progress)
+        inspection.groups = [group async for group in groups]
+    _sort(inspection.groups, options["sort"] or "members")
+    return inspection
+
+
+def _sort(groups: list[Group], order: str) -> None:
+    """``age``: the group with the oldest member first."""
+    keys: dict[str, Any] = {
+        "members": lambda group: (-group.counts.members, group.group),
+        "orphans": lambda group: (-group.counts.orphan, -group.counts.suspect, group.group),
+        "name": lambda group: group.group,
+        "age": lambda group: (group.oldest_joined_at is None, group.oldest_joined_at, group.group),
+    }
+    groups.sort(key=keys[order])
+
+
+def _table(inspection: Inspection, options: dict[str, Any]) -> Any:
+    from ops.output.tables import inspection_report
+
+    limit = options["limit"] or ROWS_IN_A_TABLE
+    hidden = max(0, len(inspection.groups) - limit)
+    del inspection.groups[limit:]
+    return inspection_report(inspection, members=options["members"], summary=options["summary"], hidden=hidden)

@@ -1,0 +1,150 @@
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from ops.conf import ops_settings
+from ops.exceptions import InvalidArguments
+from ops.management.arguments import seconds, share
+from ops.management.command import OpsCommand
+from ops.model.reaping import ReapReport, RunRecord, UndoReport
+from ops.operations.observe import Progress
+from ops.operations.reap import ReapOptions, reap
+from ops.operations.undo import read_history, undo
+from ops.store.shards import open_layer
+
+NOTHING_TO_REAP = "publish/subscribe memberships end with their connection: there is nothing to reap"
+
+
+class Command(OpsCommand):
+    help = (
+        "Remove the members of dead processes from the groups of a channel layer. Run it each minute: one run "
+        "suspects, a later one confirms and removes, with a receipt for each member."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        defaults = ops_settings()
+        parser.add_argument("--dry-run", action="store_true", help="go the same way and change nothing")
+        parser.add_argument("--match", metavar="GLOB", help="only groups whose name matches this Redis glob")
+        parser.add_argument(
+            "--confirm-after",
+            type=seconds,
+            default=defaults.confirm_after_seconds,
+            metavar="S",
+            help="seconds that a process must stay silent before its members may go (default: %(default)g)",
+        )
+        parser.add_argument("--wait", action="store_true", help="suspect, wait, confirm and remove in this one run")
+        parser.add_argument(
+            "--probe-timeout",
+            type=seconds,
+            default=defaults.probe_timeout_seconds,
+            metavar="S",
+            help="seconds to wait for processes to take a probe (default: %(default)g)",
+        )
+        parser.add_argument(
+            "--max-share",
+            type=share,
+            default=defaults.max_share,
+            metavar="F",
+            help="stop when more than this share of the live processes went silent at once (default: %(default)g)",
+        )
+        parser.add_argument("--history", action="store_true", help="list the runs that can be undone")
+        parser.add_argument("--undo", metavar="RUN_ID", help="put back what that run removed, where it is still absent")
+        parser.add_argument(
+            "--metrics-file", type=Path, metavar="PATH", help="write Prometheus metrics here (node_exporter textfile)"
+        )
+        super().add_arguments(parser)
+
+    def run(self, **options: Any) -> int:
+        if options["history"] and options["undo"]:
+            raise InvalidArguments("give --history or --undo, not both")
+        with self.progress(options) as progress:
+            if options["history"]:
+                runs = self.run_async(_history(options))
+            elif options["undo"]:
+                undone = self.run_async(_undo(options, progress))
+            else:
+                report = self.run_async(_reap(options, progress))
+        if options["history"]:
+            return self._show_history(runs, options)
+        if options["undo"]:
+            return self._show_undo(undone, options)
+        return self._show_report(report, options)
+
+    def _show_history(self, runs: list[RunRecord], options: dict[str, Any]) -> int:
+        if options["format"] == "json":
+            from ops.output.documents import dump, history_document
+
+            self.write(dump(history_document(options["layer"], runs)))
+        else:
+            from ops.output.tables import history_table
+
+            self.print(options, history_table(runs))
+        return 0
+
+    def _show_undo(self, report: UndoReport, options: dict[str, Any]) -> int:
+        if options["format"] == "json":
+            from ops.output.documents import dump, undo_document
+
+            self.write(dump(undo_document(report)))
+        else:
+            self.write(
+                f"Run {report.undone_run_id}: {report.restored:,} restored, {report.already_present:,} were there."
+            )
+            for note in report.notes:
+                self.warn(note)
+        return 0
+
+    def _show_report(self, report: ReapReport | None, options: dict[str, Any]) -> int:
+        if report is None:
+            return self._show_nothing_to_reap(options)
+        if options["format"] == "json":
+            from ops.output.documents import dump, reap_document
+
+            self.write(dump(reap_document(report)))
+        else:
+            from ops.output.tables import reap_report
+
+            self.print(options, reap_report(report))
+        if options["metrics_file"] and not report.dry_run:
+            from ops.output.metrics import write_reap_metrics
+
+            write_reap_metrics(options["metrics_file"], report)
+        if not report.complete:
+            return 1
+        return 3 if report.stopped or (report.dry_run and report.orphans) else 0
+
+    def _show_nothing_to_reap(self, options: dict[str, Any]) -> int:
+        if options["format"] == "json":
+            from ops.output.documents import dump, nothing_to_reap_document
+
+            self.write(dump(nothing_to_reap_document(options["layer"], options["dry_run"], NOTHING_TO_REAP)))
+        else:
+            self.write(f"Layer {options['layer']!r}: {NOTHING_TO_REAP}.")
+        return 0
+
+
+async def _reap(options: dict[str, Any], progress: Progress) -> ReapReport | None:
+    async with open_layer(options["layer"]) as opened:
+        if opened.is_pubsub:
+            return None
+        reap_options = ReapOptions(
+            glob=options["match"],
+            dry_run=options["dry_run"],
+            wait=options["wait"],
+            confirm_after_seconds=options["confirm_after"],
+            probe_timeout_seconds=options["probe_timeout"],
+            max_share=options["max_share"],
+            journal_seconds=ops_settings().journal_seconds,
+        )
+        return await reap(opened, reap_options, progress)
+
+
+async def _undo(options: dict[str, Any], progress: Progress) -> UndoReport:
+    async with open_layer(options["layer"]) as opened:
+        return await undo(opened, options["undo"], progress)
+
+
+async def _history(options: dict[str, Any]) -> list[RunRecord]:
+    async with open_layer(options["layer"]) as opened:
+        return await read_history(opened)

@@ -1,0 +1,157 @@
+"""What was observed about a process or a member: one frozen dataclass per kind. They state facts, never conclusions.
+
+``words`` says the fact so that a person can check it. ``bearing`` says which way the fact points; what follows from
+all facts together is decided in :mod:`ops.model.liveness` alone.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+
+class Bearing(Enum):
+    """Which way a fact points."""
+
+    LIFE = "a sign of life"
+    SILENCE = "no sign of life when one was asked for"
+    EARLIER_SILENCE = "silence in an earlier round"
+    NONE = "tells nothing either way"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A fact about a process or a member."""
+
+    bearing: ClassVar[Bearing]
+
+    @property
+    def words(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class ProbesTaken(Evidence):
+    """The process took a probe that was sent after it had taken an earlier one."""
+
+    bearing = Bearing.LIFE
+    round_trip_ms: float
+
+    @property
+    def words(self) -> str:
+        return f"took two probes in a row, the second within {self.round_trip_ms:.1f} ms"
+
+
+@dataclass(frozen=True, slots=True)
+class InboxDrained(Evidence):
+    """Messages left a full inbox twice, one after the other, before they could have expired."""
+
+    bearing = Bearing.LIFE
+    messages: int
+
+    @property
+    def words(self) -> str:
+        return f"inbox is full ({self.messages} messages) but is being drained"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedSince(Evidence):
+    """A channel of the process joined a group after the process had been suspected."""
+
+    bearing = Bearing.LIFE
+    seconds_after_suspicion: float
+
+    @property
+    def words(self) -> str:
+        return f"joined a group {format_seconds(self.seconds_after_suspicion)} after it was suspected"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeUnanswered(Evidence):
+    """The process took no probe, or only the first, which Redis hands to a connection that was already waiting."""
+
+    bearing = Bearing.SILENCE
+    waited_seconds: float
+    taken: int
+
+    @property
+    def words(self) -> str:
+        waited = format_seconds(self.waited_seconds)
+        if self.taken:
+            return f"took a first probe but no second within {waited}, as a frozen process does"
+        return f"took no probe within {waited}"
+
+
+@dataclass(frozen=True, slots=True)
+class InboxStuck(Evidence):
+    """The inbox is at capacity and nothing left it while it was watched, so no probe was put there."""
+
+    bearing = Bearing.SILENCE
+    messages: int
+    oldest_age_seconds: float
+    waited_seconds: float
+
+    @property
+    def words(self) -> str:
+        return (
+            f"inbox is full ({self.messages} messages, the oldest {format_seconds(self.oldest_age_seconds)} old) and "
+            f"nothing left it within {format_seconds(self.waited_seconds)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectedBefore(Evidence):
+    """A reap run found the process silent ``seconds_ago``, and no run has seen it live since."""
+
+    bearing = Bearing.EARLIER_SILENCE
+    seconds_ago: float
+
+    @property
+    def words(self) -> str:
+        return f"was already silent {format_seconds(self.seconds_ago)} ago"
+
+
+@dataclass(frozen=True, slots=True)
+class NotProbed(Evidence):
+    """No probe was sent; ``reason`` says why."""
+
+    bearing = Bearing.NONE
+    reason: str
+
+    @property
+    def words(self) -> str:
+        return f"not probed: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoProcessInName(Evidence):
+    """The channel name does not say which process reads it."""
+
+    bearing = Bearing.NONE
+    general: bool
+
+    @property
+    def words(self) -> str:
+        if self.general:
+            return "a general channel: any worker may read it"
+        return "the channel name names no process"
+
+
+@dataclass(frozen=True, slots=True)
+class AppearedMeanwhile(Evidence):
+    """The process was not there when the processes were counted and probed."""
+
+    bearing = Bearing.NONE
+
+    @property
+    def words(self) -> str:
+        return "appeared after the probes were sent"
+
+
+def format_seconds(seconds: float) -> str:
+    """``seconds`` for a person: ``0.25 s``, ``12 s``, ``3 min``, ``5 h``, ``2 d``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

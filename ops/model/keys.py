@@ -1,0 +1,161 @@
+"""Every key and channel name: built here, parsed here, nowhere else.
+
+================================  ======  ==================================================================
+key                               type    what
+================================  ======  ==================================================================
+``{prefix}:group:{group}``        zset    a group: member = channel name, score = when it joined (host's clock)
+``{prefix}{inbox}``               zset    an inbox; ``inbox`` ends in ``!``, e.g. ``specific.{client_prefix}!``
+``{prefix}{inbox}$inflight``      zset    messages of that inbox that were popped and not yet acknowledged
+``{prefix}{channel}``             zset    a general channel
+``{prefix}:ops:suspects``         hash    process -> the suspicion of an earlier reap run
+``{prefix}:ops:seen``             hash    process -> when a reap run last saw it live
+``{prefix}:ops:runs``             zset    run id -> when it started
+``{prefix}:ops:run:{id}``         hash    what that run did
+``{prefix}:ops:journal:{id}``     list    receipts of that run, on the shard of the groups they speak of
+``{prefix}:ops:aside:{id}:{key}`` zset    an inbox or in-flight key that the run set aside, until it expires
+``{prefix}:ops:lock``             string  held while a run removes or restores
+================================  ======  ==================================================================
+
+The first four are those of channels_redis (``RedisChannelLayer``), the others are the toolkit's own. All but the
+receipts and what was set aside live on the first shard.
+"""
+
+import re
+from dataclasses import dataclass
+
+INFLIGHT_SUFFIX = b"$inflight"
+DEFAULT_INBOX_PREFIX = "specific"
+
+# A channel of a process: "{inbox prefix}.{client_prefix}!{local part}", where client_prefix is uuid4().hex
+# (channels_redis.core.RedisChannelLayer.new_channel). The part up to and with the first "!" is the inbox.
+_INBOX = re.compile(r"(?P<prefix>[^!]*)\.(?P<process>[0-9a-f]{32})!", re.DOTALL)
+_GLOB_SPECIAL = re.compile(rb"([*?\[\]\\])")
+
+
+def decode_name(raw: bytes) -> str:
+    """A name from Redis as text, without loss: bytes that are not UTF-8 become lone surrogates."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def encode_name(name: str) -> bytes:
+    """The bytes that ``decode_name`` read ``name`` from."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def visible(name: str) -> str:
+    """``name`` with everything that a terminal, a log or a person could stumble over shown as an escape.
+
+    Letters, digits and signs of any script stay; control, format (bidirectional marks among them), surrogate,
+    private and unassigned code points and line separators become ``\\xNN`` or ``\\uNNNN``, and a backslash is doubled,
+    so that two different names are never shown alike.
+    """
+    if name.isascii() and name.isprintable() and "\\" not in name:
+        return name
+    return "".join(_visible_character(character) for character in name)
+
+
+def _visible_character(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if character.isprintable():
+        return character
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that was not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def escape_glob(raw: bytes) -> bytes:
+    """``raw`` as a Redis glob pattern that matches only itself."""
+    return _GLOB_SPECIAL.sub(rb"\\\1", raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """The inbox of one process: its name (``prefix.process!``), its ``new_channel`` prefix, and the process."""
+
+    name: str
+    prefix: str
+    process: str
+
+
+def parse_inbox(name: str) -> Inbox | None:
+    """The inbox that ``name`` (a name up to and with its first ``!``) stands for, or None when it is none."""
+    match = _INBOX.fullmatch(name)
+    return Inbox(name, match["prefix"], match["process"]) if match else None
+
+
+def inbox_of(channel: str) -> Inbox | None:
+    """The inbox that messages to ``channel`` go to; None for a general channel or a name that cannot be parsed."""
+    head, mark, _ = channel.partition("!")
+    return parse_inbox(head + mark) if mark else None
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """The keys of one layer, under its ``prefix``."""
+
+    prefix: str
+
+    def group(self, group: str) -> bytes:
+        return self.group_prefix + encode_name(group)
+
+    @property
+    def group_prefix(self) -> bytes:
+        return encode_name(self.prefix) + b":group:"
+
+    def group_name(self, key: bytes) -> str:
+        """The group whose key is ``key``."""
+        return decode_name(key[len(self.group_prefix) :])
+
+    def inbox(self, inbox: str) -> bytes:
+        return encode_name(self.prefix + inbox)
+
+    def inflight(self, inbox: str) -> bytes:
+        return self.inbox(inbox) + INFLIGHT_SUFFIX
+
+    def inbox_in_key(self, key: bytes) -> Inbox | None:
+        """The inbox whose messages ``key`` holds (the inbox itself or what is in flight); None for any other key."""
+        if key.startswith(self._ops("")):
+            return None
+        name = key.removesuffix(INFLIGHT_SUFFIX)[len(encode_name(self.prefix)) :]
+        return parse_inbox(decode_name(name))
+
+    def groups_pattern(self, glob: str | None = None) -> bytes:
+        """A SCAN pattern for group keys, all of them or those whose name matches the Redis glob ``glob``."""
+        return escape_glob(self.group_prefix) + (b"*" if glob is None else encode_name(glob))
+
+    @property
+    def everything_pattern(self) -> bytes:
+        """A SCAN pattern for every key of the layer (and for those of a layer whose prefix begins with this one's)."""
+        return escape_glob(encode_name(self.prefix)) + b"*"
+
+    def _ops(self, name: str) -> bytes:
+        return encode_name(f"{self.prefix}:ops:{name}")
+
+    @property
+    def suspects(self) -> bytes:
+        return self._ops("suspects")
+
+    @property
+    def seen(self) -> bytes:
+        return self._ops("seen")
+
+    @property
+    def runs(self) -> bytes:
+        return self._ops("runs")
+
+    def run(self, run_id: str) -> bytes:
+        return self._ops(f"run:{run_id}")
+
+    def journal(self, run_id: str) -> bytes:
+        return self._ops(f"journal:{run_id}")
+
+    def aside(self, run_id: str, key: bytes) -> bytes:
+        return self._ops(f"aside:{run_id}:") + key
+
+    def aside_pattern(self, run_id: str) -> bytes:
+        return escape_glob(self._ops(f"aside:{run_id}:")) + b"*"
+
+    @property
+    def lock(self) -> bytes:
+        return self._ops("lock")

@@ -1,0 +1,177 @@
+"""Look at a layer once: count its members, probe its processes, judge them. What inspecting and reaping share."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from ops.exceptions import ShardError
+from ops.model.evidence import Evidence, NotProbed, ProbesTaken
+from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox, visible
+from ops.model.liveness import Policy, Verdict, judge
+from ops.model.reaping import Control, Recall, Suspicion, recall
+from ops.store.census import Census, ProcessTally, ScanNotes, Selection, count_members
+from ops.store.probes import control_receivers, probe_processes
+from ops.store.shards import OpenLayer, Shard
+from ops.store.suspects import read_suspicions
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, the groups and the members seen so far."""
+
+
+def no_progress(_what: str, _groups: int, _members: int) -> None:
+    """For callers who do not want to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How to look. ``scores``: read join times while counting; ``controls``: probe receivers of our own too;
+    ``leftovers``: include processes of which only an inbox is left."""
+
+    names: tuple[str, ...] = ()
+    glob: str | None = None
+    probe: bool = True
+    probe_timeout_seconds: float = 10.0
+    confirm_after_seconds: float = 60.0
+    scores: bool = False
+    controls: bool = False
+    leftovers: bool = False
+
+
+@dataclass(slots=True)
+class Observation:
+    """What one look found. ``now``: unix seconds of the first shard that answers."""
+
+    now: float
+    census: Census
+    verdicts: dict[str, Verdict]
+    recalls: dict[str, Recall]
+    controls: list[Control] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def selection_on(opened: OpenLayer, shard: Shard, look: Look) -> Selection:
+    """Which keys of ``shard`` to read."""
+    keyspace = opened.keyspace
+    if look.names:
+        names = dict.fromkeys(look.names)
+        return Selection(keys=tuple(keyspace.group(name) for name in names if opened.shard_of_group(name) is shard))
+    if look.leftovers and look.glob is None:
+        return Selection(pattern=keyspace.everything_pattern)
+    return Selection(pattern=keyspace.groups_pattern(look.glob))
+
+
+async def observe(
+    opened: OpenLayer,
+    look: Look,
+    progress: Progress = no_progress,
+    suspicions: Mapping[str, Suspicion] | None = None,
+) -> Observation:
+    """Count, probe and judge. A shard that fails on the way is marked in ``opened``; the others are still reported.
+
+    ``suspicions`` of earlier rounds are read from Redis where they are not given.
+    """
+    census, notes = await _take_census(opened, look, progress)
+    if not opened.answering:
+        return Observation(0.0, census, {}, {}, notes=notes)
+    now = await opened.answering[0].now()
+    if suspicions is None:
+        suspicions = await read_suspicions(opened) if opened.home.problem is None else {}
+    recalls = _recall(opened, look, census, now, suspicions)
+    observation = Observation(now, census, {}, recalls, notes=notes)
+    probed = await _probe(opened, look, census, observation) if look.probe else {}
+    policy = Policy(look.confirm_after_seconds)
+    for process in census.processes:
+        facts = [probed.get(process, NotProbed("not asked to" if not look.probe else "its shard did not answer"))]
+        if process in recalls:
+            facts.extend(recalls[process].evidence)
+        observation.verdicts[process] = judge(facts, policy)
+    return observation
+
+
+async def _take_census(opened: OpenLayer, look: Look, progress: Progress) -> tuple[Census, list[str]]:
+    seen: dict[int, tuple[int, int]] = {}
+
+    def tell(shard: Shard) -> Callable[[int, int], None]:
+        def progress_of_shard(groups: int, members: int) -> None:
+            seen[shard.index] = (groups, members)
+            progress(
+                "counting", sum(groups for groups, _ in seen.values()), sum(members for _, members in seen.values())
+            )
+
+        return progress_of_shard
+
+    async def count(shard: Shard) -> tuple[Census, ScanNotes]:
+        scan_notes = ScanNotes()
+        try:
+            async with shard.wire() as wire:
+                selection = selection_on(opened, shard, look)
+                census = await count_members(
+                    wire, opened.keyspace, selection, scan_notes, scores=look.scores, progress=tell(shard)
+                )
+        except ShardError as error:
+            shard.problem = str(error)
+            return Census(), scan_notes
+        return census, scan_notes
+
+    found = await asyncio.gather(*(count(shard) for shard in opened.answering))
+    total = Census()
+    for census, _ in found:
+        total.add(census)
+    if look.leftovers:
+        _add_leftover_processes(total, [inbox for _, notes in found for inbox in notes.inboxes])
+    return total, _scan_notes(opened, [notes for _, notes in found])
+
+
+def _add_leftover_processes(census: Census, inboxes: list[Inbox]) -> None:
+    """Processes of which only an inbox is left. Another layer's keys may begin like ours: known prefixes only."""
+    prefixes = {DEFAULT_INBOX_PREFIX}
+    prefixes.update(name.rpartition(".")[0] for tally in census.processes.values() for name in tally.inboxes)
+    for inbox in inboxes:
+        if inbox.prefix in prefixes:
+            census.processes.setdefault(inbox.process, ProcessTally()).inboxes.add(inbox.name)
+
+
+def _scan_notes(opened: OpenLayer, notes: list[ScanNotes]) -> list[str]:
+    wrong = [opened.keyspace.group_name(key) for note in notes for key in note.wrong_type]
+    if not wrong:
+        return []
+    keys = "key holds" if len(wrong) == 1 else "keys hold"
+    return [f"{len(wrong)} group {keys} something else and cannot be read, {visible(wrong[0])!r} among them"]
+
+
+def _recall(
+    opened: OpenLayer, look: Look, census: Census, now: float, suspicions: Mapping[str, Suspicion]
+) -> dict[str, Recall]:
+    return {
+        process: recall(
+            suspicions[process],
+            now=now,
+            epoch=opened.epoch,
+            # Without scores nothing is known of joins since.
+            newest_joined_at=tally.newest_joined_at if look.scores else 0.0,
+            confirm_after_seconds=look.confirm_after_seconds,
+        )
+        for process, tally in census.processes.items()
+        if process in suspicions
+    }
+
+
+async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Observation) -> Mapping[str, Evidence]:
+    inboxes = {process: set(tally.inboxes) for process, tally in census.processes.items()}
+    try:
+        async with AsyncExitStack() as stack:
+            controls: dict[int, tuple[str, str]] = {}
+            if look.controls:
+                controls = await stack.enter_async_context(control_receivers(opened))
+            mine = {process: {inbox} for process, inbox in controls.values()}
+            evidence = await probe_processes(opened, {**inboxes, **mine}, look.probe_timeout_seconds)
+    except ShardError as error:
+        observation.notes.append(str(error))
+        await asyncio.gather(*(shard.identify() for shard in opened.answering))
+        return {}
+    for shard, (process, _) in controls.items():
+        answer = evidence[process]
+        round_trip_ms = answer.round_trip_ms if isinstance(answer, ProbesTaken) else None
+        observation.controls.append(Control(shard, round_trip_ms))
+    return evidence

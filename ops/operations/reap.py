@@ -1,0 +1,300 @@
+"""Find the members of dead processes and remove exactly those."""
+
+import asyncio
+import math
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+
+from ops.exceptions import ShardError
+from ops.model.keys import decode_name, encode_name
+from ops.model.liveness import State
+from ops.model.reaping import (
+    Leftover,
+    ReapedProcess,
+    ReapPlan,
+    ReapReport,
+    Suspicion,
+    plan_reap,
+    suspicion_lifetime_seconds,
+)
+from ops.operations.observe import Look, Observation, Progress, no_progress, observe, selection_on
+from ops.store import journal, suspects
+from ops.store.census import ScanNotes, read_slices
+from ops.store.locks import run_lock
+from ops.store.shards import OpenLayer, Shard
+
+SEEN_LIVE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReapOptions:
+    """How to reap; the defaults are those of ``CHANNELS_OPS``. Times in seconds."""
+
+    glob: str | None = None
+    dry_run: bool = False
+    wait: bool = False
+    confirm_after_seconds: float = 60.0
+    probe_timeout_seconds: float = 10.0
+    max_share: float = 0.5
+    journal_seconds: float = 7 * 86400.0
+
+    @property
+    def look(self) -> Look:
+        return Look(
+            glob=self.glob,
+            probe_timeout_seconds=self.probe_timeout_seconds,
+            confirm_after_seconds=self.confirm_after_seconds,
+            scores=True,
+            controls=True,
+            leftovers=True,
+        )
+
+
+async def reap(opened: OpenLayer, options: ReapOptions, progress: Progress = no_progress) -> ReapReport:
+    """One run: look, remember who is silent, remove the members of those who were silent before.
+
+    With ``wait``, looks twice. With ``dry_run``, writes nothing but its probes. Raises AnotherRunHoldsTheLock.
+    """
+    if options.dry_run or not opened.complete:
+        return await _Run(opened, options, progress).run()
+    async with run_lock(opened):
+        return await _Run(opened, options, progress).run()
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(self, opened: OpenLayer, options: ReapOptions, progress: Progress) -> None:
+        self._opened = opened
+        self._options = options
+        self._progress = progress
+        self._clock = time.monotonic()
+        self._suspicions: dict[str, Suspicion] = {}
+        self._removed: Counter[str] = Counter()
+        self._kept = 0
+        self._leftovers: list[Leftover] = []
+        self._notes: list[str] = []
+
+    async def run(self) -> ReapReport:
+        opened = self._opened
+        if opened.complete and not opened.epoch:
+            raise ShardError(
+                "this Redis user may not run INFO, and without it a restart inside the confirm time cannot be seen; "
+                "grant it: +info"
+            )
+        if opened.home.problem is None:
+            self._suspicions = await suspects.read_suspicions(opened)
+        observation = await self._look()
+        started_at, run_id = observation.now, _new_run_id(observation.now)
+        plan = await self._conclude(observation)
+        if self._options.wait and not plan.stopped and _has(observation, State.SUSPECT):
+            observation, plan = await self._look_again()
+        if plan.dead and opened.complete:
+            try:
+                await self._purge(run_id, observation, plan.dead)
+            except ShardError as error:
+                self._notes.append(str(error))
+                await asyncio.gather(*(shard.identify() for shard in opened.shards))
+        return self._report(run_id, started_at, observation, plan)
+
+    async def _look(self) -> Observation:
+        return await observe(self._opened, self._options.look, self._progress, self._suspicions)
+
+    async def _look_again(self) -> tuple[Observation, ReapPlan]:
+        until = time.monotonic() + self._options.confirm_after_seconds
+        while (left := until - time.monotonic()) > 0:
+            self._progress(f"second look in {left:.0f} s", 0, 0)
+            await asyncio.sleep(min(1.0, left))
+        await asyncio.gather(*(shard.identify() for shard in self._opened.shards))
+        observation = await self._look()
+        return observation, await self._conclude(observation)
+
+    async def _conclude(self, observation: Observation) -> ReapPlan:
+        """Who may be reaped now; remembers who was silent and who was live for the next round."""
+        opened, options = self._opened, self._options
+        if not opened.complete:
+            return ReapPlan(frozenset(), None)
+        seen_live = await suspects.read_seen_live(opened)
+        plan = plan_reap(
+            observation.verdicts,
+            controls=observation.controls,
+            probe_timeout_seconds=options.probe_timeout_seconds,
+            voided_by_restart=_voided_by_restart(observation, options.confirm_after_seconds),
+            seen_live=seen_live,
+            max_share=options.max_share,
+        )
+        if plan.control_failed:
+            return plan
+        self._suspicions = self._suspicions_after(observation)
+        if not options.dry_run:
+            await suspects.record_suspicions(opened, list(self._suspicions.values()))
+            await suspects.record_seen_live(opened, _seen_live_after(seen_live, observation))
+        return plan
+
+    def _suspicions_after(self, observation: Observation) -> dict[str, Suspicion]:
+        """The suspicions of this look, and those about processes that it did not look at."""
+        lifetime = suspicion_lifetime_seconds(self._options.confirm_after_seconds)
+        after = {
+            process: suspicion
+            for process, suspicion in self._suspicions.items()
+            if process not in observation.verdicts and observation.now - suspicion.renewed_at <= lifetime
+        }
+        for process, verdict in observation.verdicts.items():
+            if verdict.state in (State.SUSPECT, State.DEAD):
+                earlier = observation.recalls.get(process)
+                since = earlier.suspicion.since if earlier and not earlier.void else observation.now
+                newest = observation.census.processes[process].newest_joined_at
+                after[process] = Suspicion(process, since, observation.now, self._opened.epoch, newest)
+        return after
+
+    async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
+        """Remove the members of ``dead`` as they were judged, then what else these processes left behind."""
+        opened, options = self._opened, self._options
+        if options.dry_run:
+            self._removed.update({process: observation.census.processes[process].members for process in dead})
+        else:
+            await self._refuse_another_epoch()
+            await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds)
+            purges = (self._purge_shard(shard, run_id, observation, dead) for shard in opened.shards)
+            for removed, kept in await asyncio.gather(*purges):
+                self._removed.update(removed)
+                self._kept += kept
+        if options.glob is None:
+            await self._set_aside_leftovers(run_id, observation, dead)
+        if not options.dry_run:
+            summary = {
+                "removed": self._removed.total(),
+                "processes": len(dead),
+                "set_aside": len(self._leftovers),
+            }
+            await journal.record_run_ended(opened, run_id, summary)
+
+    async def _refuse_another_epoch(self) -> None:
+        epoch = self._opened.epoch
+        await asyncio.gather(*(shard.identify() for shard in self._opened.shards))
+        if self._opened.epoch != epoch:
+            raise ShardError("Redis restarted or failed over while the processes were judged; nothing was removed")
+
+    async def _purge_shard(
+        self, shard: Shard, run_id: str, observation: Observation, dead: frozenset[str]
+    ) -> tuple[Counter[str], int]:
+        opened = self._opened
+        # inbox -> the join time up to which its members were judged
+        judged: dict[bytes, float] = {}
+        process_of: dict[bytes, str] = {}
+        for process in dead:
+            tally = observation.census.processes[process]
+            for name in tally.inboxes:
+                judged[encode_name(name)] = tally.newest_joined_at
+                process_of[encode_name(name)] = process
+        selection = selection_on(opened, shard, replace(self._options.look, leftovers=False))
+        async with shard.wire() as reading, shard.wire() as writing:
+            purge = journal.Purge(writing, opened.keyspace.journal(run_id), self._options.journal_seconds)
+            await purge.load()
+            groups = members = 0
+            async for slices in read_slices(reading, opened.keyspace, selection, ScanNotes()):
+                for found in slices:
+                    await purge.remove(found.key, *_judged_among(found.members, found.scores, judged))
+                    groups, members = groups + found.last, members + len(found.members)
+                self._progress("removing", groups, members)
+            purged = await purge.finish()
+        removed: Counter[str] = Counter()
+        for inbox, count in purged.by_inbox.items():
+            removed[process_of[inbox]] += count
+        return removed, purged.kept
+
+    async def _set_aside_leftovers(self, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
+        """Inboxes and in-flight messages of the dead: nobody will read them, and the latter never expire."""
+        opened, keyspace = self._opened, self._opened.keyspace
+        for process in sorted(dead):
+            for name in sorted(observation.census.processes[process].inboxes):
+                shard = opened.shard_of_inbox(name)
+                for kind, key in (("inbox", keyspace.inbox(name)), ("inflight", keyspace.inflight(name))):
+                    if self._options.dry_run:
+                        messages = await journal.count_messages(shard, key)
+                    else:
+                        messages = await journal.set_aside(opened, run_id, shard, key, self._options.journal_seconds)
+                    if messages:
+                        self._leftovers.append(Leftover(decode_name(key), shard.index, kind, process, messages))
+
+    def _report(self, run_id: str, started_at: float, observation: Observation, plan: ReapPlan) -> ReapReport:
+        opened, census, verdicts = self._opened, observation.census, observation.verdicts
+        states = {state: [p for p, verdict in verdicts.items() if verdict.state is state] for state in State}
+        duration = time.monotonic() - self._clock
+        return ReapReport(
+            run_id=run_id,
+            layer=opened.alias,
+            dry_run=self._options.dry_run,
+            complete=opened.complete,
+            stopped=plan.stopped,
+            groups_scanned=census.groups,
+            members_scanned=census.members,
+            suspects=sum(census.processes[process].members for process in states[State.SUSPECT]),
+            orphans=sum(census.processes[process].members for process in states[State.DEAD]),
+            removed=self._removed.total(),
+            kept=self._kept,
+            processes=tuple(
+                ReapedProcess(
+                    process=process,
+                    state=verdict.state.value,
+                    members=census.processes[process].members,
+                    removed=self._removed[process],
+                    evidence=tuple(verdict.words),
+                )
+                for process, verdict in verdicts.items()
+            ),
+            started_at=started_at,
+            finished_at=started_at + duration,
+            duration_seconds=duration,
+            leftovers=tuple(self._leftovers),
+            notes=(*observation.notes, *self._notes),
+        )
+
+
+def _has(observation: Observation, state: State) -> bool:
+    return any(verdict.state is state for verdict in observation.verdicts.values())
+
+
+def _voided_by_restart(observation: Observation, confirm_after_seconds: float) -> list[str]:
+    """Processes that would have been confirmed dead now, had Redis not restarted since they were suspected."""
+    return [
+        process
+        for process, earlier in observation.recalls.items()
+        if earlier.restarted
+        and observation.verdicts[process].state is State.SUSPECT
+        and observation.now - earlier.suspicion.since >= confirm_after_seconds
+    ]
+
+
+def _seen_live_after(seen_live: Mapping[str, float], observation: Observation) -> dict[str, float]:
+    after = {
+        process: when
+        for process, when in seen_live.items()
+        if process in observation.verdicts or observation.now - when <= SEEN_LIVE_SECONDS
+    }
+    for process, verdict in observation.verdicts.items():
+        if verdict.state is State.LIVE:
+            after[process] = observation.now
+    return after
+
+
+def _judged_among(
+    members: list[bytes], scores: list[float], judged: Mapping[bytes, float]
+) -> tuple[list[bytes], list[float]]:
+    """Of one group, the channels of judged inboxes that had joined by the time they were judged."""
+    chosen = [
+        (member, score)
+        for member, score in zip(members, scores, strict=True)
+        if score <= judged.get(journal.inbox_part(member), -math.inf)
+    ]
+    return [member for member, _ in chosen], [score for _, score in chosen]
+
+
+def _new_run_id(now: float) -> str:
+    """Sorts by time, and is unique across hosts."""
+    at = datetime.fromtimestamp(now, timezone.utc)
+    return f"{at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

@@ -1,0 +1,159 @@
+"""Reports as JSON documents and records. The fields are an interface: they may be added to, never changed.
+
+Every string from Redis passes ``visible``, and the JSON itself is ASCII, so that no terminal interprets a name.
+"""
+
+import json
+from typing import Any
+
+from ops.model.keys import visible
+from ops.model.reaping import ReapReport, RunRecord, UndoReport
+from ops.model.records import Group, Inspection, Member, Process, StateCounts
+from ops.output.text import iso
+
+SCHEMA_VERSION = 1
+
+
+def dump(document: dict[str, Any]) -> str:
+    """One line of ASCII."""
+    return json.dumps(document, ensure_ascii=True, allow_nan=False)
+
+
+def inspection_document(inspection: Inspection, *, members: bool) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "layer": inspection.layer,
+        "backend": inspection.backend,
+        "taken_at": iso(inspection.taken_at),
+        "complete": inspection.complete,
+        "shards": [
+            {"index": shard.index, "address": shard.address, "answered": shard.answered, "problem": shard.problem}
+            for shard in inspection.shards
+        ],
+        "totals": {
+            "groups": inspection.total_groups,
+            **_counts(inspection.totals),
+            "processes": len(inspection.processes),
+        },
+        "processes": [process_record(process) for process in inspection.processes],
+        "groups": [group_record(group, members=members) for group in inspection.groups],
+        "notes": inspection.notes,
+    }
+
+
+def _counts(counts: StateCounts) -> dict[str, int]:
+    return {
+        "members": counts.members,
+        "live": counts.live,
+        "suspect": counts.suspect,
+        "orphan": counts.orphan,
+        "unknown": counts.unknown,
+    }
+
+
+def process_record(process: Process) -> dict[str, Any]:
+    return {
+        "process": process.process,
+        "state": process.verdict.state.value,
+        "members": process.members,
+        "evidence": process.verdict.words,
+    }
+
+
+def group_record(group: Group, *, members: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "group": visible(group.group),
+        "shard": group.shard,
+        **_counts(group.counts),
+        "oldest_joined_at": iso(group.oldest_joined_at),
+    }
+    if members:
+        record["channels"] = [member_record(member) for member in group.channels]
+    return record
+
+
+def member_record(member: Member) -> dict[str, Any]:
+    return {
+        "channel": visible(member.channel),
+        "process": member.process,
+        "state": member.state,
+        "joined_at": iso(member.joined_at),
+        "evidence": list(member.evidence),
+    }
+
+
+def reap_document(report: ReapReport) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": report.run_id,
+        "layer": report.layer,
+        "dry_run": report.dry_run,
+        "complete": report.complete,
+        "stopped": report.stopped,
+        "started_at": iso(report.started_at),
+        "groups_scanned": report.groups_scanned,
+        "members_scanned": report.members_scanned,
+        "suspects": report.suspects,
+        "orphans": report.orphans,
+        "removed": report.removed,
+        "kept": report.kept,
+        "processes": [
+            {
+                "process": process.process,
+                "state": process.state,
+                "members": process.members,
+                "removed": process.removed,
+                "evidence": list(process.evidence),
+            }
+            for process in report.processes
+        ],
+        "leftovers": [
+            {
+                "key": visible(leftover.key),
+                "shard": leftover.shard,
+                "kind": leftover.kind,
+                "process": leftover.process,
+                "messages": leftover.messages,
+            }
+            for leftover in report.leftovers
+        ],
+        "notes": list(report.notes),
+        "duration_seconds": round(report.duration_seconds, 3),
+    }
+
+
+def undo_document(report: UndoReport) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "undone_run_id": report.undone_run_id,
+        "restored": report.restored,
+        "already_present": report.already_present,
+        "keys_restored": report.keys_restored,
+        "notes": list(report.notes),
+    }
+
+
+def history_document(layer: str, runs: list[RunRecord]) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "layer": layer,
+        "runs": [
+            {
+                "run_id": visible(run.run_id),
+                "state": run.state,
+                "started_at": iso(run.started_at),
+                "removed": run.removed,
+                "processes": run.processes,
+                "set_aside": run.set_aside,
+                "undone_at": iso(run.undone_at),
+                "expires_at": iso(run.expires_at),
+            }
+            for run in runs
+        ],
+    }
+
+
+def nothing_to_reap_document(layer: str, dry_run: bool, note: str) -> dict[str, Any]:
+    """The report of a layer that cannot have orphans."""
+    empty = ReapReport("", layer, dry_run, True, None, 0, 0, 0, 0, 0, (), 0.0, 0.0, 0.0, notes=(note,))
+    return {**reap_document(empty), "started_at": None, "run_id": None}

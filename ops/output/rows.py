@@ -1,0 +1,44 @@
+"""Groups as CSV and as lines of JSON, one at a time, for layers of any size."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+
+from ops.model.records import Group
+from ops.output.documents import dump, group_record, member_record
+
+GROUP_FIELDS = ("group", "shard", "members", "live", "suspect", "orphan", "unknown", "oldest_joined_at")
+MEMBER_FIELDS = ("group", "shard", "channel", "process", "state", "joined_at", "evidence")
+# What a spreadsheet would run: https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def json_line(group: Group, *, members: bool) -> str:
+    return dump(group_record(group, members=members)) + "\n"
+
+
+def csv_header(*, members: bool) -> str:
+    return _csv_line(MEMBER_FIELDS if members else GROUP_FIELDS)
+
+
+def csv_lines(group: Group, *, members: bool) -> Iterator[str]:
+    """A line for the group, or one for each of its members. No cell begins like a formula."""
+    record = group_record(group, members=False)
+    if not members:
+        yield _csv_line(record[name] for name in GROUP_FIELDS)
+        return
+    for member in group.channels:
+        cells = {**record, **member_record(member), "evidence": "; ".join(member.evidence)}
+        yield _csv_line(cells[name] for name in MEMBER_FIELDS)
+
+
+def _csv_line(cells: Iterable[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow([_cell(cell) for cell in cells])
+    return line.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        return f"'{value}"
+    return value

@@ -1,0 +1,162 @@
+"""Reports as tables for a terminal, made with rich. They read well at 80 columns: long names fold, none is cut."""
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.console import Group as Stack
+from rich.table import Table
+from rich.text import Text
+
+from ops.model.keys import visible
+from ops.model.reaping import ReapReport, RunRecord
+from ops.model.records import Group, Inspection, Process
+from ops.output.text import ago, counted, iso
+
+STATE_STYLES = {"live": "green", "suspect": "yellow", "orphan": "red", "dead": "red", "unknown": "cyan"}
+PROCESSES_SHOWN = 20
+
+
+def _table(*headings: str, numbers: frozenset[str] = frozenset(), wide: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=False)
+    for heading in headings:
+        if heading == wide:
+            table.add_column(heading, overflow="fold", ratio=1)
+        else:
+            table.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=True)
+    return table
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=STATE_STYLES[state])
+
+
+def _number(count: int, state: str | None = None) -> Text:
+    return Text(f"{count:,}", style=STATE_STYLES[state] if state and count else "" if count else "dim")
+
+
+def inspection_report(inspection: Inspection, *, members: bool, summary: bool, hidden: int = 0) -> RenderableType:
+    """The whole answer of ``channels_groups``. ``hidden``: how many groups a limit left out."""
+    parts: list[RenderableType] = []
+    if not inspection.total_groups and not inspection.groups:
+        parts.append(Text(f"Layer {inspection.layer!r} has no groups: nobody is connected, or nobody has joined one."))
+    elif members:
+        parts.extend(part for group in inspection.groups for part in _group_with_members(group, inspection))
+    elif not summary:
+        parts.append(_groups_table(inspection))
+    if hidden:
+        parts.append(Text(f"… and {counted(hidden, 'more group')}; --limit shows more.\n", style="dim"))
+    if inspection.processes:
+        parts.append(_processes_table(inspection.processes))
+    parts.append(_totals_line(inspection))
+    parts.extend(Text(f"Note: {note}.", style="dim") for note in inspection.notes)
+    return Stack(*parts)
+
+
+def _groups_table(inspection: Inspection) -> Table:
+    states = ("live", "suspect", "orphan", "unknown")
+    shards = ("Shard",) if len(inspection.shards) > 1 else ()
+    numbers = frozenset(("Members", "Live", "Suspect", "Orphan", "Unknown", "Shard"))
+    headings = ("Group", *shards, "Members", *(state.title() for state in states), "Oldest")
+    table = _table(*headings, numbers=numbers, wide="Group")
+    for group in inspection.groups:
+        shard = [str(group.shard)] if shards else []
+        table.add_row(
+            Text(visible(group.group)),
+            *shard,
+            _number(group.counts.members),
+            *(_number(getattr(group.counts, state), state) for state in states),
+            ago(group.oldest_joined_at, inspection.taken_at),
+        )
+    return table
+
+
+def _group_with_members(group: Group, inspection: Inspection) -> list[RenderableType]:
+    title = Text.assemble((visible(group.group), "bold"), f"  {counted(group.counts.members, 'member')}")
+    table = _table("State", "Joined", "Channel", wide="Channel")
+    for member in group.channels:
+        table.add_row(_state(member.state), ago(member.joined_at, inspection.taken_at), Text(visible(member.channel)))
+    return [title, table]
+
+
+def _processes_table(processes: list[Process]) -> Table:
+    """The processes that need attention first."""
+    urgency = ("dead", "suspect", "unknown", "live")
+    ordered = sorted(processes, key=lambda p: (urgency.index(p.verdict.state.value), -p.members, p.process))
+    table = _table("Process", "State", "Members", "Evidence", numbers=frozenset({"Members"}), wide="Evidence")
+    for process in ordered[:PROCESSES_SHOWN]:
+        table.add_row(
+            process.process,
+            _state(process.verdict.state.value),
+            _number(process.members),
+            Text("; ".join(process.verdict.words)),
+        )
+    if len(ordered) > PROCESSES_SHOWN:
+        rest = ordered[PROCESSES_SHOWN:]
+        table.add_row(Text(f"… {len(rest):,} more", style="dim"), "", _number(sum(p.members for p in rest)), "")
+    return table
+
+
+def _totals_line(inspection: Inspection) -> Text:
+    totals = inspection.totals
+    line = Text(
+        f"{counted(inspection.total_groups, 'group')}, {counted(totals.members, 'member')} of "
+        f"{counted(len(inspection.processes), 'process', 'processes')}: "
+    )
+    for index, state in enumerate(("live", "suspect", "orphan", "unknown")):
+        count = getattr(totals, state)
+        line.append(", " if index else "")
+        line.append(f"{count:,} {state}", style=STATE_STYLES[state] if count else "")
+    return line
+
+
+def reap_report(report: ReapReport) -> RenderableType:
+    """The answer of ``reap_stale``."""
+    parts: list[RenderableType] = []
+    silent = [process for process in report.processes if process.state in ("dead", "suspect")]
+    if silent:
+        verb = "Would go" if report.dry_run else "Removed"
+        numbers = frozenset({"Members", verb})
+        table = _table("Process", "State", "Members", verb, "Evidence", numbers=numbers, wide="Evidence")
+        for process in sorted(silent, key=lambda p: (p.state, -p.members, p.process)):
+            table.add_row(
+                process.process,
+                _state(process.state),
+                _number(process.members),
+                _number(process.removed, "orphan"),
+                Text("; ".join(process.evidence)),
+            )
+        parts.append(table)
+    parts.extend(Text(line) for line in _reap_lines(report))
+    if report.stopped:
+        parts.append(Text(f"Safety stop: {report.stopped}. Nothing was removed.", style="bold red"))
+    parts.extend(Text(f"Note: {note}.", style="dim") for note in report.notes)
+    return Stack(*parts)
+
+
+def _reap_lines(report: ReapReport) -> list[str]:
+    scanned = f"{counted(report.members_scanned, 'member')} of {counted(report.groups_scanned, 'group')}"
+    what = "would be removed" if report.dry_run else "removed"
+    looked = f"Looked at {scanned} in {report.duration_seconds:.1f} s"
+    lines = [f"{looked}: {report.removed:,} {what}, {report.suspects:,} under suspicion."]
+    if report.kept:
+        lines.append(f"{counted(report.kept, 'member')} stayed: gone or joined again since judged.")
+    if report.leftovers:
+        verb = "would be set aside" if report.dry_run else "set aside"
+        keys = counted(len(report.leftovers), "inbox or in-flight key", "inbox and in-flight keys")
+        lines.append(f"{keys} of dead processes {verb}.")
+    if report.removed and not report.dry_run:
+        lines.append(f"To put them back: manage.py reap_stale --undo {report.run_id}")
+    return lines
+
+
+def history_table(runs: list[RunRecord]) -> RenderableType:
+    if not runs:
+        return Text("No run has removed anything that is still in the journal.")
+    table = _table("Run", "State", "Started", "Removed", "Processes", numbers=frozenset({"Removed", "Processes"}))
+    for run in runs:
+        started = (iso(run.started_at) or "-").partition(".")[0].replace("T", " ")
+        table.add_row(visible(run.run_id), run.state, started, _number(run.removed), _number(run.processes))
+    return table
+
+
+def print_report(console: Console, report: RenderableType) -> None:
+    console.print(report, markup=False, highlight=False, emoji=False)

@@ -1,0 +1,31 @@
+"""Times, numbers and names as people and programs read them."""
+
+from datetime import datetime, timezone
+
+from ops.model.evidence import format_seconds
+
+
+def iso(unix_seconds: float | None) -> str | None:
+    """``2026-11-22T06:45:12.345Z``; None where there is no time or no calendar has it (a score can be anything)."""
+    if unix_seconds is None:
+        return None
+    try:
+        at = datetime.fromtimestamp(unix_seconds, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return None
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def ago(unix_seconds: float | None, now: float) -> str:
+    """How long ago that was: ``5 min``; ``-`` where it cannot be said, ``in 3 min`` when it lies ahead."""
+    if iso(unix_seconds) is None or unix_seconds is None:
+        return "-"
+    seconds = now - unix_seconds
+    if seconds < -1:
+        return f"in {format_seconds(-seconds)}"
+    return format_seconds(max(0.0, seconds))
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 group``, ``1,200 groups``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

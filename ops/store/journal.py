@@ -1,0 +1,273 @@
+"""Removing members with a receipt, putting them back, and the history of runs.
+
+Order of writes, so that a run that is killed at any command loses nothing:
+
+1. the run is listed (``runs``, ``run:{id}``), before it removes anything;
+2. each removal writes its receipt in the same script, on the same shard, before the removal itself;
+3. the end is recorded; a run without an end is shown as interrupted, and its receipts can be undone all the same.
+"""
+
+import asyncio
+import json
+import math
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from ops.model.keys import INFLIGHT_SUFFIX, decode_name
+from ops.model.reaping import RunRecord
+from ops.store.scripts import call_script, script
+from ops.store.shards import OpenLayer, Shard
+from ops.store.wire import Wire, checked, pack
+
+MEMBERS_AT_ONCE = 250  # of one script call: well under 1 ms of the server's time
+GROUPS_AT_ONCE = 100
+CALLS_AHEAD = 4
+RECEIPTS_AT_ONCE = 20
+RUNS_KEPT = 10_000
+SCAN_COUNT = 1000
+
+Doomed = tuple[bytes, list[bytes], list[float]]
+"""A group's key, the channels to remove from it, and the score that each was judged with."""
+
+
+@dataclass(slots=True)
+class Purged:
+    """Members that went, by inbox, and how many stayed because they had left or joined again."""
+
+    by_inbox: Counter[bytes] = field(default_factory=Counter)
+    kept: int = 0
+
+    @property
+    def removed(self) -> int:
+        return self.by_inbox.total()
+
+    def note(self, asked_for: list[Doomed], kept: list[bytes]) -> None:
+        for _, members, _ in asked_for:
+            self.by_inbox.update([inbox_part(member) for member in members])
+        self.by_inbox.subtract([inbox_part(member) for member in kept])
+        self.kept += len(kept)
+
+
+def inbox_part(channel: bytes) -> bytes:
+    """``channel`` up to and with its first ``!``; empty for a general channel."""
+    return channel[: channel.find(b"!") + 1]
+
+
+class Purge:
+    """Removes members of one shard, many groups to a script call and several calls under way at a time."""
+
+    def __init__(self, wire: Wire, journal: bytes, journal_seconds: float) -> None:
+        self._wire = wire
+        self._journal = journal
+        self._journal_seconds = b"%d" % math.ceil(journal_seconds)
+        self._script = script("purge_members")
+        self._batch: list[Doomed] = []
+        self._members = 0
+        self._under_way: deque[list[Doomed]] = deque()
+        self.purged = Purged()
+
+    async def load(self) -> None:
+        await self._wire.send(pack(b"SCRIPT", b"LOAD", self._script.source))
+        checked((await self._wire.replies(1))[0])
+
+    async def remove(self, key: bytes, members: list[bytes], scores: list[float]) -> None:
+        """Remove ``members`` of the group ``key`` which still have their score; returns when they are under way."""
+        for start in range(0, len(members), MEMBERS_AT_ONCE):
+            end = start + MEMBERS_AT_ONCE
+            await self._add((key, members[start:end], scores[start:end]))
+
+    async def _add(self, doomed: Doomed) -> None:
+        if self._members + len(doomed[1]) > MEMBERS_AT_ONCE or len(self._batch) >= GROUPS_AT_ONCE:
+            await self._send()
+        self._batch.append(doomed)
+        self._members += len(doomed[1])
+
+    async def _send(self) -> None:
+        if not self._batch:
+            return
+        keys = [key for key, _, _ in self._batch]
+        blob = msgpack.packb([[members, scores] for _, members, scores in self._batch], use_bin_type=False)
+        count = b"%d" % (len(keys) + 1)
+        await self._wire.send(
+            pack(b"EVALSHA", self._script.sha, count, self._journal, *keys, self._journal_seconds, blob)
+        )
+        self._under_way.append(self._batch)
+        self._batch, self._members = [], 0
+        if len(self._under_way) >= CALLS_AHEAD:
+            await self._collect(1)
+
+    async def finish(self) -> Purged:
+        """Send what is left and wait for every answer."""
+        await self._send()
+        await self._collect(len(self._under_way))
+        return self.purged
+
+    async def _collect(self, calls: int) -> None:
+        for reply in await self._wire.replies(calls):
+            _, kept = checked(reply)
+            self.purged.note(self._under_way.popleft(), kept)
+
+
+async def set_aside(opened: OpenLayer, run_id: str, shard: Shard, key: bytes, journal_seconds: float) -> int:
+    """Move an inbox or in-flight key of a dead process out of the way; returns how many messages it held."""
+    aside = opened.keyspace.aside(run_id, key)
+    return int(await call_script(shard, "set_aside_key", [key, aside], [math.ceil(journal_seconds)]))
+
+
+async def count_messages(shard: Shard, key: bytes) -> int:
+    """How many messages the key holds; 0 where it is gone or holds something else."""
+    (count,) = await shard.pipeline([("ZCARD", key)])
+    return count if isinstance(count, int) else 0
+
+
+# The history of runs
+
+
+async def record_run_started(opened: OpenLayer, run_id: str, now: float, journal_seconds: float) -> None:
+    """List the run before it removes anything, and forget runs whose receipts have expired."""
+    runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), math.ceil(journal_seconds)
+    pipe = opened.home.client.pipeline(transaction=True)
+    pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep)})
+    pipe.expire(run, keep)
+    pipe.zadd(runs, {run_id: now})
+    pipe.zremrangebyscore(runs, "-inf", now - keep)
+    pipe.zremrangebyrank(runs, 0, -RUNS_KEPT - 1)
+    pipe.expire(runs, keep)
+    await opened.home.ask(pipe.execute())
+
+
+async def record_run_ended(opened: OpenLayer, run_id: str, summary: Mapping[str, Any]) -> None:
+    """Note what the run did (``removed``, ``processes``, ``set_aside``)."""
+    await opened.home.execute("HSET", opened.keyspace.run(run_id), "ended", json.dumps(dict(summary)))
+
+
+async def record_run_undone(opened: OpenLayer, run_id: str, now: float) -> None:
+    await opened.home.execute("HSET", opened.keyspace.run(run_id), "undone_at", repr(now))
+
+
+async def read_runs(opened: OpenLayer) -> list[RunRecord]:
+    """Every run that removed something and whose receipts are kept, the latest first."""
+    run_ids = [decode_name(raw) for raw in await opened.home.execute("ZREVRANGE", opened.keyspace.runs, 0, -1)]
+    records = [await read_run(opened, run_id) for run_id in run_ids]
+    return [record for record in records if record]
+
+
+async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
+    """One run, or None when it is unknown or its receipts have expired."""
+    client: Any = opened.home.client
+    stored: dict[bytes, bytes] = await opened.home.ask(client.hgetall(opened.keyspace.run(run_id)))
+    if not stored:
+        return None
+    ended = _json_object(stored.get(b"ended"))
+    undone_at = _number(stored.get(b"undone_at"))
+    removed = ended.get("removed")
+    return RunRecord(
+        run_id=run_id,
+        started_at=_number(stored.get(b"started_at")) or 0.0,
+        state="undone" if undone_at else "done" if ended else "interrupted",
+        removed=removed if isinstance(removed, int) else await count_receipts(opened, run_id),
+        processes=_count(ended.get("processes")),
+        set_aside=_count(ended.get("set_aside")),
+        expires_at=_number(stored.get(b"expires_at")),
+        undone_at=undone_at,
+    )
+
+
+def _json_object(raw: bytes | None) -> dict[str, Any]:
+    try:
+        value = json.loads(raw or b"{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _number(raw: bytes | None) -> float | None:
+    try:
+        value = float(raw) if raw else None
+    except ValueError:
+        return None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+# Reading receipts, and putting back what they say
+
+
+async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIterator[list[Doomed]]:
+    """What the run removed on ``shard``, in order. A receipt that cannot be read is passed over."""
+    journal = opened.keyspace.journal(run_id)
+    start = 0
+    while raws := await shard.execute("LRANGE", journal, start, start + RECEIPTS_AT_ONCE - 1):
+        start += len(raws)
+        for raw in raws:
+            yield _parse_receipt(raw)
+
+
+def _parse_receipt(raw: bytes) -> list[Doomed]:
+    try:
+        entries = msgpack.unpackb(raw, raw=True, use_list=True)
+        return [_parse_doomed(*entry) for entry in entries]
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return []
+
+
+def _parse_doomed(key: Any, members: Any, scores: Any) -> Doomed:
+    if not isinstance(key, bytes) or not all(isinstance(member, bytes) for member in members):
+        raise TypeError("a receipt holds bytes")
+    if len(members) != len(scores):
+        raise ValueError("a receipt has a score for each member")
+    return key, members, [float(score) for score in scores]
+
+
+async def count_receipts(opened: OpenLayer, run_id: str) -> int:
+    """How many members the receipts of the run speak of."""
+    total = 0
+    for shard in opened.answering:
+        async for doomed in read_receipts(opened, shard, run_id):
+            total += sum(len(members) for _, members, _ in doomed)
+    return total
+
+
+async def restore_members(opened: OpenLayer, shard: Shard, receipts: Sequence[Doomed]) -> tuple[int, int, int]:
+    """Put members back where they are absent: (restored, already present, groups that hold something else now).
+
+    Keys that are no group of this layer are left alone, whatever a damaged receipt says.
+    """
+    groups = [doomed for doomed in receipts if doomed[0].startswith(opened.keyspace.group_prefix) and doomed[1]]
+    if not groups:
+        return 0, 0, 0
+    blob = msgpack.packb([[members, scores] for _, members, scores in groups], use_bin_type=False)
+    expiry = int(opened.layer.group_expiry)
+    reply = await call_script(shard, "restore_members", [key for key, _, _ in groups], [expiry, blob])
+    return int(reply[0]), int(reply[1]), int(reply[2])
+
+
+async def restore_keys(opened: OpenLayer, shard: Shard, run_id: str) -> int:
+    """Give the keys that the run set aside their names back, where nothing has taken them; returns how many."""
+    prefix = opened.keyspace.aside(run_id, b"")
+    restored, cursor = 0, b"0"
+    while True:
+        cursor, keys = await shard.execute(
+            "SCAN", cursor, "MATCH", opened.keyspace.aside_pattern(run_id), "COUNT", SCAN_COUNT
+        )
+        for key in keys:
+            restored += await _restore_key(opened, shard, key, key[len(prefix) :])
+        if int(cursor) == 0:
+            return restored
+        await asyncio.sleep(0)
+
+
+async def _restore_key(opened: OpenLayer, shard: Shard, aside: bytes, key: bytes) -> int:
+    restored = int(await shard.execute("RENAMENX", aside, key))
+    if restored and key.endswith(INFLIGHT_SUFFIX):
+        await shard.execute("PERSIST", key)
+    elif restored:
+        await shard.execute("EXPIRE", key, int(opened.layer.expiry))
+    return restored

@@ -1,0 +1,42 @@
+"""The lock that keeps two runs from doing the same work twice. Safety does not rest on it: that is in the scripts."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.asyncio.lock import Lock
+from redis.exceptions import LockError, RedisError
+
+from ops.exceptions import AnotherRunHoldsTheLock
+from ops.store.shards import OpenLayer
+
+LOCK_SECONDS = 30.0
+RENEWALS_PER_LIFETIME = 3
+
+
+@asynccontextmanager
+async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
+    """Hold the layer's lock; it is renewed while held, and gone LOCK_SECONDS after a holder that was killed.
+
+    Raises AnotherRunHoldsTheLock at once where somebody has it.
+    """
+    lock = Lock(opened.home.client, opened.keyspace.lock, timeout=LOCK_SECONDS, blocking=False, thread_local=False)
+    if not await opened.home.ask(lock.acquire()):
+        raise AnotherRunHoldsTheLock(f"another run is at work on layer {opened.alias!r}; nothing was done, come again")
+    renewer = asyncio.create_task(_renew(lock))
+    try:
+        yield
+    finally:
+        renewer.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await renewer
+        with contextlib.suppress(LockError, RedisError, OSError):
+            await asyncio.wait_for(lock.release(), LOCK_SECONDS)
+
+
+async def _renew(lock: Lock) -> None:
+    while True:
+        await asyncio.sleep(LOCK_SECONDS / RENEWALS_PER_LIFETIME)
+        with contextlib.suppress(LockError, RedisError, OSError):
+            await lock.reacquire()

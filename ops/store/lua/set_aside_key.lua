@@ -1,0 +1,13 @@
+-- Take a key of a dead process out of the way without losing what is in it: it is renamed, and expires later.
+--
+-- KEYS[1]  the key
+-- KEYS[2]  its new name, under the run that sets it aside
+-- ARGV[1]  seconds that it is kept from now
+--
+-- Returns  how many messages it held; 0 when it was gone or holds no messages
+if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then
+    return 0
+end
+redis.call('RENAME', KEYS[1], KEYS[2])
+redis.call('EXPIRE', KEYS[2], ARGV[1])
+return redis.call('ZCARD', KEYS[2])

@@ -1,0 +1,260 @@
+"""Asking a process whether it drains its inbox, without any consumer noticing.
+
+A probe is a message for an empty list of channels: ``RedisChannelLayer.receive()`` pops it, loops over no channel and
+drops it. One probe taken proves little, because Redis hands it to a BZPOPMIN that may have been waiting since before
+the process froze; the process lives if it takes a second one, sent after the first was gone. A process reads one of
+its inboxes at a time, so all of them are probed and any of them may answer.
+
+An inbox that is full gets no probe, which could cost a real message its place. It is watched instead: a message that
+left it before it could expire counts like a probe taken.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from ops.exceptions import ShardError
+from ops.model.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
+from ops.store.scripts import call_script
+from ops.store.shards import OpenLayer, Shard, close_layer, make_layer
+
+INBOXES_AT_ONCE = 200
+FIRST_LOOK_SECONDS = 0.002
+LONGEST_LOOK_SECONDS = 0.25
+LOOKS_PER_SECOND = 4000  # of all inboxes together
+SPARE_PLACES = 2  # an inbox with fewer free places than this counts as full
+CLOCK_TOLERANCE_SECONDS = 5.0
+PROBE_LIFETIME_SECONDS = 30.0  # beyond the round, so that an expiring inbox cannot look like one that was read
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """One inbox while its process is being probed. ``room``: the most messages with which it still gets a probe."""
+
+    name: str
+    key: bytes
+    room: int
+    placed: list[bytes] = field(default_factory=list)
+    messages: int = 0
+    oldest: bytes | None = None  # where it is full, the message to watch
+    oldest_score: float = 0.0
+    readable: bool = True
+
+
+@dataclass(slots=True)
+class _Probed:
+    """How far a process is. ``taken``: probes taken in a row; two are proof."""
+
+    process: str
+    inboxes: list[_Inbox]
+    taken: int = 0
+    drained: bool = False
+    asked_at: float = 0.0
+    round_trip_ms: float = 0.0
+
+    @property
+    def answered(self) -> bool:
+        return self.taken >= 2
+
+    def take(self) -> None:
+        self.taken += 1
+        self.round_trip_ms = (time.monotonic() - self.asked_at) * 1000
+
+
+async def probe_processes(
+    opened: OpenLayer, inboxes: Mapping[str, Iterable[str]], timeout_seconds: float
+) -> dict[str, Evidence]:
+    """Probe each process (``inboxes``: process -> names of its inboxes) and wait at most ``timeout_seconds``.
+
+    Returns one piece of evidence for each process. Probes that were not taken are removed again. Raises ShardError
+    when a shard that answered before fails.
+    """
+    round_ = _Round(opened, inboxes, timeout_seconds, redis_now=await opened.answering[0].now())
+    try:
+        await round_.run()
+    finally:
+        await round_.take_back()
+    return {probed.process: round_.evidence_about(probed) for probed in round_.processes}
+
+
+class _Round:
+    """One round of probes over all processes at once."""
+
+    def __init__(
+        self, opened: OpenLayer, inboxes: Mapping[str, Iterable[str]], timeout_seconds: float, redis_now: float
+    ) -> None:
+        self._opened = opened
+        self._timeout_seconds = timeout_seconds
+        self._redis_now = redis_now
+        self._started = time.monotonic()
+        self.processes = [
+            _Probed(process, [self._watch(name) for name in sorted(names)]) for process, names in inboxes.items()
+        ]
+
+    def _watch(self, name: str) -> _Inbox:
+        room = self._opened.layer.get_capacity(name) - SPARE_PLACES - 1
+        answering = self._opened.shard_of_inbox(name).problem is None
+        return _Inbox(name, self._opened.keyspace.inbox(name), max(0, room), readable=answering)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    async def run(self) -> None:
+        waiting = [probed for probed in self.processes if any(inbox.readable for inbox in probed.inboxes)]
+        await self._place([(probed, inbox) for probed in waiting for inbox in probed.inboxes])
+        pause = FIRST_LOOK_SECONDS
+        while waiting and self._elapsed < self._timeout_seconds:
+            await asyncio.sleep(min(pause, max(0.0, self._timeout_seconds - self._elapsed)))
+            moved = await self._look(waiting)
+            waiting = [probed for probed in waiting if not probed.answered]
+            await self._place(
+                [
+                    (probed, inbox)
+                    for probed in waiting
+                    for inbox in probed.inboxes
+                    if probed.process in moved or inbox.oldest is not None
+                ]
+            )
+            longest = max(LONGEST_LOOK_SECONDS, len(waiting) / LOOKS_PER_SECOND)
+            pause = FIRST_LOOK_SECONDS if moved else min(pause * 1.5, longest)
+
+    async def _place(self, wanted: Sequence[tuple[_Probed, _Inbox]]) -> None:
+        """Put a new probe into each inbox; one that is full is watched instead."""
+        probe = self._opened.layer.serialize({"__asgi_channel__": [], "type": "ops.probe", "id": uuid.uuid4().hex})
+        score = self._redis_now + self._elapsed
+        lifetime_ms = int((self._timeout_seconds + PROBE_LIFETIME_SECONDS) * 1000)
+
+        async def place(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
+            for probed, inbox in batch:
+                probed.asked_at = time.monotonic()
+                inbox.placed.append(probe)
+            keys = [inbox.key for _, inbox in batch]
+            rooms = [inbox.room for _, inbox in batch]
+            replies = await call_script(shard, "place_probes", keys, [probe, repr(score), lifetime_ms, *rooms])
+            for (_, inbox), reply in zip(batch, replies, strict=True):
+                _note_placed(inbox, *reply)
+
+        await self._by_shard(wanted, place)
+
+    async def _look(self, waiting: Sequence[_Probed]) -> set[str]:
+        """Which processes took what was asked of them since the last look."""
+        moved: dict[str, _Probed] = {}
+
+        async def look(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
+            watched = [inbox.oldest or inbox.placed[-1] for _, inbox in batch]
+            commands = [("ZSCORE", inbox.key, message) for (_, inbox), message in zip(batch, watched, strict=True)]
+            for (probed, inbox), score in zip(batch, await shard.pipeline(commands), strict=True):
+                if isinstance(score, Exception):
+                    inbox.readable = False
+                elif score is None and self._left_by_hand(inbox):
+                    probed.drained = inbox.oldest is not None
+                    moved[probed.process] = probed
+
+        await self._by_shard([(probed, inbox) for probed in waiting for inbox in probed.inboxes], look)
+        for probed in moved.values():
+            probed.take()
+        return set(moved)
+
+    def _left_by_hand(self, inbox: _Inbox) -> bool:
+        """Whether the watched message was taken, not trimmed by a sender because it had expired."""
+        if inbox.oldest is None:
+            return True
+        expires_at = inbox.oldest_score + float(self._opened.layer.expiry)
+        return self._redis_now + self._elapsed < expires_at - CLOCK_TOLERANCE_SECONDS
+
+    async def take_back(self) -> None:
+        """Remove the probes that nobody took, as far as their shards answer."""
+
+        async def remove(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
+            with contextlib.suppress(ShardError):
+                await shard.pipeline([("ZREM", inbox.key, *inbox.placed) for _, inbox in batch])
+
+        placed = [(probed, inbox) for probed in self.processes for inbox in probed.inboxes if inbox.placed]
+        await self._by_shard(placed, remove)
+
+    async def _by_shard(self, wanted: Sequence[tuple[_Probed, _Inbox]], do: Any) -> None:
+        batches: dict[int, list[tuple[_Probed, _Inbox]]] = defaultdict(list)
+        for probed, inbox in wanted:
+            if inbox.readable:
+                batches[self._opened.shard_of_inbox(inbox.name).index].append((probed, inbox))
+        for index, batch in batches.items():
+            for start in range(0, len(batch), INBOXES_AT_ONCE):
+                await do(self._opened.shards[index], batch[start : start + INBOXES_AT_ONCE])
+
+    def evidence_about(self, probed: _Probed) -> Evidence:
+        if probed.answered and probed.drained:
+            return InboxDrained(max(inbox.messages for inbox in probed.inboxes))
+        if probed.answered:
+            return ProbesTaken(probed.round_trip_ms)
+        readable = [inbox for inbox in probed.inboxes if inbox.readable]
+        if not readable:
+            return NotProbed("its inbox cannot be read")
+        if all(inbox.oldest is not None for inbox in readable):
+            fullest = max(readable, key=lambda inbox: inbox.messages)
+            age = self._redis_now + self._elapsed - fullest.oldest_score
+            return InboxStuck(fullest.messages, max(0.0, age), self._elapsed)
+        return ProbeUnanswered(self._elapsed, probed.taken)
+
+
+def _note_placed(inbox: _Inbox, placed: int, messages: int, oldest: bytes, oldest_score: bytes) -> None:
+    inbox.readable = placed >= 0
+    inbox.messages = max(inbox.messages, messages)
+    if placed == 1:
+        inbox.oldest = None
+        return
+    inbox.placed.pop()
+    if placed == 0:
+        inbox.oldest, inbox.oldest_score = oldest, float(oldest_score)
+
+
+@asynccontextmanager
+async def control_receivers(opened: OpenLayer) -> AsyncIterator[dict[int, tuple[str, str]]]:
+    """Receivers of the reaper's own, one for each shard: shard index -> (process, inbox).
+
+    Each is an ordinary layer of the same configuration with a coroutine in ``receive()``, so it answers a probe as a
+    healthy process does, through the same Redis.
+    """
+    layers: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+    inboxes: dict[int, tuple[str, str]] = {}
+    try:
+        for shard in opened.answering:
+            layer = make_layer(opened.alias)
+            layers.append(layer)
+            channel = await _channel_on(layer, shard.index)
+            inboxes[shard.index] = (layer.client_prefix, layer.non_local_name(channel))
+            tasks.append(asyncio.create_task(_receive_forever(layer, channel)))
+        yield inboxes
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for layer in layers:
+            with contextlib.suppress(RedisError, OSError):
+                await close_layer(layer)
+
+
+async def _channel_on(layer: Any, shard_index: int) -> str:
+    """A new channel of ``layer`` whose inbox is on that shard: the process half of the name decides."""
+    while True:
+        channel: str = await layer.new_channel()
+        if layer.consistent_hash(layer.non_local_name(channel)) == shard_index:
+            return channel
+        layer.client_prefix = uuid.uuid4().hex
+
+
+async def _receive_forever(layer: Any, channel: str) -> None:
+    while True:
+        try:
+            await layer.receive(channel)
+        except (RedisError, OSError, asyncio.TimeoutError):
+            await asyncio.sleep(FIRST_LOOK_SECONDS)

@@ -1,0 +1,77 @@
+"""What reap runs remember of processes between one another, on the first shard: who was silent, who was live."""
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ops.model.keys import decode_name, encode_name
+from ops.model.reaping import Suspicion
+from ops.store.shards import OpenLayer
+
+MEMORY_SECONDS = 7 * 86400
+FIELDS_AT_ONCE = 1000
+_NUMBER = re.compile(rb"\d+(\.\d+)?")
+
+
+async def read_suspicions(opened: OpenLayer) -> dict[str, Suspicion]:
+    """Process -> the suspicion of earlier runs. An entry that cannot be read counts as none."""
+    stored = await _read_hash(opened, opened.keyspace.suspects)
+    suspicions = (_parse(decode_name(process), raw) for process, raw in stored)
+    return {suspicion.process: suspicion for suspicion in suspicions if suspicion}
+
+
+def _parse(process: str, raw: bytes) -> Suspicion | None:
+    try:
+        stored = json.loads(raw)
+        times = [float(stored[name]) for name in ("since", "renewed_at", "newest_joined_at")]
+        epoch = stored["epoch"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if not all(map(math.isfinite, times)) or not isinstance(epoch, str):
+        return None
+    return Suspicion(process, times[0], times[1], epoch, times[2])
+
+
+async def record_suspicions(opened: OpenLayer, suspicions: Collection[Suspicion]) -> None:
+    """Remember exactly ``suspicions``, in place of all earlier ones."""
+    key = opened.keyspace.suspects
+    values = {suspicion.process: _format(suspicion) for suspicion in suspicions}
+    await _replace_hash(opened, key, values)
+
+
+def _format(suspicion: Suspicion) -> str:
+    values = asdict(suspicion)
+    del values["process"]
+    return json.dumps(values)
+
+
+async def read_seen_live(opened: OpenLayer) -> dict[str, float]:
+    """Process -> when a run last saw it live (unix seconds of the first shard)."""
+    stored = await _read_hash(opened, opened.keyspace.seen)
+    return {decode_name(process): float(raw) for process, raw in stored if _NUMBER.fullmatch(raw)}
+
+
+async def record_seen_live(opened: OpenLayer, seen: Mapping[str, float]) -> None:
+    """Remember exactly ``seen``, in place of what was remembered."""
+    await _replace_hash(opened, opened.keyspace.seen, {process: repr(when) for process, when in seen.items()})
+
+
+async def _replace_hash(opened: OpenLayer, key: bytes, values: Mapping[str, str]) -> None:
+    """Delete and write in one transaction, so that a run that dies here leaves the old or the new, nothing between."""
+    pipe = opened.home.client.pipeline(transaction=True)
+    pipe.delete(key)
+    names = sorted(values)
+    for start in range(0, len(names), FIELDS_AT_ONCE):
+        pipe.hset(key, mapping={encode_name(name): values[name] for name in names[start : start + FIELDS_AT_ONCE]})
+    if names:
+        pipe.expire(key, MEMORY_SECONDS)
+    await opened.home.ask(pipe.execute())
+
+
+async def _read_hash(opened: OpenLayer, key: bytes) -> list[tuple[bytes, bytes]]:
+    client: Any = opened.home.client
+    stored: dict[bytes, bytes] = await opened.home.ask(client.hgetall(key))
+    return list(stored.items())

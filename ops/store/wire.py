@@ -1,0 +1,92 @@
+"""One connection of a shard's pool, spoken to without a client library's work per command.
+
+A scan of a large keyspace asks for hundreds of thousands of replies. redis-py spends more time on each of them than
+Redis does, so the census and the purge write many commands at once and parse the replies with hiredis' own reader.
+The connection itself is redis-py's: address, TLS, password, database and Sentinel are what the project configured.
+
+Relies on ``redis.asyncio.Connection._reader`` and ``._writer`` (asyncio streams; redis-py 5 to 8).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import hiredis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, ResponseError
+
+READ_SIZE = 1 << 20
+_INCOMPLETE = object()
+
+
+def pack(*words: bytes) -> bytes:
+    """One command as Redis reads it (RESP array of bulk strings)."""
+    return b"".join([b"*%d\r\n" % len(words), *[b"$%d\r\n%b\r\n" % (len(word), word) for word in words]])
+
+
+class Wire:
+    """Sends packed commands and reads replies in order. An error reply is returned as an exception, not raised."""
+
+    def __init__(self, connection: Any, timeout_seconds: float) -> None:
+        self._streams = (connection._reader, connection._writer)
+        self._timeout_seconds = timeout_seconds
+        self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE, replyError=hiredis.ReplyError)
+
+    async def send(self, packed: bytes) -> None:
+        writer = self._streams[1]
+        writer.write(packed)
+        await asyncio.wait_for(writer.drain(), self._timeout_seconds)
+
+    async def replies(self, count: int) -> list[Any]:
+        """The next ``count`` replies. Raises TimeoutError or redis' ConnectionError."""
+        found: list[Any] = []
+        next_reply = self._parser.gets
+        while len(found) < count:
+            reply = next_reply()
+            if reply is _INCOMPLETE:
+                await self._feed()
+            elif not isinstance(reply, hiredis.PushNotification):
+                found.append(reply)
+        return found
+
+    async def _feed(self) -> None:
+        data = await asyncio.wait_for(self._streams[0].read(READ_SIZE), self._timeout_seconds)
+        if not data:
+            raise RedisConnectionError("Connection closed by server.")
+        self._parser.feed(data)
+
+
+@asynccontextmanager
+async def open_wire(pool: Any, timeout_seconds: float) -> AsyncIterator[Wire]:
+    """Borrow a connection of ``pool``. After a failure it is closed, so that no late reply reaches another user."""
+    connection = await asyncio.wait_for(_get_connection(pool), timeout_seconds)
+    try:
+        yield Wire(connection, timeout_seconds)
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await pool.release(connection)
+
+
+async def _get_connection(pool: Any) -> Any:
+    try:
+        return await pool.get_connection()
+    except TypeError:  # redis-py before 5.3 wants a command name
+        return await pool.get_connection("SCAN")
+
+
+def checked(reply: Any) -> Any:
+    """``reply``, raised as redis-py would raise it if it is an error."""
+    if isinstance(reply, hiredis.ReplyError):
+        said = str(reply)
+        raise NoPermissionError(said) if said.startswith("NOPERM") else ResponseError(said)
+    return reply
+
+
+def with_scores(reply: Sequence[Any]) -> tuple[list[bytes], list[float]]:
+    """A reply to ``ZRANGE … WITHSCORES`` as members and scores: flat with text scores in RESP2, pairs in RESP3."""
+    if reply and isinstance(reply[0], list):
+        return [pair[0] for pair in reply], [float(pair[1]) for pair in reply]
+    return list(reply[0::2]), [float(score) for score in reply[1::2]]
