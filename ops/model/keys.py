@@ -8,6 +8,7 @@ key                               type    what
 ``{prefix}{inbox}$inflight``      zset    messages of that inbox that were popped and not yet acknowledged
 ``{prefix}{channel}``             zset    a general channel
 ``{prefix}:ops:suspects``         hash    process -> the suspicion of an earlier reap run
+``{prefix}:ops:suspects:{glob}``  hash    the same for runs that looked only at groups that match ``glob``
 ``{prefix}:ops:seen``             hash    process -> when a reap run last saw it live
 ``{prefix}:ops:runs``             zset    run id -> when it started
 ``{prefix}:ops:run:{id}``         hash    what that run did
@@ -132,9 +133,8 @@ class Keyspace:
     def _ops(self, name: str) -> bytes:
         return encode_name(f"{self.prefix}:ops:{name}")
 
-    @property
-    def suspects(self) -> bytes:
-        return self._ops("suspects")
+    def suspects(self, glob: str | None = None) -> bytes:
+        return self._ops("suspects" if glob is None else f"suspects:{glob}")
 
     @property
     def seen(self) -> bytes:

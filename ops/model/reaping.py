@@ -204,6 +204,7 @@ class RunRecord:
     set_aside: int = 0
     expires_at: float | None = None
     undone_at: float | None = None
+    match: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

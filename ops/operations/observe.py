@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ops.exceptions import ShardError
 from ops.model.evidence import Evidence, NotProbed, ProbesTaken
@@ -71,12 +71,14 @@ async def observe(
 
     ``suspicions`` of earlier rounds are read from Redis where they are not given.
     """
+    if suspicions is None:
+        suspicions = await read_suspicions(opened) if opened.home.problem is None else {}
+    # Who joined since is told by the join times, which matter only where somebody may be found dead.
+    look = replace(look, scores=look.scores or (look.probe and bool(suspicions)))
     census, notes = await _take_census(opened, look, progress)
     if not opened.answering:
         return Observation(0.0, census, {}, {}, notes=notes)
     now = await opened.answering[0].now()
-    if suspicions is None:
-        suspicions = await read_suspicions(opened) if opened.home.problem is None else {}
     recalls = _recall(opened, look, census, now, suspicions)
     observation = Observation(now, census, {}, recalls, notes=notes)
     probed = await _probe(opened, look, census, observation) if look.probe else {}
@@ -148,8 +150,7 @@ def _recall(
             suspicions[process],
             now=now,
             epoch=opened.epoch,
-            # Without scores nothing is known of joins since.
-            newest_joined_at=tally.newest_joined_at if look.scores else 0.0,
+            newest_joined_at=tally.newest_joined_at,
             confirm_after_seconds=look.confirm_after_seconds,
         )
         for process, tally in census.processes.items()
@@ -169,6 +170,8 @@ async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Obs
     except ShardError as error:
         observation.notes.append(str(error))
         await asyncio.gather(*(shard.identify() for shard in opened.answering))
+        if opened.complete:  # It is back, but this look is not whole.
+            opened.home.problem = str(error)
         return {}
     for shard, (process, _) in controls.items():
         answer = evidence[process]

@@ -19,7 +19,6 @@ from ops.model.reaping import (
     ReapReport,
     Suspicion,
     plan_reap,
-    suspicion_lifetime_seconds,
 )
 from ops.operations.observe import Look, Observation, Progress, no_progress, observe, selection_on
 from ops.store import journal, suspects
@@ -87,7 +86,7 @@ class _Run:
                 "grant it: +info"
             )
         if opened.home.problem is None:
-            self._suspicions = await suspects.read_suspicions(opened)
+            self._suspicions = await suspects.read_suspicions(opened, self._options.glob)
         observation = await self._look()
         started_at, run_id = observation.now, _new_run_id(observation.now)
         plan = await self._conclude(observation)
@@ -131,18 +130,13 @@ class _Run:
             return plan
         self._suspicions = self._suspicions_after(observation)
         if not options.dry_run:
-            await suspects.record_suspicions(opened, list(self._suspicions.values()))
+            await suspects.record_suspicions(opened, list(self._suspicions.values()), options.glob)
             await suspects.record_seen_live(opened, _seen_live_after(seen_live, observation))
         return plan
 
     def _suspicions_after(self, observation: Observation) -> dict[str, Suspicion]:
-        """The suspicions of this look, and those about processes that it did not look at."""
-        lifetime = suspicion_lifetime_seconds(self._options.confirm_after_seconds)
-        after = {
-            process: suspicion
-            for process, suspicion in self._suspicions.items()
-            if process not in observation.verdicts and observation.now - suspicion.renewed_at <= lifetime
-        }
+        """Who is silent, since when."""
+        after: dict[str, Suspicion] = {}
         for process, verdict in observation.verdicts.items():
             if verdict.state in (State.SUSPECT, State.DEAD):
                 earlier = observation.recalls.get(process)
@@ -158,7 +152,7 @@ class _Run:
             self._removed.update({process: observation.census.processes[process].members for process in dead})
         else:
             await self._refuse_another_epoch()
-            await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds)
+            await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds, options.glob)
             purges = (self._purge_shard(shard, run_id, observation, dead) for shard in opened.shards)
             for removed, kept in await asyncio.gather(*purges):
                 self._removed.update(removed)
@@ -211,13 +205,18 @@ class _Run:
         """Inboxes and in-flight messages of the dead: nobody will read them, and the latter never expire."""
         opened, keyspace = self._opened, self._opened.keyspace
         for process in sorted(dead):
-            for name in sorted(observation.census.processes[process].inboxes):
+            tally = observation.census.processes[process]
+            for name in sorted(tally.inboxes):
                 shard = opened.shard_of_inbox(name)
-                for kind, key in (("inbox", keyspace.inbox(name)), ("inflight", keyspace.inflight(name))):
+                # Nobody sends to a process without members any more: its inbox expires by itself, if it can.
+                inbox = (keyspace.inbox(name), "inbox", tally.members > 0)
+                for key, kind, expiring_too in (inbox, (keyspace.inflight(name), "inflight", True)):
                     if self._options.dry_run:
                         messages = await journal.count_messages(shard, key)
                     else:
-                        messages = await journal.set_aside(opened, run_id, shard, key, self._options.journal_seconds)
+                        messages = await journal.set_aside(
+                            opened, run_id, shard, key, self._options.journal_seconds, expiring_too=expiring_too
+                        )
                     if messages:
                         self._leftovers.append(Leftover(decode_name(key), shard.index, kind, process, messages))
 
@@ -251,7 +250,7 @@ class _Run:
             finished_at=started_at + duration,
             duration_seconds=duration,
             leftovers=tuple(self._leftovers),
-            notes=(*observation.notes, *self._notes),
+            notes=tuple(dict.fromkeys([*opened.problems, *observation.notes, *self._notes])),
         )
 
 

@@ -6,17 +6,18 @@ from ops.model.reaping import RunRecord, UndoReport
 from ops.operations.observe import Progress, no_progress
 from ops.store import journal, suspects
 from ops.store.locks import run_lock
-from ops.store.shards import OpenLayer, Shard
+from ops.store.shards import OpenLayer
 
 
 async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress) -> UndoReport:
     """Restore the members and keys that the run took, where they are absent. Doing it twice changes nothing.
 
-    All suspicions are forgotten, so that what came back gets a whole confirm time of its own. Raises RunNotFound,
+    The run's suspicions are forgotten, so that what came back gets a whole confirm time of its own. Raises RunNotFound,
     ShardError, AnotherRunHoldsTheLock.
     """
     refuse_missing_shards(opened)
-    if await journal.read_run(opened, run_id) is None:
+    run = await journal.read_run(opened, run_id)
+    if run is None:
         raise RunNotFound(
             f"no run {visible(run_id)!r} in the journal of layer {opened.alias!r}; --history lists those that are kept"
         )
@@ -29,6 +30,7 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
                 progress("restoring", 0, restored + present)
             keys += await journal.restore_keys(opened, shard, run_id)
         await suspects.record_suspicions(opened, [])
+        await suspects.record_suspicions(opened, [], run.match)
         await journal.record_run_undone(opened, run_id, await opened.home.now())
     notes = (f"{blocked} groups hold something else by now and were left alone",) if blocked else ()
     return UndoReport(run_id, restored, present, keys, notes)
@@ -41,6 +43,5 @@ async def read_history(opened: OpenLayer) -> list[RunRecord]:
 
 
 def refuse_missing_shards(opened: OpenLayer) -> None:
-    missing: list[Shard] = [shard for shard in opened.shards if shard.problem]
-    if missing:
-        raise ShardError(f"{missing[0].problem}; nothing was changed")
+    if opened.problems:
+        raise ShardError(f"{opened.problems[0]}; nothing was changed")

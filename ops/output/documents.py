@@ -142,6 +142,7 @@ def history_document(layer: str, runs: list[RunRecord]) -> dict[str, Any]:
                 "run_id": visible(run.run_id),
                 "state": run.state,
                 "started_at": iso(run.started_at),
+                "match": None if run.match is None else visible(run.match),
                 "removed": run.removed,
                 "processes": run.processes,
                 "set_aside": run.set_aside,

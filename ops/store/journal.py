@@ -17,7 +17,7 @@ from typing import Any
 
 import msgpack
 
-from ops.model.keys import INFLIGHT_SUFFIX, decode_name
+from ops.model.keys import INFLIGHT_SUFFIX, decode_name, encode_name
 from ops.model.reaping import RunRecord
 from ops.store.scripts import call_script, script
 from ops.store.shards import OpenLayer, Shard
@@ -112,10 +112,16 @@ class Purge:
             self.purged.note(self._under_way.popleft(), kept)
 
 
-async def set_aside(opened: OpenLayer, run_id: str, shard: Shard, key: bytes, journal_seconds: float) -> int:
-    """Move an inbox or in-flight key of a dead process out of the way; returns how many messages it held."""
+async def set_aside(
+    opened: OpenLayer, run_id: str, shard: Shard, key: bytes, journal_seconds: float, *, expiring_too: bool
+) -> int:
+    """Move an inbox or in-flight key of a dead process out of the way; returns how many messages it held.
+
+    ``expiring_too``: also where it would expire by itself.
+    """
     aside = opened.keyspace.aside(run_id, key)
-    return int(await call_script(shard, "set_aside_key", [key, aside], [math.ceil(journal_seconds)]))
+    args = [math.ceil(journal_seconds), int(expiring_too)]
+    return int(await call_script(shard, "set_aside_key", [key, aside], args))
 
 
 async def count_messages(shard: Shard, key: bytes) -> int:
@@ -127,11 +133,14 @@ async def count_messages(shard: Shard, key: bytes) -> int:
 # The history of runs
 
 
-async def record_run_started(opened: OpenLayer, run_id: str, now: float, journal_seconds: float) -> None:
+async def record_run_started(
+    opened: OpenLayer, run_id: str, now: float, journal_seconds: float, glob: str | None
+) -> None:
     """List the run before it removes anything, and forget runs whose receipts have expired."""
     runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), math.ceil(journal_seconds)
     pipe = opened.home.client.pipeline(transaction=True)
-    pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep)})
+    match: dict[str, Any] = {} if glob is None else {"match": encode_name(glob)}
+    pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep), **match})
     pipe.expire(run, keep)
     pipe.zadd(runs, {run_id: now})
     pipe.zremrangebyscore(runs, "-inf", now - keep)
@@ -174,6 +183,7 @@ async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
         set_aside=_count(ended.get("set_aside")),
         expires_at=_number(stored.get(b"expires_at")),
         undone_at=undone_at,
+        match=decode_name(stored[b"match"]) if b"match" in stored else None,
     )
 
 

@@ -156,6 +156,10 @@ class OpenLayer:
         return all(shard.problem is None for shard in self.shards)
 
     @property
+    def problems(self) -> list[str]:
+        return [shard.problem for shard in self.shards if shard.problem is not None]
+
+    @property
     def answering(self) -> tuple[Shard, ...]:
         return tuple(shard for shard in self.shards if shard.problem is None)
 

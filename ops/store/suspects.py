@@ -16,9 +16,12 @@ FIELDS_AT_ONCE = 1000
 _NUMBER = re.compile(rb"\d+(\.\d+)?")
 
 
-async def read_suspicions(opened: OpenLayer) -> dict[str, Suspicion]:
-    """Process -> the suspicion of earlier runs. An entry that cannot be read counts as none."""
-    stored = await _read_hash(opened, opened.keyspace.suspects)
+async def read_suspicions(opened: OpenLayer, glob: str | None = None) -> dict[str, Suspicion]:
+    """Process -> the suspicion of earlier runs with the same ``glob``. An entry that cannot be read counts as none.
+
+    Runs with different globs see different members of a process, so what one knows is not for the other.
+    """
+    stored = await _read_hash(opened, opened.keyspace.suspects(glob))
     suspicions = (_parse(decode_name(process), raw) for process, raw in stored)
     return {suspicion.process: suspicion for suspicion in suspicions if suspicion}
 
@@ -35,9 +38,9 @@ def _parse(process: str, raw: bytes) -> Suspicion | None:
     return Suspicion(process, times[0], times[1], epoch, times[2])
 
 
-async def record_suspicions(opened: OpenLayer, suspicions: Collection[Suspicion]) -> None:
-    """Remember exactly ``suspicions``, in place of all earlier ones."""
-    key = opened.keyspace.suspects
+async def record_suspicions(opened: OpenLayer, suspicions: Collection[Suspicion], glob: str | None = None) -> None:
+    """Remember exactly ``suspicions``, in place of all earlier ones with the same ``glob``."""
+    key = opened.keyspace.suspects(glob)
     values = {suspicion.process: _format(suspicion) for suspicion in suspicions}
     await _replace_hash(opened, key, values)
 

@@ -111,6 +111,7 @@ class Command(OpsCommand):
 
             write_reap_metrics(options["metrics_file"], report)
         if not report.complete:
+            self.warn(f"nothing was removed: {report.notes[0]}" if not report.removed else report.notes[0])
             return 1
         return 3 if report.stopped or (report.dry_run and report.orphans) else 0
 

@@ -3,9 +3,13 @@
 -- KEYS[1]  the key
 -- KEYS[2]  its new name, under the run that sets it aside
 -- ARGV[1]  seconds that it is kept from now
+-- ARGV[2]  1: also where it would expire by itself; 0: only where it would not
 --
--- Returns  how many messages it held; 0 when it was gone or holds no messages
+-- Returns  how many messages it held; 0 when it stays where it is, was gone or holds no messages
 if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then
+    return 0
+end
+if ARGV[2] == '0' and redis.call('TTL', KEYS[1]) >= 0 then
     return 0
 end
 redis.call('RENAME', KEYS[1], KEYS[2])
