@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,19 @@ INCOMPLETE = replace(REPORT, complete=False, removed=0)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "channels_ops.prom"
+
+
+@contextmanager
+def as_nobody_special() -> Iterator[None]:
+    """Without the rights of root, who may write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def samples(path: Path) -> dict[Sample, float]:
@@ -225,14 +240,12 @@ class TestTheFile:
         with pytest.raises(OpsError, match="Not a directory"):
             write_reap_metrics(tmp_path / "file" / "x.prom", REPORT)
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_in_a_directory_of_somebody_else_is_an_error(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o555)
-        try:
-            with pytest.raises(OpsError, match="Permission denied"):
-                write_reap_metrics(tmp_path / "x.prom", REPORT)
-        finally:
-            tmp_path.chmod(0o755)
+    @pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read-only", "closed"])
+    def test_in_a_directory_of_somebody_else_is_an_error(self, tmp_path: Path, mode: int) -> None:
+        directory = tmp_path / "closed"
+        directory.mkdir(mode=mode)
+        with as_nobody_special(), pytest.raises(OpsError, match="Permission denied; the directory must exist"):
+            write_reap_metrics(directory / "x.prom", REPORT)
 
     def test_never_takes_the_place_of_a_device_pipe_or_directory(self, tmp_path: Path) -> None:
         pipe = tmp_path / "pipe.prom"
