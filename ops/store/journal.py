@@ -139,8 +139,9 @@ async def record_run_started(
     """List the run before it removes anything, and forget runs whose receipts have expired."""
     runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), math.ceil(journal_seconds)
     pipe = opened.home.client.pipeline(transaction=True)
-    match: dict[str, Any] = {} if glob is None else {"match": encode_name(glob)}
-    pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep), **match})
+    pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep)})
+    if glob is not None:
+        pipe.hset(run, "match", encode_name(glob))
     pipe.expire(run, keep)
     pipe.zadd(runs, {run_id: now})
     pipe.zremrangebyscore(runs, "-inf", now - keep)
