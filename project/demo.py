@@ -30,8 +30,9 @@ from project.workers import REPOSITORY, Kind, Worker, start_together
 STOCK_LAYER = "channels_redis.core.RedisChannelLayer"
 CONFIRM_AFTER_SECONDS = 5
 PROBE = ("--probe-timeout", "2")
-SENDS = 20
-WARM_UP_SENDS = 3
+# Together fewer than the 100 messages that an inbox holds: a full one would be skipped, and make sends look cheaper.
+SENDS = 50
+WARM_UP_SENDS = 10
 
 BIGGEST_ROOM = "lobby"
 # Dealt out in turn, so the lengths share no factor: every room has sockets of every worker, in these proportions.
@@ -62,8 +63,8 @@ class Role:
 FLEET = (
     Role("uvicorn", "stays"),
     Role("daphne", "stays"),
-    Role("uvicorn", "is killed (SIGKILL): out of memory, say", signal.SIGKILL),
-    Role("daphne", "is stopped (SIGTERM): an ordinary deploy", signal.SIGTERM),
+    Role("uvicorn", "killed (SIGKILL)", signal.SIGKILL),
+    Role("daphne", "stopped (SIGTERM)", signal.SIGTERM),
 )
 
 
@@ -73,7 +74,7 @@ class DemoFailed(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """A heading, why it is shown, and either a command with the exit code it must have or a part of Demo."""
+    """A heading, why it is shown, and either a command with the exit code that it must have, or a part of Demo."""
 
     title: str
     why: str
@@ -89,6 +90,7 @@ class Measurement:
     when: str
     members: int
     median_ms: float
+    fastest_ms: float
 
 
 class Demo:
@@ -191,9 +193,11 @@ class Demo:
         rooms = [ROOMS[i % len(ROOMS)] for i in range(self.socket_count)]
         await self.fleet.open_many(zip(seats, rooms, strict=True))
 
-        table = Table("worker", "process id", "sockets", "and then it …", box=None, padding=(0, 3, 0, 0))
+        table = Table("worker", "pid", "sockets", "its name in Redis", "fate", box=None, padding=(0, 2, 0, 0))
         for role, worker in zip(FLEET, self.workers, strict=True):
-            table.add_row(role.kind, str(worker.pid), str(len(self.fleet.of_worker(worker))), role.fate)
+            served = self.fleet.of_worker(worker)
+            name = served[0].channel.partition("!")[0].removeprefix("specific.")
+            table.add_row(role.kind, str(worker.pid), str(len(served)), name, role.fate)
         self.console.print(table)
         self.console.print(", ".join(f"{room}: {n}" for room, n in Counter(rooms).most_common()), highlight=False)
 
@@ -208,11 +212,13 @@ class Demo:
             if number >= 0:
                 times_ms.append((time.perf_counter() - started_at) * 1000)
             await self.fleet.await_received(text, among=self.fleet.in_room(BIGGEST_ROOM))
-        measured = Measurement(when, await self._count_members(BIGGEST_ROOM), statistics.median(times_ms))
+        measured = Measurement(
+            when, await self._count_members(BIGGEST_ROOM), statistics.median(times_ms), min(times_ms)
+        )
         self.measurements.append(measured)
         self.console.print(
             f"group_send to the {BIGGEST_ROOM}, {when}: {measured.members} members addressed, "
-            f"median of {SENDS} sends {measured.median_ms:.2f} ms"
+            f"{SENDS} sends took {measured.median_ms:.2f} ms in the median, {measured.fastest_ms:.2f} ms at best"
         )
 
     async def _count_members(self, *rooms: str) -> int:
@@ -260,9 +266,9 @@ class Demo:
     async def compare_sends(self) -> None:
         """The three measurements side by side."""
         await self.measure_group_send("after the reap")
-        table = Table("group_send", "members addressed", "median ms", box=None, padding=(0, 3, 0, 0))
+        table = Table("group_send", "members addressed", "median ms", "fastest ms", box=None, padding=(0, 3, 0, 0))
         for one in self.measurements:
-            table.add_row(one.when, str(one.members), f"{one.median_ms:.2f}")
+            table.add_row(one.when, str(one.members), f"{one.median_ms:.2f}", f"{one.fastest_ms:.2f}")
         self.console.print(table)
 
     async def _stay(self) -> None:
@@ -301,7 +307,8 @@ SCRIPT = (
     ),
     Step(
         "Two workers end",
-        "Neither of them runs its consumers' disconnect, so their members stay in their groups, for up to a day.",
+        "One is killed, as when memory runs out; one Daphne is stopped, as in any deploy. Neither runs its consumers' "
+        "disconnect, so their members stay in their groups, for up to a day.",
         action=Demo.end_two_workers,
     ),
     Step(
@@ -318,7 +325,6 @@ SCRIPT = (
         "First round of the reaper",
         "It removes nothing from a process that was silent once, which a blocked event loop is too. It remembers.",
         ("reap_stale", *PROBE),
-        exit_code=3,
     ),
     Step(
         "The confirm time",
@@ -350,7 +356,8 @@ SCRIPT = (
     ),
     Step(
         "What a send costs now",
-        "As measured here and now. Only two processes are dead; the more of them, the more each send pays for them.",
+        "Read the members first: the times of so small a fleet are mostly noise of this machine. In a large one the "
+        "dead add up, process by process, until a send takes several times as long.",
         action=Demo.compare_sends,
     ),
     Step(
