@@ -13,6 +13,7 @@ from ops.output.text import ago, counted, iso
 
 STATE_STYLES = {"live": "green", "suspect": "yellow", "orphan": "red", "dead": "red", "unknown": "cyan"}
 PROCESSES_SHOWN = 20
+GAP = Text("")
 
 
 def _table(*headings: str, numbers: frozenset[str] = frozenset(), wide: str | None = None) -> Table:
@@ -43,10 +44,12 @@ def inspection_report(inspection: Inspection, *, members: bool, summary: bool, h
     elif not summary:
         parts.append(_groups_table(inspection))
     if hidden:
-        parts.append(Text(f"… and {counted(hidden, 'more group')}; --limit shows more.\n", style="dim"))
+        parts.append(Text(f"… and {counted(hidden, 'more group')}; --limit shows more.", style="dim"))
     if inspection.processes:
-        parts.append(_processes_table(inspection.processes))
-    parts.append(_totals_line(inspection))
+        parts.extend(
+            [GAP, _processes_table(inspection.processes)] if parts else [_processes_table(inspection.processes)]
+        )
+    parts.extend([GAP, _totals_line(inspection)])
     parts.extend(Text(f"Note: {note}.", style="dim") for note in inspection.notes)
     return Stack(*parts)
 
@@ -74,7 +77,7 @@ def _group_with_members(group: Group, inspection: Inspection) -> list[Renderable
     table = _table("State", "Joined", "Channel", wide="Channel")
     for member in group.channels:
         table.add_row(_state(member.state), ago(member.joined_at, inspection.taken_at), Text(visible(member.channel)))
-    return [title, table]
+    return [title, table, GAP]
 
 
 def _processes_table(processes: list[Process]) -> Table:
@@ -124,7 +127,7 @@ def reap_report(report: ReapReport) -> RenderableType:
                 _number(process.removed, "orphan"),
                 Text("; ".join(process.evidence)),
             )
-        parts.append(table)
+        parts.extend([table, GAP])
     parts.extend(Text(line) for line in _reap_lines(report))
     if report.stopped:
         parts.append(Text(f"Safety stop: {report.stopped}. Nothing was removed.", style="bold red"))
