@@ -97,8 +97,8 @@ class _Reader:
             try:
                 async with aclosing(self._groups_of(shard)) as groups:
                     async for group in groups:
-                        inspection.total_groups += 1
-                        if any(getattr(group.counts, state) for state in self._options.states):
+                        inspection.total_groups += bool(group.counts.members)
+                        if not group.counts.members or any(getattr(group.counts, s) for s in self._options.states):
                             yield group
             except ShardError as error:
                 shard.problem = str(error)

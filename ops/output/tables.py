@@ -36,22 +36,22 @@ def _number(count: int, state: str | None = None) -> Text:
 
 def inspection_report(inspection: Inspection, *, members: bool, summary: bool, hidden: int = 0) -> RenderableType:
     """The whole answer of ``channels_groups``. ``hidden``: how many groups a limit left out."""
-    parts: list[RenderableType] = []
+    sections: list[RenderableType] = []
     if not inspection.total_groups and not inspection.groups:
-        parts.append(Text(f"Layer {inspection.layer!r} has no groups: nobody is connected, or nobody has joined one."))
-    elif members:
-        parts.extend(part for group in inspection.groups for part in _group_with_members(group, inspection))
-    elif not summary:
-        parts.append(_groups_table(inspection))
-    if hidden:
-        parts.append(Text(f"… and {counted(hidden, 'more group')}; --limit shows more.", style="dim"))
-    if inspection.processes:
-        parts.extend(
-            [GAP, _processes_table(inspection.processes)] if parts else [_processes_table(inspection.processes)]
+        sections.append(
+            Text(f"Layer {inspection.layer!r} has no groups: nobody is connected, or nobody has joined one.")
         )
-    parts.extend([GAP, _totals_line(inspection)])
-    parts.extend(Text(f"Note: {note}.", style="dim") for note in inspection.notes)
-    return Stack(*parts)
+    elif members:
+        sections.extend(_group_with_members(group, inspection) for group in inspection.groups)
+    elif not summary:
+        sections.append(_groups_table(inspection))
+    if hidden:
+        sections.append(Text(f"… and {counted(hidden, 'more group')}; --limit shows more.", style="dim"))
+    if inspection.processes:
+        sections.append(_processes_table(inspection.processes))
+    notes = (Text(f"Note: {note}.", style="dim") for note in inspection.notes)
+    sections.append(Stack(_totals_line(inspection), *notes))
+    return Stack(*(part for section in sections for part in (section, GAP)))
 
 
 def _groups_table(inspection: Inspection) -> Table:
@@ -72,12 +72,12 @@ def _groups_table(inspection: Inspection) -> Table:
     return table
 
 
-def _group_with_members(group: Group, inspection: Inspection) -> list[RenderableType]:
+def _group_with_members(group: Group, inspection: Inspection) -> RenderableType:
     title = Text.assemble((visible(group.group), "bold"), f"  {counted(group.counts.members, 'member')}")
     table = _table("State", "Joined", "Channel", wide="Channel")
     for member in group.channels:
         table.add_row(_state(member.state), ago(member.joined_at, inspection.taken_at), Text(visible(member.channel)))
-    return [title, table, GAP]
+    return Stack(title, table)
 
 
 def _processes_table(processes: list[Process]) -> Table:

@@ -8,6 +8,7 @@ from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments, OpsError
 from ops.management.arguments import count, positive_count, seconds
 from ops.management.command import OpsCommand
+from ops.model.keys import visible
 from ops.model.liveness import MEMBER_STATES
 from ops.model.records import Group, Inspection
 from ops.operations.inspect import InspectOptions, inspect, summarize
@@ -94,10 +95,10 @@ class Command(OpsCommand):
         return 0 if inspection.complete else 1
 
     def _warn_of_absent_groups(self, inspection: Inspection, names: list[str]) -> None:
-        present = {group.group for group in inspection.groups if group.counts.members}
+        absent = {group.group for group in inspection.groups if not group.counts.members}
         for name in dict.fromkeys(names):
-            if inspection.complete and inspection.groups and name not in present:
-                self.warn(f"no such group: {name!a} (a group exists only while it has members)")
+            if name in absent:
+                self.warn(f"no such group: {visible(name)!r} (a group exists only while it has members)")
 
     def _print(self, inspection: Inspection, options: dict[str, Any]) -> None:
         if options["format"] == "json":
