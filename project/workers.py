@@ -27,7 +27,8 @@ class WorkerNotReady(RuntimeError):
 class Worker:
     """One Daphne or uvicorn process that serves `asgi` on a free port of 127.0.0.1.
 
-    `env` adds to this process's environment; `asgi` is `module:name`, found from `cwd`; `arguments` go to the server.
+    `env` adds to this process's environment; `asgi` is `module:name`, found from `cwd`; `arguments` go to the server,
+    which is run by the interpreter `python`.
     As a context manager it is started and ready, and gone at the end.
     """
 
@@ -39,11 +40,13 @@ class Worker:
         asgi: str = "project.asgi:application",
         cwd: Path = REPOSITORY,
         arguments: Sequence[str] = (),
+        python: str = sys.executable,
     ) -> None:
         self.kind = kind
         self.asgi = asgi
         self.cwd = cwd
         self.arguments = tuple(arguments)
+        self.python = python
         self.env = {"DJANGO_SETTINGS_MODULE": "project.settings", **os.environ, **(env or {})}
         self._port: int | None = None
         self._folder: Path | None = None
@@ -121,7 +124,7 @@ class Worker:
             # Without --workers or --reload, uvicorn is one process. The other implementation of the protocol on top of
             # the websockets library uses a part of it that calls itself deprecated.
             own = ["--host", "127.0.0.1", "--port", address, "--ws", "websockets-sansio", "--no-use-colors"]
-        return [sys.executable, "-m", self.kind, *own, *self.arguments, self.asgi]
+        return [self.python, "-m", self.kind, *own, *self.arguments, self.asgi]
 
     def wait_ready(self, timeout_seconds: float = 30) -> Worker:
         """Return when the port accepts connections. Raises WorkerNotReady with what the server wrote."""

@@ -150,11 +150,11 @@ async def channel_layer(redis_server: EmbeddedRedis) -> AsyncIterator[RedisChann
 
 @pytest.fixture
 def start_worker(request: pytest.FixtureRequest) -> Iterator[StartWorker]:
-    """`start_worker(kind, redis=None, asgi=…, cwd=…, arguments=(), wait=True, **env)`, by default on `redis_server`."""
+    """`start_worker(kind, redis=None, asgi=…, cwd=…, arguments=(), python=…, wait=True, **env)`, on `redis_server`."""
     workers: list[Worker] = []
 
     def start(kind: Kind, *, redis: EmbeddedRedis | None = None, wait: bool = True, **options: Any) -> Worker:
-        own = {name: options.pop(name) for name in ("asgi", "cwd", "arguments") if name in options}
+        own = {name: options.pop(name) for name in ("asgi", "cwd", "arguments", "python") if name in options}
         worker = Worker(kind, env={"REDIS_URL": url_for(request, redis), **options}, **own)
         workers.append(worker.start())
         return worker.wait_ready() if wait else worker
