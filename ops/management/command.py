@@ -89,7 +89,8 @@ class OpsCommand(BaseCommand):
     def console(self, options: dict[str, Any], *, stderr: bool = False) -> "Console":
         from rich.console import Console
 
-        stream: Any = self.stderr if stderr else self.stdout
+        # Django's wrapper styles and ends each write as a line of its own, which tears what rich draws in place.
+        stream: Any = (self.stderr if stderr else self.stdout)._out
         plain = bool(options["no_color"])
         return Console(
             file=stream,
