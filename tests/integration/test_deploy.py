@@ -447,3 +447,40 @@ class TestPrometheus:
             for annotation in ("summary", "description", "runbook"):
                 assert re.search(rf'^ +{annotation}: "[^"]+"$', alert, re.MULTILINE), (name, annotation)
             assert re.search(rf"alertname: {name}\n +exp_alerts:", tested), name
+
+
+SCHEDULING = REPOSITORY / "docs" / "scheduling.md"
+
+
+class TestSchedulingPage:
+    """docs/scheduling.md says what is so."""
+
+    def test_names_each_file_that_is_deployed_and_no_other(self) -> None:
+        named = set(re.findall(r"\bdeploy/[\w./@-]*\w", SCHEDULING.read_text()))
+        deployed = {str(path.relative_to(REPOSITORY)) for path in DEPLOY.glob("*/*")}
+
+        assert {name for name in named if not (REPOSITORY / name).is_file()} == set()
+        assert {name for name in deployed if "redis" not in name} <= named
+
+    def test_lists_each_metric_alert_and_variable(self, tmp_path: Path) -> None:
+        page = SCHEDULING.read_text()
+        write_reap_metrics(tmp_path / "x.prom", NOTHING_DONE)
+        metrics = re.findall(r"^# TYPE (\w+)", (tmp_path / "x.prom").read_text(), re.MULTILINE)
+        alerts = re.findall(r"alert: (\w+)", RULES.read_text())
+        own = {"MAILTO", "SHELL", "PATH", "COLUMNS"}
+        variables = [name for name in read_crontab(CRONTAB).variables if name not in own]
+
+        assert [name for name in (*metrics, *alerts, *variables) if f"`{name}" not in page] == []
+        assert set(re.findall(r"`(ChannelsOps\w+)`", page)) == set(alerts)
+
+    def test_settings_find_the_credential_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        [snippet] = re.findall(r"```python\n(.*?)```", SCHEDULING.read_text(), re.DOTALL)
+        namespace: dict[str, Callable[[], str]] = {}
+        exec(snippet, namespace)
+        (tmp_path / "redis-url").write_text("redis://:from-the-credential@127.0.0.1\n")
+        monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1")
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+        assert namespace["redis_url"]() == "redis://127.0.0.1"
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        assert namespace["redis_url"]() == "redis://:from-the-credential@127.0.0.1"
