@@ -90,6 +90,7 @@ class _Reader:
         self._progress = progress
         self._inboxes: dict[bytes, Inbox | None] = {}
         self._of_process: Counter[str] = Counter()
+        self._words_of: dict[int, tuple[str, ...]] = {}
 
     async def groups(self) -> AsyncGenerator[Group, None]:
         inspection = self._inspection
@@ -145,8 +146,14 @@ class _Reader:
             process, verdict = self._judged(raw[: raw.find(b"!") + 1])
             state = verdict.state.of_members
             if state in self._options.states:
-                members.append(Member(decode_name(raw), process, state, joined_at, tuple(verdict.words)))
+                members.append(Member(decode_name(raw), process, state, joined_at, self._words(verdict)))
         return members
+
+    def _words(self, verdict: Verdict) -> tuple[str, ...]:
+        """The evidence in words, put together once for all members of a process."""
+        if id(verdict) not in self._words_of:
+            self._words_of[id(verdict)] = tuple(verdict.words)
+        return self._words_of[id(verdict)]
 
     def _judged(self, inbox_part: bytes) -> tuple[str | None, Verdict]:
         """The process behind the part of a channel name up to its ``!`` (empty: a general channel), and its verdict."""

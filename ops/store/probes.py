@@ -150,7 +150,7 @@ class _Round:
         moved: dict[str, _Probed] = {}
 
         async def look(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
-            watched = [inbox.oldest or inbox.placed[-1] for _, inbox in batch]
+            watched = [inbox.placed[-1] if inbox.oldest is None else inbox.oldest for _, inbox in batch]
             commands = [("ZSCORE", inbox.key, message) for (_, inbox), message in zip(batch, watched, strict=True)]
             for (probed, inbox), score in zip(batch, await shard.pipeline(commands), strict=True):
                 if isinstance(score, Exception):
