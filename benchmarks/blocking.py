@@ -1,0 +1,150 @@
+"""What the application notices: the longest that the server is held up, and what a send takes meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import reap, scan
+from benchmarks.children import BenchmarkFailed
+from benchmarks.figures import Results
+from benchmarks.fleet import channel_name
+from benchmarks.keyspace import SMALL_GROUP
+from benchmarks.session import Session, await_blocked
+
+SUBJECT = "block"
+SLOW_MICROSECONDS = 2000
+LOGGED_MICROSECONDS = 300  # lower than what counts as slow, so that the longest command has a name in any case
+LOG_LENGTH = 100_000
+REAPS = 2
+QUIET_SECONDS = 1.0  # per repetition
+COMMANDS = ("scan", "zrange", "evalsha")
+ROOM = "lobby"
+RECEIVER = "ab" * 16
+
+Window = tuple[float, float]
+
+
+@dataclass
+class Watch:
+    """What the server says it did, and the times when it was watched. ``commands``: name -> (calls, microseconds)."""
+
+    windows: list[Window] = field(default_factory=list)
+    slow: int = 0
+    longest: tuple[int, str] = (0, "")
+    commands: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def run(session: Session, results: Results) -> None:
+    dead_members = sum(len(members) for _, members in session.layout.read(session.layout.dead))
+    quiet, scanned, reaped, undone = Watch(), Watch(), Watch(), Watch()
+    with session.live_fleet(), _sending(session) as read_sends:
+        session.say("sending while nothing else goes on")
+        with _watching(session, quiet):
+            time.sleep(QUIET_SECONDS * results.repeat)
+        for number in range(results.repeat):
+            session.say(f"scan {number + 1} of {results.repeat}, watched")
+            with _watching(session, scanned):
+                scan.count(session)
+        for number in range(min(REAPS, results.repeat)):
+            session.say(f"reap {number + 1} of {min(REAPS, results.repeat)}, watched")
+            reap.suspect(session)
+            with _watching(session, reaped):
+                one = reap.confirm(session, dead_members)
+            # Sends are slowed where members are removed; while the run waits for answers nothing happens.
+            reaped.windows[-1] = one.purge
+            with _watching(session, undone):
+                reap.undo(session, one)
+    sends = read_sends()
+    for name, watch in (("quiet", quiet), ("scan", scanned), ("reap", reaped), ("undo", undone)):
+        _note_sends(results, name, watch, sends)
+    for name, watch in (("scan", scanned), ("reap", reaped), ("undo", undone)):
+        _note_server(results, name, watch)
+
+
+@contextmanager
+def _sending(session: Session) -> Iterator[Callable[[], list[tuple[float, float]]]]:
+    """Send to a small group of one receiver all the time. Gives a function that returns the sends: (when, seconds)."""
+    path = session.server.directory / "sends"
+    group = f"asgi:group:{ROOM}"
+    members = {channel_name(RECEIVER, number): session.layout.now for number in range(SMALL_GROUP)}
+    blocked = session.client.info("clients")["blocked_clients"]
+    with session.background("fleet", session.server.url, f"{RECEIVER}={SMALL_GROUP}") as receiver:
+        await_blocked(session.client, blocked + 1, receiver)
+        session.client.zadd(group, members)
+        with session.background("sender", session.server.url, ROOM, path) as sender:
+            _await_sends(path, sender)
+            yield lambda: _read_sends(path)
+    session.client.delete(group)
+
+
+def _await_sends(path: Path, sender: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not (path.exists() and path.stat().st_size):
+        if not sender.running or time.monotonic() > deadline:
+            raise BenchmarkFailed(f"the sender does not send:\n{sender.output()}")
+        time.sleep(0.05)
+
+
+def _read_sends(path: Path) -> list[tuple[float, float]]:
+    # The last line may be cut off, as the sender was.
+    lines = path.read_text().splitlines()[:-1]
+    return [(float(when), float(seconds)) for when, _, seconds in (line.partition(" ") for line in lines)]
+
+
+@contextmanager
+def _watching(session: Session, watch: Watch) -> Iterator[None]:
+    """Add to ``watch`` what the server does meanwhile."""
+    client = session.client
+    client.config_set("slowlog-max-len", LOG_LENGTH)
+    client.config_set("slowlog-log-slower-than", LOGGED_MICROSECONDS)
+    client.config_resetstat()
+    client.slowlog_reset()
+    began = time.monotonic()
+    yield
+    watch.windows.append((began, time.monotonic()))
+    for entry in client.slowlog_get(LOG_LENGTH):
+        microseconds = entry["duration"]
+        watch.slow += microseconds > SLOW_MICROSECONDS
+        watch.longest = max(watch.longest, (microseconds, entry["command"].split()[0].decode()))
+    for name, stats in client.info("commandstats").items():
+        calls, total = watch.commands.get(name, (0, 0))
+        watch.commands[name] = (calls + stats["calls"], total + stats["usec"])
+
+
+def _note_sends(results: Results, name: str, watch: Watch, sends: list[tuple[float, float]]) -> None:
+    during = {
+        "quiet": "while nothing else goes on",
+        "scan": "during channels_groups",
+        "reap": "during the purge",
+        "undo": "during --undo",
+    }[name]
+    took = sorted(
+        seconds * 1000 for when, seconds in sends if any(start <= when <= end for start, end in watch.windows)
+    )
+    for percent in (50, 99):
+        what = f"group_send to {SMALL_GROUP} members {during}, p{percent}"
+        value = took[min(len(took) - 1, len(took) * percent // 100)] if took else None
+        note = f"of {len(took):,} sends" if took else "too short for a send"
+        results.derive(SUBJECT, f"send_{name}_p{percent}", what, "ms", value, note=note)
+
+
+def _note_server(results: Results, name: str, watch: Watch) -> None:
+    during = {"scan": "channels_groups", "reap": "reap_stale", "undo": "--undo"}[name]
+    microseconds, command = watch.longest
+    limit = f"{SLOW_MICROSECONDS / 1000:g} ms"
+    what = f"commands above {limit} during {during} (SLOWLOG)"
+    results.derive(SUBJECT, f"slow_{name}", what, "commands", watch.slow)
+    what = f"longest command during {during}"
+    note = command or f"none took {LOGGED_MICROSECONDS / 1000:g} ms"
+    results.derive(SUBJECT, f"longest_{name}", what, "ms", microseconds / 1000 if command else None, note=note)
+    for wanted in COMMANDS:
+        calls, total = watch.commands.get(f"cmdstat_{wanted}", (0, 0))
+        what = f"{wanted.upper()} during {during}, mean"
+        if calls:
+            note = f"of {calls:,} calls"
+            results.derive(SUBJECT, f"{wanted}_{name}", what, "µs", total / calls, note=note)

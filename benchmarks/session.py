@@ -1,0 +1,80 @@
+"""The server, the keyspace in it and the processes that live, for as long as the benchmark runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import redis
+
+from benchmarks.children import BenchmarkFailed, measure, module, start
+from benchmarks.keyspace import Layout
+from project.embedded_redis import EmbeddedRedis
+from project.owned_process import OwnedProcess
+
+READY_WITHIN_SECONDS = 30.0
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all subjects share. ``say`` reports progress; ``probe_timeout``: seconds that a reap run waits for signs of
+    life."""
+
+    server: EmbeddedRedis
+    client: redis.Redis
+    layout: Layout
+    probe_timeout: float
+    say: Callable[[str], None]
+
+    def fill(self) -> None:
+        """Empty the server and write the whole keyspace."""
+        self.say(f"writing {self.layout.members:,} members in {self.layout.groups:,} groups")
+        self.client.flushall()
+        measure(module("keyspace", self.server.url, self.layout), self.server.url)
+
+    def sized(self, members: int) -> Session:
+        """The same with another number of members; the processes stay the same."""
+        return replace(self, layout=replace(self.layout, members=members))
+
+    @contextmanager
+    def live_fleet(self) -> Iterator[None]:
+        """Let half of the processes live."""
+        with self.background("fleet", self.server.url, *self.layout.live) as fleet:
+            await_blocked(self.client, len(self.layout.live), fleet)
+            yield
+
+    @contextmanager
+    def background(self, name: str, *arguments: object) -> Iterator[OwnedProcess]:
+        """Run ``benchmarks.{name}`` meanwhile. Raises BenchmarkFailed when it ended before its time."""
+        process = start(self.server, name, *arguments)
+        try:
+            yield process
+            if not process.running:
+                raise BenchmarkFailed(f"the {name} ended on its own:\n{process.output()}")
+        finally:
+            if process.running:
+                process.kill()
+
+    def forget_runs(self) -> None:
+        """Delete what reap runs wrote for themselves: the next one shall find what the first one found."""
+        keys = list(self.client.scan_iter(match="asgi:ops:*", count=10_000))
+        if keys:
+            self.client.unlink(*keys)
+
+
+@contextmanager
+def open_session(layout: Layout, probe_timeout: float, say: Callable[[str], None]) -> Iterator[Session]:
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
+        yield Session(server, client, layout, probe_timeout, say)
+
+
+def await_blocked(client: redis.Redis, receivers: int, fleet: OwnedProcess) -> None:
+    """Wait until so many receivers wait for a message."""
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
+    while client.info("clients")["blocked_clients"] < receivers:
+        if not fleet.running or time.monotonic() > deadline:
+            raise BenchmarkFailed(f"the live processes did not start:\n{fleet.output()}")
+        time.sleep(POLL_SECONDS)
