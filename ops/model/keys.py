@@ -108,6 +108,14 @@ class Keyspace:
         """The group whose key is ``key``."""
         return decode_name(key[len(self.group_prefix) :])
 
+    def is_group(self, key: bytes) -> bool:
+        """Whether ``key`` is a group's, and not one of a layer whose prefix begins like ours, such as ``asgi:group``.
+
+        To take its members for ours would be to probe them where they do not listen, and to remove them alive.
+        """
+        prefix = self.group_prefix
+        return key.startswith(prefix) and key.find(b":group:", len(prefix) - 1) < 0
+
     def inbox(self, inbox: str) -> bytes:
         return encode_name(self.prefix + inbox)
 

@@ -1,7 +1,6 @@
 """Find the members of dead processes and remove exactly those."""
 
 import asyncio
-import math
 import secrets
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from ops.model.reaping import (
 )
 from ops.operations.observe import Look, Observation, Progress, no_progress, observe, selection_on
 from ops.store import journal, suspects
-from ops.store.census import ScanNotes, read_slices
+from ops.store.census import GroupSlice, ScanNotes, read_slices
 from ops.store.locks import run_lock
 from ops.store.shards import OpenLayer, Shard
 
@@ -75,6 +74,7 @@ class _Run:
         self._suspicions: dict[str, Suspicion] = {}
         self._removed: Counter[str] = Counter()
         self._kept = 0
+        self._moved: set[bytes] = set()
         self._leftovers: list[Leftover] = []
         self._notes: list[str] = []
 
@@ -192,20 +192,38 @@ class _Run:
             groups = members = 0
             async for slices in read_slices(reading, opened.keyspace, selection, ScanNotes()):
                 for found in slices:
-                    await purge.remove(found.key, *_judged_among(found.members, found.scores, judged))
+                    await purge.remove(found.key, *self._judged_among(found, judged))
                     groups, members = groups + found.last, members + len(found.members)
                 self._progress("removing", groups, members)
             purged = await purge.finish()
+        self._moved |= purged.kept_inboxes
         removed: Counter[str] = Counter()
         for inbox, count in purged.by_inbox.items():
             removed[process_of[inbox]] += count
         return removed, purged.kept
+
+    def _judged_among(self, found: GroupSlice, judged: Mapping[bytes, float]) -> tuple[list[bytes], list[float]]:
+        """The channels of judged inboxes that had joined by the time they were judged, with their scores."""
+        members, scores = [], []
+        for member, score in zip(found.members, found.scores, strict=True):
+            limit = judged.get(inbox := journal.inbox_part(member))
+            if limit is None:
+                continue
+            if score > limit:
+                self._moved.add(inbox)
+                continue
+            members.append(member)
+            scores.append(score)
+        return members, scores
 
     async def _set_aside_leftovers(self, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
         """Inboxes and in-flight messages of the dead: nobody will read them, and the latter never expire."""
         opened, keyspace = self._opened, self._opened.keyspace
         for process in sorted(dead):
             tally = observation.census.processes[process]
+            # One that joined or left a group since it was judged is alive: it may want its messages.
+            if any(encode_name(name) in self._moved for name in tally.inboxes):
+                continue
             for name in sorted(tally.inboxes):
                 shard = opened.shard_of_inbox(name)
                 # Nobody sends to a process without members any more: its inbox expires by itself, if it can.
@@ -279,18 +297,6 @@ def _seen_live_after(seen_live: Mapping[str, float], observation: Observation) -
         if verdict.state is State.LIVE:
             after[process] = observation.now
     return after
-
-
-def _judged_among(
-    members: list[bytes], scores: list[float], judged: Mapping[bytes, float]
-) -> tuple[list[bytes], list[float]]:
-    """Of one group, the channels of judged inboxes that had joined by the time they were judged."""
-    chosen = [
-        (member, score)
-        for member, score in zip(members, scores, strict=True)
-        if score <= judged.get(journal.inbox_part(member), -math.inf)
-    ]
-    return [member for member, _ in chosen], [score for _, score in chosen]
 
 
 def _new_run_id(now: float) -> str:

@@ -228,9 +228,8 @@ async def _scan(
 def _groups_among(found: Iterable[bytes], keyspace: Keyspace, seen: set[int], notes: ScanNotes) -> list[bytes]:
     """The group keys among ``found`` that have not been seen. SCAN may return a key twice while a table grows."""
     groups: list[bytes] = []
-    prefix = keyspace.group_prefix
     for key in found:
-        if not key.startswith(prefix):
+        if not keyspace.is_group(key):
             if (inbox := keyspace.inbox_in_key(key)) is not None:
                 notes.inboxes.add(inbox)
         elif (mark := hash(key)) not in seen:

@@ -36,10 +36,11 @@ Doomed = tuple[bytes, list[bytes], list[float]]
 
 @dataclass(slots=True)
 class Purged:
-    """Members that went, by inbox, and how many stayed because they had left or joined again."""
+    """Members that went, by inbox, how many stayed because they had left or joined again, and whose those were."""
 
     by_inbox: Counter[bytes] = field(default_factory=Counter)
     kept: int = 0
+    kept_inboxes: set[bytes] = field(default_factory=set)
 
     @property
     def removed(self) -> int:
@@ -50,6 +51,7 @@ class Purged:
             self.by_inbox.update([inbox_part(member) for member in members])
         self.by_inbox.subtract([inbox_part(member) for member in kept])
         self.kept += len(kept)
+        self.kept_inboxes.update(map(inbox_part, kept))
 
 
 def inbox_part(channel: bytes) -> bytes:

@@ -33,7 +33,8 @@ def _parse(process: str, raw: bytes) -> Suspicion | None:
         epoch = stored["epoch"]
     except (ValueError, TypeError, KeyError):
         return None
-    if not all(map(math.isfinite, times)) or not isinstance(epoch, str):
+    # A score can be infinite, a clock cannot.
+    if not all(map(math.isfinite, times[:2])) or math.isnan(times[2]) or not isinstance(epoch, str):
         return None
     return Suspicion(process, times[0], times[1], epoch, times[2])
 
