@@ -1,0 +1,192 @@
+"""Application processes as Redis sees them, and what a test wants to know about the keys that they leave.
+
+A live process is a real layer with a coroutine in ``receive()``; a dead one is a layer that nobody reads any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgpack
+import redis
+from channels.layers import channel_layers
+
+from ops.model.keys import Keyspace
+from ops.model.reaping import ReapReport, Suspicion
+from ops.operations.observe import Look, observe
+from ops.operations.reap import ReapOptions, reap
+from ops.store.shards import open_layer
+from ops.store.suspects import record_suspicions
+
+# A live process answers within a few milliseconds; a silent one costs a test all of this.
+PROBE_TIMEOUT_SECONDS = 0.3
+CONFIRM_AFTER_SECONDS = 60.0
+
+ASGI = Keyspace("asgi")
+
+StartProcess = Callable[..., Awaitable["AppProcess"]]
+Dump = dict[bytes, tuple[bytes | None, bool]]
+
+
+def layer_of(*hosts: Any, backend: str = "channels_redis.core.RedisChannelLayer", **config: Any) -> dict[str, Any]:
+    """CHANNEL_LAYERS with a default layer on these hosts. A URL gets the socket time-out that channels_redis needs."""
+    options = [{"address": host, "socket_timeout": None} if isinstance(host, str) else host for host in hosts]
+    return {"default": {"BACKEND": backend, "CONFIG": {"hosts": options, **config}}}
+
+
+class AppProcess:
+    """One process of an application that uses the channel layer of the settings."""
+
+    def __init__(self, alias: str = "default") -> None:
+        self.layer: Any = channel_layers.make_backend(alias)
+        self.received: list[Any] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def name(self) -> str:
+        return str(self.layer.client_prefix)
+
+    @property
+    def inbox(self) -> str:
+        return f"specific.{self.name}!"
+
+    @property
+    def inbox_key(self) -> bytes:
+        return Keyspace(self.layer.prefix).inbox(self.inbox)
+
+    @property
+    def inflight_key(self) -> bytes:
+        return Keyspace(self.layer.prefix).inflight(self.inbox)
+
+    async def join(self, *groups: str, count: int = 1, prefix: str = "specific") -> list[str]:
+        """Add ``count`` new channels to each of the groups."""
+        channels = [await self.layer.new_channel(prefix) for _ in range(count)]
+        for group in groups:
+            for channel in channels:
+                await self.layer.group_add(group, channel)
+        return channels
+
+    async def live(self, channel: str | None = None) -> AppProcess:
+        """Have a consumer wait in ``receive()``; returns when Redis has it waiting."""
+        channel = channel or await self.layer.new_channel()
+        self._tasks.append(asyncio.create_task(self._consume(channel)))
+        await asyncio.sleep(0)
+        return self
+
+    async def _consume(self, channel: str) -> None:
+        while True:
+            self.received.append(await self.layer.receive(channel))
+
+    async def die(self) -> None:
+        """Stop reading, as a killed process does: nothing is cleaned up in Redis."""
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(redis.RedisError, OSError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        # A cancelled BZPOPMIN would still be answered by Redis if its connection stayed open.
+        with contextlib.suppress(redis.RedisError, OSError):
+            await self.layer.close_pools()
+
+
+def new_process_name() -> str:
+    return uuid.uuid4().hex
+
+
+def channels_of(process: str, count: int, prefix: str = "specific") -> list[str]:
+    """Names as ``new_channel()`` makes them."""
+    return [f"{prefix}.{process}!{uuid.uuid4().hex}" for _ in range(count)]
+
+
+def add_members(client: redis.Redis, group: str, channels: Iterable[str | bytes], **options: Any) -> None:
+    """What ``group_add`` leaves, for many channels at once. ``joined_at``: unix seconds; ``prefix``: of the layer."""
+    joined_at = options.get("joined_at", time.time())
+    key = Keyspace(options.get("prefix", "asgi")).group(group)
+    names = list(channels)
+    pipe = client.pipeline(transaction=False)
+    for start in range(0, len(names), 5000):
+        pipe.zadd(key, dict.fromkeys(names[start : start + 5000], joined_at))
+    pipe.expire(key, 86400)
+    pipe.execute()
+
+
+def members_of(client: redis.Redis, group: str, keyspace: Keyspace = ASGI) -> dict[str, float]:
+    """Channel -> score."""
+    return {name.decode(): score for name, score in client.zrange(keyspace.group(group), 0, -1, withscores=True)}
+
+
+def dump(client: redis.Redis, *, without: Sequence[bytes] = ()) -> Dump:
+    """Every key: its serialized value, and whether it expires."""
+    keys = sorted(key for key in client.keys("*") if not key.startswith(tuple(without)))
+    return {key: (client.dump(key), client.pttl(key) >= 0) for key in keys}
+
+
+def let_time_pass(client: redis.Redis, seconds: float, keyspace: Keyspace = ASGI, glob: str | None = None) -> None:
+    """Move what earlier runs remembered of silent processes that far into the past."""
+    key = keyspace.suspects(glob)
+    for process, raw in client.hgetall(key).items():
+        entry = json.loads(raw)
+        entry["since"] -= seconds
+        entry["renewed_at"] -= seconds
+        client.hset(key, process, json.dumps(entry))
+
+
+def suspected(client: redis.Redis, keyspace: Keyspace = ASGI, glob: str | None = None) -> set[str]:
+    return {process.decode() for process in client.hkeys(keyspace.suspects(glob))}
+
+
+async def run_reap(alias: str = "default", **options: Any) -> ReapReport:
+    """One run as the command makes it."""
+    options.setdefault("probe_timeout_seconds", PROBE_TIMEOUT_SECONDS)
+    options.setdefault("confirm_after_seconds", CONFIRM_AFTER_SECONDS)
+    async with open_layer(alias) as opened:
+        return await reap(opened, ReapOptions(**options))
+
+
+async def suspect_everybody(alias: str = "default", glob: str | None = None) -> None:
+    """Leave what a run would have left that found every process silent, a little more than the confirm time ago."""
+    async with open_layer(alias) as opened:
+        look = Look(glob=glob, probe=False, scores=True, leftovers=True)
+        observation = await observe(opened, look, suspicions={})
+        since = observation.now - CONFIRM_AFTER_SECONDS - 1
+        suspicions = [
+            Suspicion(process, since, since, opened.epoch, tally.newest_joined_at)
+            for process, tally in observation.census.processes.items()
+        ]
+        await record_suspicions(opened, suspicions, glob)
+
+
+def receipts(client: redis.Redis, run_id: str, keyspace: Keyspace = ASGI) -> dict[bytes, dict[bytes, float]]:
+    """Group key -> member -> score, as the journal of a run has it on this server."""
+    found: dict[bytes, dict[bytes, float]] = {}
+    for raw in client.lrange(keyspace.journal(run_id), 0, -1):
+        for key, members, scores in msgpack.unpackb(raw, raw=True):
+            group = found.setdefault(key, {})
+            assert not group.keys() & set(members), "a member has two receipts"
+            group.update(zip(members, scores, strict=True))
+    return found
+
+
+@asynccontextmanager
+async def app_processes() -> AsyncIterator[StartProcess]:
+    """``await start(live=…, groups=…, count=…)`` starts processes that end with the block."""
+    started: list[AppProcess] = []
+
+    async def start(*groups: str, count: int = 1, live: bool = False, alias: str = "default") -> AppProcess:
+        process = AppProcess(alias)
+        started.append(process)
+        await process.join(*groups, count=count)
+        return await process.live() if live else process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            await process.die()
