@@ -104,34 +104,42 @@ class OpsCommand(BaseCommand):
 
     @contextlib.contextmanager
     def progress(self, options: dict[str, Any]) -> Iterator[Progress]:
-        """A line on stderr that says how far the work is, once it has taken a second and where a person looks."""
+        """A bar on stderr that says how far the work is, once it has taken a second and where a person looks."""
         if options["verbosity"] == 0 or not self.stderr.isatty():
             yield no_progress
             return
-        line = _ProgressLine(lambda: self.console(options, stderr=True))
+        bar = _ProgressBar(lambda: self.console(options, stderr=True))
         try:
-            yield line.update
+            yield bar.update
         finally:
-            line.close()
+            bar.close()
 
 
-class _ProgressLine:
-    """A spinner with counts; the library that draws it is only loaded when there is something to show."""
+class _ProgressBar:
+    """A bar with counts; how much is left is not known, so it pulses. The library is loaded when there is need."""
 
     def __init__(self, console: Callable[[], "Console"]) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._status: Any = None
+        self._bar: Any = None
 
     def update(self, what: str, groups: int, members: int) -> None:
         if time.monotonic() - self._started < PROGRESS_AFTER_SECONDS:
             return
-        counts = f": {groups:,} groups, {members:,} members" if groups or members else ""
-        if self._status is None:
-            self._status = self._console().status("")
-            self._status.start()
-        self._status.update(f"{what}{counts}")
+        if self._bar is None:
+            self._bar = self._draw()
+        counts = f"{groups:,} groups, {members:,} members" if groups or members else ""
+        self._bar.update(self._bar.task_ids[0], description=what, counts=counts)
+
+    def _draw(self) -> Any:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"))
+        bar = Progress(*columns, TimeElapsedColumn(), console=self._console(), transient=True)
+        bar.add_task("", total=None, counts="")
+        bar.start()
+        return bar
 
     def close(self) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._bar is not None:
+            self._bar.stop()

@@ -14,7 +14,7 @@ SUSPICION_LIFETIME_FLOOR_SECONDS = 900.0
 class Suspicion:
     """That a reap run found a process silent. Times are unix seconds by the first shard's clock.
 
-    ``since``: the first of the rounds in a row that found it silent; ``renewed_at``: the latest of them.
+    ``since``: when the first of the rounds in a row that found it silent sent its probes; ``renewed_at``: the latest.
     ``epoch``: which run of which Redis servers it was seen on. ``newest_joined_at``: the score of the member of that
     process which had joined last (application host's clock).
     """

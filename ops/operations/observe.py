@@ -40,7 +40,7 @@ class Look:
 
 @dataclass(slots=True)
 class Observation:
-    """What one look found. ``now``: unix seconds of the first shard that answers."""
+    """What one look found. ``now``: when the probes were sent, unix seconds of the first shard that answers."""
 
     now: float
     census: Census
@@ -79,9 +79,11 @@ async def observe(
     if not opened.answering:
         return Observation(0.0, census, {}, {}, notes=notes)
     now = await opened.answering[0].now()
-    recalls = _recall(opened, look, census, now, suspicions)
-    observation = Observation(now, census, {}, recalls, notes=notes)
+    observation = Observation(now, census, {}, {}, notes=notes)
     probed = await _probe(opened, look, census, observation) if look.probe else {}
+    # Who is silent now was silent until now, all through the wait for its probes.
+    until = await opened.answering[0].now() if opened.answering else now
+    recalls = observation.recalls = _recall(opened, look, census, until, suspicions)
     policy = Policy(look.confirm_after_seconds)
     for process in census.processes:
         facts = [probed.get(process, NotProbed("not asked to" if not look.probe else "its shard did not answer"))]

@@ -107,7 +107,7 @@ class Shard:
         said = _without_secrets(" ".join(str(error).split()), self.client.connection_pool)
         if isinstance(error, NoPermissionError):
             return f"{where} refused a command; grant it to this Redis user: {said}"
-        return f"{where} cannot be used: {said or type(error).__name__}"
+        return f"{where} cannot be used: {said.rstrip('.') or type(error).__name__}"
 
 
 def address_of(pool: Any) -> str:

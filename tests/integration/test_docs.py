@@ -1,0 +1,45 @@
+"""The documents say what is so: the reference is current, links lead somewhere, tests that are named exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(?:#[^)]*)?\)")
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
+
+
+def test_the_command_reference_is_what_the_commands_say() -> None:
+    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=REPOSITORY, check=False)
+    assert done.returncode == 0, "docs/commands.md is out of date: run make docs"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_lead_to_files_that_exist(document: Path) -> None:
+    missing = [link for link in LINK.findall(document.read_text("utf-8")) if not (document.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_tests_that_a_document_names_exist(document: Path) -> None:
+    for path, name in NAMED_TEST.findall(document.read_text("utf-8")):
+        source = (REPOSITORY / path).read_text("utf-8")
+        assert not name or re.search(rf"def {name}\(", source), f"{path} has no {name}"
+
+
+def test_each_module_of_the_toolkit_has_its_place_in_the_architecture() -> None:
+    house = (REPOSITORY / "ARCHITECTURE.md").read_text("utf-8")
+    modules = [path.name for path in (REPOSITORY / "ops").rglob("*.py") if path.name != "__init__.py"]
+    commands = {path.name for path in (REPOSITORY / "ops/management/commands").glob("*.py")}
+    jobs = {path.name for path in (REPOSITORY / "ops/jobs").rglob("*.py")}
+    assert not [name for name in modules if name not in house and name not in commands | jobs]
+
+
+def test_each_lua_script_says_what_it_takes_and_returns() -> None:
+    for script in (REPOSITORY / "ops/store/lua").glob("*.lua"):
+        head = script.read_text("utf-8").split("\nlocal", 1)[0]
+        assert all(word in head for word in ("-- KEYS", "-- ARGV", "-- Returns")), script.name
