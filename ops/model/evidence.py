@@ -55,9 +55,12 @@ class InboxDrained(Evidence):
 
 @dataclass(frozen=True, slots=True)
 class JoinedSince(Evidence):
-    """A channel of the process joined a group after the process had been suspected."""
+    """A channel of the process joined a group after the process had been suspected: that suspicion is void.
 
-    bearing = Bearing.LIFE
+    It lived then, which says nothing about now.
+    """
+
+    bearing = Bearing.NONE
     seconds_after_suspicion: float
 
     @property
