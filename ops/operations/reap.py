@@ -94,10 +94,14 @@ class _Run:
             observation, plan = await self._look_again()
         if plan.dead and opened.complete:
             try:
-                await self._purge(run_id, observation, plan.dead)
+                plan = await self._refuse_another_epoch(plan)
+                if plan.dead:
+                    await self._purge(run_id, observation, plan.dead)
             except ShardError as error:
                 self._notes.append(str(error))
                 await asyncio.gather(*(shard.identify() for shard in opened.shards))
+                if opened.complete:  # It answers, but this run could not do its work.
+                    opened.home.problem = str(error)
         return self._report(run_id, started_at, observation, plan)
 
     async def _look(self) -> Observation:
@@ -151,12 +155,10 @@ class _Run:
         if options.dry_run:
             self._removed.update({process: observation.census.processes[process].members for process in dead})
         else:
-            await self._refuse_another_epoch()
             await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds, options.glob)
-            purges = (self._purge_shard(shard, run_id, observation, dead) for shard in opened.shards)
-            for removed, kept in await asyncio.gather(*purges):
-                self._removed.update(removed)
-                self._kept += kept
+            await asyncio.gather(*(self._purge_shard(shard, run_id, observation, dead) for shard in opened.shards))
+            if not opened.complete:
+                return  # Without an end it is listed as interrupted, with what its receipts say.
         if options.glob is None:
             await self._set_aside_leftovers(run_id, observation, dead)
         if not options.dry_run:
@@ -167,15 +169,18 @@ class _Run:
             }
             await journal.record_run_ended(opened, run_id, summary)
 
-    async def _refuse_another_epoch(self) -> None:
+    async def _refuse_another_epoch(self, plan: ReapPlan) -> ReapPlan:
+        """The last look before anything is removed. Raises ShardError where a shard does not answer any more."""
         epoch = self._opened.epoch
         await asyncio.gather(*(shard.identify() for shard in self._opened.shards))
-        if self._opened.epoch != epoch:
-            raise ShardError("Redis restarted or failed over while the processes were judged; nothing was removed")
+        if self._opened.problems:
+            raise ShardError(self._opened.problems[0])
+        if self._opened.epoch == epoch:
+            return plan
+        return ReapPlan(frozenset(), "restart: Redis restarted or failed over while the processes were judged")
 
-    async def _purge_shard(
-        self, shard: Shard, run_id: str, observation: Observation, dead: frozenset[str]
-    ) -> tuple[Counter[str], int]:
+    async def _purge_shard(self, shard: Shard, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
+        """Remove on one shard. Where it fails, what is known to have gone is counted, and the shard is marked."""
         opened = self._opened
         # inbox -> the join time up to which its members were judged
         judged: dict[bytes, float] = {}
@@ -186,21 +191,25 @@ class _Run:
                 judged[encode_name(name)] = tally.newest_joined_at
                 process_of[encode_name(name)] = process
         selection = selection_on(opened, shard, replace(self._options.look, leftovers=False))
-        async with shard.wire() as reading, shard.wire() as writing:
-            purge = journal.Purge(writing, opened.keyspace.journal(run_id), self._options.journal_seconds)
-            await purge.load()
-            groups = members = 0
-            async for slices in read_slices(reading, opened.keyspace, selection, ScanNotes()):
-                for found in slices:
-                    await purge.remove(found.key, *self._judged_among(found, judged))
-                    groups, members = groups + found.last, members + len(found.members)
-                self._progress("removing", groups, members)
-            purged = await purge.finish()
+        purged = journal.Purged()
+        try:
+            async with shard.wire() as reading, shard.wire() as writing:
+                purge = journal.Purge(writing, opened.keyspace.journal(run_id), self._options.journal_seconds)
+                purged = purge.purged
+                await purge.load()
+                groups = members = 0
+                async for slices in read_slices(reading, opened.keyspace, selection, ScanNotes()):
+                    for found in slices:
+                        await purge.remove(found.key, *self._judged_among(found, judged))
+                        groups, members = groups + found.last, members + len(found.members)
+                    self._progress("removing", groups, members)
+                await purge.finish()
+        except ShardError as error:
+            shard.problem = str(error)
         self._moved |= purged.kept_inboxes
-        removed: Counter[str] = Counter()
+        self._kept += purged.kept
         for inbox, count in purged.by_inbox.items():
-            removed[process_of[inbox]] += count
-        return removed, purged.kept
+            self._removed[process_of[inbox]] += count
 
     def _judged_among(self, found: GroupSlice, judged: Mapping[bytes, float]) -> tuple[list[bytes], list[float]]:
         """The channels of judged inboxes that had joined by the time they were judged, with their scores."""
