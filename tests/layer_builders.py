@@ -17,6 +17,7 @@ from typing import Any
 import msgpack
 import redis
 from channels.layers import channel_layers
+from channels_redis.core import RedisChannelLayer
 
 from ops.model.keys import Keyspace
 from ops.model.reaping import ReapReport, Suspicion
@@ -190,3 +191,21 @@ async def app_processes() -> AsyncIterator[StartProcess]:
     finally:
         for process in started:
             await process.die()
+
+
+class DeafLayer(RedisChannelLayer):
+    """Its receivers never take a message."""
+
+    async def receive(self, channel: str) -> Any:
+        await asyncio.Event().wait()
+
+
+class SlowLayer(RedisChannelLayer):
+    """Its receivers take a message at once, and the next one only after a while."""
+
+    pause_seconds = 0.35
+
+    async def receive_single(self, channel: str) -> Any:
+        received = await super().receive_single(channel)
+        await asyncio.sleep(self.pause_seconds)
+        return received

@@ -1,0 +1,471 @@
+"""When the reaper must not trust what it sees, it removes nothing and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from django.conf import LazySettings
+
+from ops.exceptions import OpsError, ShardError
+from ops.model.reaping import ReapReport
+from ops.operations import reap as reap_module
+from ops.operations.reap import ReapOptions, reap
+from ops.operations.undo import read_history, undo
+from ops.store import journal
+from ops.store.shards import Shard, open_layer
+from project.embedded_redis import EmbeddedRedis
+from tests.conftest import StartRedis
+from tests.layer_builders import (
+    ASGI,
+    CONFIRM_AFTER_SECONDS,
+    PROBE_TIMEOUT_SECONDS,
+    SlowLayer,
+    StartProcess,
+    add_members,
+    channels_of,
+    dump,
+    layer_of,
+    let_time_pass,
+    members_of,
+    new_process_name,
+    receipts,
+    run_reap,
+    suspect_everybody,
+    suspected,
+)
+
+BUILDERS = "tests.layer_builders"
+
+
+# The reaper's own receiver
+
+
+async def test_reap_stops_when_its_own_probe_is_not_taken(
+    redis_client: redis.Redis, redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    await start_process("room", count=2)
+    await suspect_everybody()
+    before = dump(redis_client)
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=f"{BUILDERS}.DeafLayer")
+
+    report = await run_reap()
+
+    assert report.stopped
+    assert report.stopped.startswith("control: the reaper's own probe on shard 0 was not taken")
+    assert report.removed == 0
+    assert dump(redis_client) == before, "what it saw is not worth remembering"
+
+
+async def test_reap_stops_when_its_own_probe_is_taken_slowly(
+    redis_client: redis.Redis, redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    await start_process("room", count=2)
+    await suspect_everybody()
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=f"{BUILDERS}.SlowLayer")
+
+    report = await run_reap(probe_timeout_seconds=SlowLayer.pause_seconds * 1.7)
+
+    assert report.stopped
+    assert "more than half of the probe timeout" in report.stopped
+    assert report.removed == 0
+    assert len(members_of(redis_client, "room")) == 2
+
+
+async def test_a_failed_control_stops_nobody_where_all_processes_are_live(
+    redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    live = await start_process("room", live=True)
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=f"{BUILDERS}.DeafLayer")
+
+    report = await run_reap()
+
+    assert (report.stopped, report.suspects) == (None, 0)
+    assert [(process.process, process.state) for process in report.processes] == [(live.name, "live")]
+
+
+async def test_the_control_leaves_nothing_behind(redis_client: redis.Redis, start_process: StartProcess) -> None:
+    await start_process("room", live=True)
+    before = dump(redis_client)
+
+    await run_reap()
+
+    assert dump(redis_client, without=[b"asgi:ops:seen"]) == before
+
+
+# A restart of Redis
+
+
+async def test_reap_stops_when_redis_restarted_since_the_first_round(
+    start_redis: StartRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    server = start_redis()
+    settings.CHANNEL_LAYERS = layer_of(server.url)
+    dead = await start_process("room", count=2)
+    await suspect_everybody()
+    server.restart(keep_data=True)
+
+    report = await run_reap()
+
+    assert report.stopped
+    assert report.stopped.startswith("restart: Redis restarted or failed over since 1 silent process was")
+    assert report.removed == 0
+    with redis.Redis.from_url(server.url) as client:
+        assert len(members_of(client, "room")) == 2
+        # The confirm time starts again, and then it goes on.
+        assert suspected(client) == {dead.name}
+        assert (await run_reap()).removed == 0
+        let_time_pass(client, CONFIRM_AFTER_SECONDS + 1)
+        assert (await run_reap()).removed == 2
+
+
+async def test_reap_stops_when_redis_restarts_between_judgement_and_removal(
+    start_redis: StartRedis, settings: LazySettings, start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_redis()
+    settings.CHANNEL_LAYERS = layer_of(server.url)
+    await start_process("room", count=2)
+    await suspect_everybody()
+    when_judged(monkeypatch, lambda: server.restart(keep_data=True))
+
+    report = await report_or_error()
+
+    with redis.Redis.from_url(server.url) as client:
+        assert len(members_of(client, "room")) == 2
+        assert client.keys("asgi:ops:journal:*") == []
+    if isinstance(report, ReapReport):
+        assert report.removed == 0
+        assert report.stopped or not report.complete
+
+
+async def test_reap_with_wait_notices_a_restart_while_it_waits(
+    start_redis: StartRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    server = start_redis()
+    settings.CHANNEL_LAYERS = layer_of(server.url)
+    await start_process("room", count=2)
+    restarts: list[str] = []
+
+    def progress(what: str, _groups: int, _members: int) -> None:
+        if what.startswith("second look") and not restarts:
+            restarts.append(what)
+            server.restart(keep_data=True)
+
+    async with open_layer("default") as opened:
+        options = ReapOptions(wait=True, confirm_after_seconds=0.3, probe_timeout_seconds=PROBE_TIMEOUT_SECONDS)
+        report = await reap(opened, options, progress)
+
+    assert restarts
+    assert report.removed == 0
+    assert report.stopped or not report.complete
+    with redis.Redis.from_url(server.url) as client:
+        assert len(members_of(client, "room")) == 2
+
+
+async def test_a_redis_user_who_may_not_see_restarts_may_not_reap(
+    start_redis: StartRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    server = start_redis(**{"user ops": "on >secret +@all -info ~* &*"})
+    settings.CHANNEL_LAYERS = layer_of(server.url)
+    await start_process("room")
+    await suspect_everybody()
+    settings.CHANNEL_LAYERS = layer_of(server.url.replace("redis://", "redis://ops:secret@"))
+
+    with pytest.raises(ShardError, match=r"\+info"):
+        await run_reap()
+
+
+# Too many at once
+
+
+@pytest.mark.parametrize(("dying", "living", "stops"), [(2, 1, True), (2, 2, False), (1, 0, False), (3, 2, True)])
+async def test_reap_stops_when_more_of_the_fleet_went_silent_at_once_than_allowed(
+    redis_client: redis.Redis, start_process: StartProcess, dying: int, living: int, stops: bool
+) -> None:
+    fleet = [await start_process("room", live=True) for _ in range(dying + living)]
+    await run_reap()
+    for process in fleet[:dying]:
+        await process.die()
+    await suspect_everybody()
+
+    report = await run_reap()
+
+    assert bool(report.stopped) is stops
+    assert report.removed == (0 if stops else dying)
+    assert len(members_of(redis_client, "room")) == living + (dying if stops else 0)
+    if stops:
+        assert report.stopped
+        assert report.stopped.startswith(f"share: {dying} of {dying + living} processes")
+        assert (await run_reap()).stopped, "it does not go away by itself"
+        assert (await run_reap(max_share=1.0)).removed == dying
+
+
+async def test_processes_that_no_run_ever_saw_live_say_nothing_about_the_fleet(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """The first run after months finds many dead: they did not go silent now."""
+    for _ in range(10):
+        add_members(redis_client, "room", channels_of(new_process_name(), 3))
+    await start_process("room", live=True)
+    await suspect_everybody()
+
+    report = await run_reap()
+
+    assert (report.stopped, report.removed) == (None, 30)
+
+
+# Shards that fail
+
+
+@pytest.fixture
+def two_shards(start_redis: StartRedis, settings: LazySettings) -> tuple[EmbeddedRedis, EmbeddedRedis]:
+    servers = (start_redis(), start_redis())
+    settings.CHANNEL_LAYERS = layer_of(*(server.url for server in servers))
+    return servers
+
+
+# Names whose hashes fall on both shards.
+GROUPS = ["lobby", "news", "room.1", "room.2", "support", "team.a", "x", "y"]
+
+
+def members_on(servers: tuple[EmbeddedRedis, ...]) -> list[int]:
+    """Members of all groups, for each server that runs."""
+    counts = []
+    for server in servers:
+        if server.running:
+            with redis.Redis.from_url(server.url) as client:
+                counts.append(sum(client.zcard(key) for key in client.keys("asgi:group:*")))
+    return counts
+
+
+async def test_reap_works_on_two_shards(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess
+) -> None:
+    live = [await start_process(*GROUPS, live=True) for _ in range(3)]
+    for _ in range(3):
+        await start_process(*GROUPS, count=2)
+    before = members_on(two_shards)
+    assert all(before)
+    await suspect_everybody()
+
+    report = await run_reap()
+
+    assert (report.removed, report.groups_scanned, report.complete) == (48, 8, True)
+    assert sum(members_on(two_shards)) == 24
+    assert {p.process for p in report.processes if p.state == "live"} == {process.name for process in live}
+    # The receipts lie where the members were.
+    for server in two_shards:
+        with redis.Redis.from_url(server.url) as client:
+            found = receipts(client, report.run_id)
+            assert found
+            assert all(client.exists(key) for key in found)
+    async with open_layer("default") as opened:
+        assert (await undo(opened, report.run_id)).restored == 48
+    assert members_on(two_shards) == before
+
+
+@pytest.mark.parametrize("down", [0, 1])
+async def test_nothing_is_removed_anywhere_while_a_shard_is_down(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess, down: int
+) -> None:
+    await start_process(*GROUPS, count=2)
+    await suspect_everybody()
+    two_shards[down].kill()
+    up = two_shards[1 - down]
+    with redis.Redis.from_url(up.url) as client:
+        before = dump(client)
+
+        report = await run_reap()
+
+        assert (report.complete, report.removed) == (False, 0)
+        assert report.groups_scanned > 0, "what the other shard said is shown"
+        assert f"shard {down} (redis://127.0.0.1:" in report.notes[0]
+        assert dump(client) == before
+
+
+@pytest.mark.parametrize("down", [0, 1])
+async def test_a_shard_that_fails_in_the_middle_of_the_scan_stops_the_run(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess, down: int
+) -> None:
+    await start_process(*GROUPS, count=2)
+    with redis.Redis.from_url(two_shards[down].url) as client:
+        for number in range(3000):
+            client.zadd(ASGI.group(f"more.{number}"), {"general": 1})
+    await suspect_everybody()
+    before = members_on((two_shards[1 - down],))
+
+    def progress(what: str, _groups: int, _members: int) -> None:
+        if what == "counting":
+            two_shards[down].kill()
+
+    async with open_layer("default") as opened:
+        report = await reap(opened, ReapOptions(probe_timeout_seconds=PROBE_TIMEOUT_SECONDS), progress)
+
+    assert (report.complete, report.removed) == (False, 0)
+    assert members_on((two_shards[1 - down],)) == before
+
+
+@pytest.mark.parametrize("down", [0, 1])
+async def test_a_shard_that_fails_before_the_removal_stops_the_run(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis],
+    start_process: StartProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    down: int,
+) -> None:
+    await start_process(*GROUPS, count=2)
+    await suspect_everybody()
+    before = members_on((two_shards[1 - down],))
+    when_judged(monkeypatch, two_shards[down].kill)
+
+    report = await report_or_error()
+
+    assert members_on((two_shards[1 - down],)) == before
+    if isinstance(report, ReapReport):
+        assert (report.complete, report.removed) == (False, 0)
+
+
+@pytest.mark.parametrize("down", [0, 1])
+async def test_what_went_before_a_shard_failed_in_the_middle_of_the_removal_is_reported_and_can_be_undone(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis],
+    start_process: StartProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    down: int,
+) -> None:
+    await start_process(*GROUPS, count=2)
+    await suspect_everybody()
+    up = two_shards[1 - down]
+    with redis.Redis.from_url(two_shards[down].url) as client:
+        client.save()
+    before = members_on(two_shards)
+    load = journal.Purge.load
+
+    async def kill_then_load(purge: journal.Purge) -> None:
+        two_shards[down].kill()
+        await load(purge)
+
+    monkeypatch.setattr(journal.Purge, "load", kill_then_load)
+    report = await run_reap()
+
+    assert report.complete is False
+    assert report.removed == before[1 - down]
+    assert members_on((up,)) == [0]
+    two_shards[down].start()
+    async with open_layer("default") as opened:
+        if down == 1:  # else the list of runs was lost with its server, which saves nothing to disk here
+            (run,) = await read_history(opened)
+            assert (run.run_id, run.state, run.removed) == (report.run_id, "interrupted", report.removed)
+            assert (await undo(opened, report.run_id)).restored == report.removed
+            assert members_on((up,)) == [before[0]]
+
+
+async def test_a_shard_that_does_not_answer_in_time_counts_as_down(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shard.ask, "__defaults__", (0.3,))
+    monkeypatch.setitem(Shard.execute.__kwdefaults__ or {}, "timeout_seconds", 0.3)
+    await start_process(*GROUPS, count=2)
+    await suspect_everybody()
+    two_shards[1].pause()
+
+    report = await run_reap()
+
+    two_shards[1].resume()
+    assert (report.complete, report.removed) == (False, 0)
+    assert "did not answer within" in report.notes[0]
+    assert sum(members_on(two_shards)) == 16
+
+
+# A server that refuses to write
+
+
+async def test_a_server_out_of_memory_loses_no_member(redis_client: redis.Redis, start_process: StartProcess) -> None:
+    await start_process("room", count=2)
+    await suspect_everybody()
+    with out_of_memory(redis_client):
+        report = await report_or_error()
+
+    assert "used memory > 'maxmemory'" in said_by(report)
+    assert len(members_of(redis_client, "room")) == 2
+
+
+async def test_a_server_that_runs_out_of_memory_before_the_removal_loses_no_member(
+    each_redis_server: EmbeddedRedis, start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receipt is written first: where it cannot be, the member stays."""
+    await start_process("room", count=300)
+    await suspect_everybody()
+    load = journal.Purge.load
+
+    with redis.Redis.from_url(each_redis_server.url) as client:
+
+        async def load_then_fill_memory(purge: journal.Purge) -> None:
+            await load(purge)
+            client.config_set("maxmemory", "1")
+
+        monkeypatch.setattr(journal.Purge, "load", load_then_fill_memory)
+        report = await report_or_error()
+        client.config_set("maxmemory", "0")
+
+        assert "used memory > 'maxmemory'" in said_by(report)
+        assert len(members_of(client, "room")) == 300
+        assert client.keys("asgi:ops:journal:*") == []
+
+
+async def test_a_redis_user_who_may_not_run_scripts_is_told_so(
+    start_redis: StartRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    server = start_redis(**{"user ops": "on >secret +@all -eval -evalsha -script ~* &*"})
+    settings.CHANNEL_LAYERS = layer_of(server.url)
+    await start_process("room")
+    await suspect_everybody()
+    settings.CHANNEL_LAYERS = layer_of(server.url.replace("redis://", "redis://ops:secret@"))
+
+    report = await report_or_error()
+
+    assert "refused a command; grant it to this Redis user" in said_by(report)
+    assert "secret" not in said_by(report)
+
+
+def when_judged(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+    """Have something happen after the verdict and before the removal."""
+    judged = reap_module.plan_reap
+
+    def judge_then_do(*args: Any, **options: Any) -> Any:
+        plan = judged(*args, **options)
+        assert plan.dead
+        do()
+        return plan
+
+    monkeypatch.setattr(reap_module, "plan_reap", judge_then_do)
+
+
+async def report_or_error() -> ReapReport | OpsError:
+    """Both are answers: a command makes one line of an error and exits with 1."""
+    try:
+        return await run_reap()
+    except OpsError as error:
+        return error
+
+
+def said_by(report: ReapReport | OpsError) -> str:
+    """What a run that could not do its work says about it."""
+    if isinstance(report, OpsError):
+        assert "\n" not in str(report)
+        return str(report)
+    assert (report.complete, report.removed) == (False, 0)
+    return "; ".join(report.notes)
+
+
+class out_of_memory:
+    """A server whose maxmemory is reached, and which evicts nothing."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def __enter__(self) -> None:
+        self.client.config_set("maxmemory", "1")
+
+    def __exit__(self, *_: object) -> None:
+        self.client.config_set("maxmemory", "0")
