@@ -165,7 +165,9 @@ async def read_runs(opened: OpenLayer) -> list[RunRecord]:
     """Every run that removed something and whose receipts are kept, the latest first."""
     run_ids = [decode_name(raw) for raw in await opened.home.execute("ZREVRANGE", opened.keyspace.runs, 0, -1)]
     records = [await read_run(opened, run_id) for run_id in run_ids]
-    return [record for record in records if record]
+    return [
+        record for record in records if record and (record.removed or record.set_aside or record.state == "interrupted")
+    ]
 
 
 async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
@@ -232,11 +234,14 @@ def _parse_receipt(raw: bytes) -> list[Doomed]:
 
 
 def _parse_doomed(key: Any, members: Any, scores: Any) -> Doomed:
-    if not isinstance(key, bytes) or not all(isinstance(member, bytes) for member in members):
-        raise TypeError("a receipt holds bytes")
-    if len(members) != len(scores):
+    if not isinstance(key, bytes) or not isinstance(members, list) or not isinstance(scores, list):
+        raise TypeError("a receipt holds a key, members and scores")
+    if not all(isinstance(member, bytes) for member in members):
+        raise TypeError("members are bytes")
+    numbers = [float(score) for score in scores]
+    if len(members) != len(numbers) or any(map(math.isnan, numbers)):
         raise ValueError("a receipt has a score for each member")
-    return key, members, [float(score) for score in scores]
+    return key, members, numbers
 
 
 async def count_receipts(opened: OpenLayer, run_id: str) -> int:
