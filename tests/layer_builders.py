@@ -48,7 +48,7 @@ class AppProcess:
     def __init__(self, alias: str = "default") -> None:
         self.layer: Any = channel_layers.make_backend(alias)
         self.received: list[Any] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ class AppProcess:
     async def live(self, channel: str | None = None) -> AppProcess:
         """Have a consumer wait in ``receive()``; returns when Redis has it waiting."""
         channel = channel or await self.layer.new_channel()
-        self._tasks.append(asyncio.create_task(self._consume(channel)))
+        self.tasks.append(asyncio.create_task(self._consume(channel)))
         await asyncio.sleep(0)
         return self
 
@@ -87,11 +87,11 @@ class AppProcess:
 
     async def die(self) -> None:
         """Stop reading, as a killed process does: nothing is cleaned up in Redis."""
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
         with contextlib.suppress(redis.RedisError, OSError):
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.tasks = []
         # A cancelled BZPOPMIN would still be answered by Redis if its connection stayed open.
         with contextlib.suppress(redis.RedisError, OSError):
             await self.layer.close_pools()
