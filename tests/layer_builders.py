@@ -97,6 +97,14 @@ class AppProcess:
             await self.layer.close_pools()
 
 
+async def until(condition: Callable[[], bool], timeout_seconds: float = 5) -> None:
+    """Return when the condition holds; it must, within that time."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not come about"
+        await asyncio.sleep(0.005)
+
+
 def new_process_name() -> str:
     return uuid.uuid4().hex
 

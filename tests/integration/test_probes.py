@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.layer_builders import (
     dump,
     layer_of,
     new_process_name,
+    until,
 )
 
 
@@ -32,13 +33,6 @@ async def probe(*processes: AppProcess, timeout_seconds: float = PROBE_TIMEOUT_S
         inboxes = {process.name: {process.inbox} for process in processes}
         evidence = await probe_processes(opened, inboxes, timeout_seconds)
     return [evidence[process.name] for process in processes]
-
-
-async def until(condition: Callable[[], bool], timeout_seconds: float = 5) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come about"
-        await asyncio.sleep(0.005)
 
 
 # Who answers

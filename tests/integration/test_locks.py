@@ -1,0 +1,99 @@
+"""One run at a time on a layer, and none that keeps others out after its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+import redis
+from django.conf import LazySettings
+
+from ops.exceptions import AnotherRunHoldsTheLock
+from ops.store import locks
+from ops.store.locks import run_lock
+from ops.store.shards import open_layer
+from project.embedded_redis import EmbeddedRedis
+from tests.layer_builders import ASGI, StartProcess, dump, layer_of, run_reap, suspect_everybody, until
+
+
+async def test_a_second_run_is_turned_away_at_once_and_changes_nothing(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    await start_process("room")
+    await suspect_everybody()
+    async with open_layer("default") as opened, run_lock(opened):
+        before = dump(redis_client)
+        started = time.monotonic()
+        with pytest.raises(AnotherRunHoldsTheLock) as problem:
+            await run_reap()
+        assert time.monotonic() - started < 1
+        assert problem.value.exit_code == 75
+        assert dump(redis_client) == before
+        assert (await run_reap(dry_run=True)).orphans == 1, "a dry run needs no lock"
+    assert (await run_reap()).removed == 1
+
+
+async def test_the_lock_is_released_at_the_end_of_a_run(redis_client: redis.Redis) -> None:
+    await run_reap()
+    assert not redis_client.exists(ASGI.lock)
+
+
+async def test_the_lock_is_released_when_a_run_fails_or_is_cancelled(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    async with open_layer("default") as opened:
+        with pytest.raises(ZeroDivisionError):
+            async with run_lock(opened):
+                raise ZeroDivisionError
+    assert not redis_client.exists(ASGI.lock)
+
+    await start_process("room")
+    task = asyncio.create_task(run_reap(probe_timeout_seconds=30))
+    await until(lambda: bool(redis_client.exists(ASGI.lock)))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not redis_client.exists(ASGI.lock)
+
+
+async def test_the_lock_of_a_holder_that_was_killed_expires(redis_client: redis.Redis) -> None:
+    async with open_layer("default") as opened, run_lock(opened):
+        assert 0 < redis_client.pttl(ASGI.lock) <= locks.LOCK_SECONDS * 1000 == 30_000
+
+
+async def test_the_lock_is_renewed_while_it_is_held(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.3)
+    async with open_layer("default") as opened, run_lock(opened):
+        token = redis_client.get(ASGI.lock)
+        until = time.monotonic() + 0.9
+        while time.monotonic() < until:
+            await asyncio.sleep(0.05)
+            assert redis_client.get(ASGI.lock) == token
+    assert not redis_client.exists(ASGI.lock)
+
+
+async def test_a_run_that_lost_the_lock_does_not_release_that_of_another(redis_client: redis.Redis) -> None:
+    async with open_layer("default") as opened, run_lock(opened):
+        redis_client.set(ASGI.lock, "of another run")
+    assert redis_client.get(ASGI.lock) == b"of another run"
+
+
+async def test_a_server_that_dies_under_the_lock_does_not_hide_what_went_wrong(
+    redis_server: EmbeddedRedis,
+) -> None:
+    async def fail_as_the_server_dies() -> None:
+        async with open_layer("default") as opened, run_lock(opened):
+            redis_server.kill()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail_as_the_server_dies()
+
+
+async def test_layers_in_one_redis_have_locks_of_their_own(redis_server: EmbeddedRedis, settings: LazySettings) -> None:
+    settings.CHANNEL_LAYERS = {
+        name: layer_of(redis_server.url, prefix=name)["default"] for name in ("default", "other")
+    }
+    async with open_layer("default") as opened, run_lock(opened):
+        assert (await run_reap("other")).complete
