@@ -141,7 +141,7 @@ def _scan_notes(opened: OpenLayer, notes: list[ScanNotes]) -> list[str]:
     if not wrong:
         return []
     keys = "key holds" if len(wrong) == 1 else "keys hold"
-    return [f"{len(wrong)} group {keys} something else and cannot be read, {visible(wrong[0])!r} among them"]
+    return [f"{len(wrong)} group {keys} something else and cannot be read, '{visible(wrong[0])}' among them"]
 
 
 def _recall(

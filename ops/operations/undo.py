@@ -19,7 +19,7 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
     run = await journal.read_run(opened, run_id)
     if run is None:
         raise RunNotFound(
-            f"no run {visible(run_id)!r} in the journal of layer {opened.alias!r}; --history lists those that are kept"
+            f"no run '{visible(run_id)}' in the journal of layer {opened.alias!r}; --history lists those that are kept"
         )
     async with run_lock(opened):
         restored = present = blocked = keys = 0

@@ -7,6 +7,7 @@ before the last reply is looked at, so that the server works while the client co
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 import hiredis
@@ -130,12 +131,15 @@ class _MemberCounter:
 
     def count(self, page: Page, *, scores: bool) -> None:
         replies = page.replies
-        if scores:
-            replies = [self._note_newest(*with_scores(reply)) for reply in replies]
+        joined: Iterable[Iterable[float]] = repeat(repeat(0.0))
+        if scores and replies:
+            replies, joined = zip(*map(with_scores, replies), strict=True)
+            for members, times in zip(replies, joined, strict=True):
+                self._note_newest(members, times)
         heads = Counter([member[:-LOCAL_PART] for reply in replies for member in reply])
         odd = [head for head in heads if head not in self._inboxes and not self._learn(head)]
         if odd:
-            self._count_odd(heads, set(odd), replies)
+            self._count_odd(heads, set(odd), chain.from_iterable(map(zip, replies, joined)))
         self._heads.update(heads)
         self.members += sum(map(len, replies))
         self.groups += page.groups
@@ -147,19 +151,20 @@ class _MemberCounter:
         self._inboxes[head] = inbox
         return True
 
-    def _note_newest(self, members: list[bytes], scores: list[float]) -> list[bytes]:
+    def _note_newest(self, members: Iterable[bytes], joined: Iterable[float]) -> None:
         # Scores ascend, so the last one of each head is its newest.
-        latest = dict(zip([member[:-LOCAL_PART] for member in members], scores, strict=True))
+        latest = dict(zip([member[:-LOCAL_PART] for member in members], joined, strict=True))
         for head, score in latest.items():
             if score > self._newest.get(head, 0.0):
                 self._newest[head] = score
-        return members
 
-    def _count_odd(self, heads: Counter[bytes], odd: set[bytes], replies: Iterable[Sequence[bytes]]) -> None:
+    def _count_odd(self, heads: Counter[bytes], odd: set[bytes], members: Iterable[tuple[bytes, float]]) -> None:
         """Names that new_channel() did not make: read each in full. They may still name a process."""
         for head in odd:
             del heads[head]
-        for member in (member for reply in replies for member in reply if member[:-LOCAL_PART] in odd):
+        for member, score in members:
+            if member[:-LOCAL_PART] not in odd:
+                continue
             inbox = inbox_of(decode_name(member))
             if inbox is None:
                 self._unnamed += 1
@@ -167,7 +172,7 @@ class _MemberCounter:
             head = member[: member.index(b"!") + 1]
             self._inboxes[head] = inbox
             heads[head] += 1
-            self._newest[head] = max(self._newest.get(head, 0.0), self._newest.get(member[:-LOCAL_PART], 0.0))
+            self._newest[head] = max(self._newest.get(head, 0.0), score)
 
     def census(self) -> Census:
         census = Census(self.groups, self.members, self._unnamed)
