@@ -15,6 +15,7 @@ class Bearing(Enum):
     LIFE = "a sign of life"
     SILENCE = "no sign of life when one was asked for"
     EARLIER_SILENCE = "silence in an earlier round"
+    DEATH = "proof of its end"
     NONE = "tells nothing either way"
 
 
@@ -111,6 +112,44 @@ class SuspectedBefore(Evidence):
     @property
     def words(self) -> str:
         return f"was already silent {format_seconds(self.seconds_ago)} ago"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFresh(Evidence):
+    """The process renewed its lease within the lease's time."""
+
+    bearing = Bearing.LIFE
+    seconds_ago: float
+    holder: str
+
+    @property
+    def words(self) -> str:
+        return f"renewed its lease {format_seconds(self.seconds_ago)} ago ({self.holder})"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLapsed(Evidence):
+    """The process has not renewed its lease for ``seconds_ago``, in all of which Redis was there to be asked."""
+
+    bearing = Bearing.EARLIER_SILENCE
+    seconds_ago: float
+    holder: str
+
+    @property
+    def words(self) -> str:
+        return f"let its lease lapse, last renewed {format_seconds(self.seconds_ago)} ago ({self.holder})"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded(Evidence):
+    """The process said itself that it was leaving."""
+
+    bearing = Bearing.DEATH
+    holder: str
+
+    @property
+    def words(self) -> str:
+        return f"ended its lease by itself ({self.holder})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ key                               type    what
 ``{prefix}:ops:suspects``         hash    process -> the suspicion of an earlier reap run
 ``{prefix}:ops:suspects:{glob}``  hash    the same for runs that looked only at groups that match ``glob``
 ``{prefix}:ops:seen``             hash    process -> when a reap run last saw it live
+``{prefix}:ops:lease:{process}``  hash    the lease of a process with the drop-in layer, on every shard
 ``{prefix}:ops:runs``             zset    run id -> when it started
 ``{prefix}:ops:run:{id}``         hash    what that run did
 ``{prefix}:ops:journal:{id}``     list    receipts of that run, on the shard of the groups they speak of
@@ -147,6 +148,9 @@ class Keyspace:
     @property
     def seen(self) -> bytes:
         return self._ops("seen")
+
+    def lease(self, process: str) -> bytes:
+        return self._ops(f"lease:{process}")
 
     @property
     def runs(self) -> bytes:

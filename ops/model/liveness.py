@@ -3,9 +3,10 @@
 The rule, in this order:
 
 1. Any sign of life, and the process is live.
-2. Silence now, and silence in an earlier round at least ``confirm_after_seconds`` ago: dead.
-3. Silence now or in an earlier round: suspect.
-4. Otherwise: unknown.
+2. Its own word that it left: dead.
+3. Silence now, and silence that began at least ``confirm_after_seconds`` ago: dead.
+4. Silence now or in an earlier round: suspect.
+5. Otherwise: unknown.
 
 Silence alone never kills: a blocked event loop is silent too. Age is no evidence at all.
 """
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from ops.model.evidence import Bearing, Evidence, SuspectedBefore
+from ops.model.evidence import Bearing, Evidence, LeaseLapsed, SuspectedBefore
 
 
 class State(str, Enum):
@@ -58,8 +59,11 @@ def judge(evidence: Iterable[Evidence], policy: Policy) -> Verdict:
     bearings = {fact.bearing for fact in facts}
     if Bearing.LIFE in bearings:
         return Verdict(State.LIVE, facts)
+    if Bearing.DEATH in bearings:
+        return Verdict(State.DEAD, facts)
     silent_before = any(
-        isinstance(fact, SuspectedBefore) and fact.seconds_ago >= policy.confirm_after_seconds for fact in facts
+        isinstance(fact, (SuspectedBefore, LeaseLapsed)) and fact.seconds_ago >= policy.confirm_after_seconds
+        for fact in facts
     )
     if Bearing.SILENCE in bearings and silent_before:
         return Verdict(State.DEAD, facts)

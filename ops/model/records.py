@@ -69,12 +69,30 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of a process, as it was read. Times in unix seconds of the shard; ``ended``: by its own holder.
+
+    ``started_at`` is of the host's clock. The texts come from Redis, and anybody may have written them.
+    """
+
+    process: str
+    renewed_at: float
+    lease_seconds: float
+    ended: bool
+    host: str
+    pid: str
+    started_at: float
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """A process that has members in groups, and what was concluded about it."""
 
     process: str
     verdict: Verdict
     members: int
+    lease: Lease | None = None
 
 
 @dataclass(slots=True)

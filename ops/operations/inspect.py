@@ -42,7 +42,7 @@ async def summarize(opened: OpenLayer, options: InspectOptions, progress: Progre
     for process, verdict in observation.verdicts.items():
         members = observation.census.processes[process].members
         inspection.totals.count(verdict.state.of_members, members)
-        inspection.processes.append(Process(process, verdict, members))
+        inspection.processes.append(Process(process, verdict, members, observation.leases.get(process)))
     return inspection
 
 
@@ -86,6 +86,7 @@ class _Reader:
         self._opened = opened
         self._options = options
         self._verdicts = observation.verdicts
+        self._leases = observation.leases
         self._inspection = inspection
         self._progress = progress
         self._inboxes: dict[bytes, Inbox | None] = {}
@@ -107,7 +108,7 @@ class _Reader:
         inspection.complete = self._opened.complete
         inspection.shards = tuple(shard.info for shard in self._opened.shards)
         inspection.processes = [
-            Process(process, self._verdicts.get(process, APPEARED), members)
+            Process(process, self._verdicts.get(process, APPEARED), members, self._leases.get(process))
             for process, members in self._of_process.items()
         ]
 

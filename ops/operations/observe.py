@@ -6,11 +6,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 from ops.exceptions import ShardError
-from ops.model.evidence import Evidence, NotProbed, ProbesTaken
+from ops.model.evidence import Evidence, LeaseEnded, LeaseFresh, LeaseLapsed, NotProbed, ProbesTaken
 from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox, visible
 from ops.model.liveness import Policy, Verdict, judge
 from ops.model.reaping import Control, Recall, Suspicion, recall
+from ops.model.records import Lease
 from ops.store.census import Census, ProcessTally, ScanNotes, Selection, count_members
+from ops.store.leases import read_leases
 from ops.store.probes import control_receivers, probe_processes
 from ops.store.shards import OpenLayer, Shard
 from ops.store.suspects import read_suspicions
@@ -47,6 +49,7 @@ class Observation:
     verdicts: dict[str, Verdict]
     recalls: dict[str, Recall]
     controls: list[Control] = field(default_factory=list)
+    leases: dict[str, Lease] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,13 +83,20 @@ async def observe(
         return Observation(0.0, census, {}, {}, notes=notes)
     now = await opened.answering[0].now()
     observation = Observation(now, census, {}, {}, notes=notes)
+    await _read_leases(opened, observation)
     probed = await _probe(opened, look, census, observation) if look.probe else {}
     # Who is silent now was silent until now, all through the wait for its probes.
     until = await opened.answering[0].now() if opened.answering else now
     recalls = observation.recalls = _recall(opened, look, census, until, suspicions)
     policy = Policy(look.confirm_after_seconds)
     for process in census.processes:
-        facts = [probed.get(process, NotProbed("not asked to" if not look.probe else "its shard did not answer"))]
+        facts: list[Evidence] = []
+        if process in observation.leases:
+            facts.append(_lease_evidence(opened, observation.leases[process], until))
+        if process in probed:
+            facts.append(probed[process])
+        elif not facts or not look.probe:
+            facts.append(NotProbed("its shard did not answer" if look.probe else "not asked to"))
         if process in recalls:
             facts.extend(recalls[process].evidence)
         observation.verdicts[process] = judge(facts, policy)
@@ -160,8 +170,33 @@ def _recall(
     }
 
 
+async def _read_leases(opened: OpenLayer, observation: Observation) -> None:
+    if opened.home.problem is None:
+        processes = observation.census.processes
+        observation.leases = await read_leases(opened.home, opened.keyspace, processes)
+
+
+def _is_fresh(lease: Lease, now: float) -> bool:
+    return not lease.ended and now - lease.renewed_at <= lease.lease_seconds
+
+
+def _lease_evidence(opened: OpenLayer, lease: Lease, now: float) -> Evidence:
+    holder = f"{visible(lease.host)} pid {visible(lease.pid)}"
+    if lease.ended:
+        return LeaseEnded(holder)
+    silent_since = lease.renewed_at
+    if _is_fresh(lease, now):
+        return LeaseFresh(max(0.0, now - silent_since), holder)
+    # While Redis was down nobody could renew.
+    return LeaseLapsed(max(0.0, min(now - silent_since, opened.home.identity.uptime_seconds)), holder)
+
+
 async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Observation) -> Mapping[str, Evidence]:
-    inboxes = {process: set(tally.inboxes) for process, tally in census.processes.items()}
+    inboxes = {
+        process: set(tally.inboxes)
+        for process, tally in census.processes.items()
+        if process not in observation.leases or not _is_fresh(observation.leases[process], observation.now)
+    }
     try:
         async with AsyncExitStack() as stack:
             controls: dict[int, tuple[str, str]] = {}

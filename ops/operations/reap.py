@@ -22,6 +22,7 @@ from ops.model.reaping import (
 from ops.operations.observe import Look, Observation, Progress, no_progress, observe, selection_on
 from ops.store import journal, suspects
 from ops.store.census import GroupSlice, ScanNotes, read_slices
+from ops.store.leases import forget_leases
 from ops.store.locks import run_lock
 from ops.store.shards import OpenLayer, Shard
 
@@ -156,6 +157,9 @@ class _Run:
             self._removed.update({process: observation.census.processes[process].members for process in dead})
         else:
             await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds, options.glob)
+            # A holder that was taken for dead and comes back finds its lease gone, and puts its memberships back.
+            held = [process for process in dead if process in observation.leases]
+            await asyncio.gather(*(forget_leases(shard, opened.keyspace, held) for shard in opened.shards))
             await asyncio.gather(*(self._purge_shard(shard, run_id, observation, dead) for shard in opened.shards))
             if not opened.complete:
                 return  # Without an end it is listed as interrupted, with what its receipts say.

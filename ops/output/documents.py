@@ -8,7 +8,7 @@ from typing import Any
 
 from ops.model.keys import visible
 from ops.model.reaping import ReapReport, RunRecord, UndoReport
-from ops.model.records import Group, Inspection, Member, Process, StateCounts
+from ops.model.records import Group, Inspection, Lease, Member, Process, StateCounts
 from ops.output.text import iso
 
 SCHEMA_VERSION = 1
@@ -57,6 +57,19 @@ def process_record(process: Process) -> dict[str, Any]:
         "state": process.verdict.state.value,
         "members": process.members,
         "evidence": process.verdict.words,
+        "lease": None if process.lease is None else lease_record(process.lease),
+    }
+
+
+def lease_record(lease: Lease) -> dict[str, Any]:
+    return {
+        "host": visible(lease.host),
+        "pid": visible(lease.pid),
+        "version": visible(lease.version),
+        "started_at": iso(lease.started_at),
+        "renewed_at": iso(lease.renewed_at),
+        "lease_seconds": lease.lease_seconds,
+        "ended": lease.ended,
     }
 
 

@@ -1,7 +1,4 @@
-"""The Lua scripts: a file each in ``lua/``, a wrapper each where it is used.
-
-``call_script`` sends a script by its SHA; redis-py loads it where the server does not know it (NOSCRIPT).
-"""
+"""The Lua scripts: a file each in ``lua/``, a wrapper each where it is used."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
+
+from redis.exceptions import NoScriptError
 
 from ops.store.shards import Shard
 
@@ -28,7 +27,15 @@ def script(name: str) -> Script:
     return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
 
 
+async def run_script(client: Any, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+    """Run ``lua/{name}.lua`` by its SHA on a redis-py client; in full where the server does not know it yet."""
+    wanted = script(name)
+    try:
+        return await client.evalsha(wanted.sha, len(keys), *keys, *args)
+    except NoScriptError:
+        return await client.eval(wanted.source, len(keys), *keys, *args)
+
+
 async def call_script(shard: Shard, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:
-    """Run ``lua/{name}.lua`` on ``shard``; ``register_script`` reloads it when the server lost it."""
-    registered = shard.client.register_script(script(name).source)
-    return await shard.ask(registered(keys=keys, args=args))
+    """Run ``lua/{name}.lua`` on ``shard``. Raises ShardError."""
+    return await shard.ask(run_script(shard.client, name, keys, args))

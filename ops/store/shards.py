@@ -29,10 +29,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """Which run of which server answered. ``run_id`` changes at each restart; empty where INFO is not allowed."""
+    """Which run of which server answered. ``run_id`` changes at each restart; empty where INFO is not allowed.
+
+    ``uptime_seconds``: how long it had been up then; 0 where that cannot be known.
+    """
 
     run_id: str
     version: str
+    uptime_seconds: float = 0.0
 
 
 class Shard:
@@ -91,7 +95,8 @@ class Shard:
             return ServerIdentity("", "")
         except (RedisError, OSError, asyncio.TimeoutError) as error:
             raise ShardError(self._describe(error)) from None
-        return ServerIdentity(str(info.get("run_id", "")), str(info.get("redis_version", "")))
+        uptime = float(info.get("uptime_in_seconds", 0))
+        return ServerIdentity(str(info.get("run_id", "")), str(info.get("redis_version", "")), uptime)
 
     @contextmanager
     def naming_failures(self) -> Any:

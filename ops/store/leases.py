@@ -1,0 +1,114 @@
+"""Leases: a process with the drop-in layer says on every shard, again and again, that it is there.
+
+The record outlives the lease: a lapsed one dates the last sign of life of its process. It is gone when its holder ended
+it, when the reaper took the process for dead, or when the shard lost its data; a holder that finds it gone puts its
+memberships back.
+"""
+
+import importlib.metadata
+import math
+import os
+import platform
+import re
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ops.model.keys import Keyspace, decode_name
+from ops.model.records import Lease
+from ops.store.scripts import run_script
+from ops.store.shards import Shard
+
+LEASES_AT_ONCE = 500
+RECORDED_VERSIONS = ("django", "channels", "channels-redis", "redis", "channels-ops")
+_NUMBER = re.compile(rb"\d{1,12}(\.\d{1,9})?")
+
+
+def describe_process(lease_seconds: float) -> dict[str, str]:
+    """What a lease says of its holder. Nothing in it is secret."""
+    versions = (f"{name} {_version(name)}" for name in RECORDED_VERSIONS)
+    return {
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
+        "started_at": f"{time.time():.3f}",
+        "lease_seconds": f"{lease_seconds:g}",
+        "version": ", ".join([f"python {platform.python_version()}", *versions]),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# The holder's side: on a client of the layer itself
+
+
+async def renew_lease(
+    client: Any, keyspace: Keyspace, process: str, description: dict[str, str], keep_seconds: float
+) -> bool:
+    """Renew the lease, or take it; returns whether it was there."""
+    fields = [text for pair in description.items() for text in pair]
+    return bool(await run_script(client, "renew_lease", [keyspace.lease(process)], [math.ceil(keep_seconds), *fields]))
+
+
+async def mark_lease_ended(client: Any, keyspace: Keyspace, process: str) -> None:
+    """Say that the process is leaving, before its memberships are taken away."""
+    await client.hset(keyspace.lease(process), "ended", "1")
+
+
+async def delete_lease(client: Any, keyspace: Keyspace, process: str) -> None:
+    """Leave no record: the process has taken everything with it, or cannot promise to renew."""
+    await client.delete(keyspace.lease(process))
+
+
+# The commands' side
+
+
+async def read_leases(shard: Shard, keyspace: Keyspace, processes: Iterable[str]) -> dict[str, Lease]:
+    """The leases of those processes that have one. A record that cannot be read counts as none."""
+    names = list(processes)
+    found: dict[str, Lease] = {}
+    for start in range(0, len(names), LEASES_AT_ONCE):
+        batch = names[start : start + LEASES_AT_ONCE]
+        fields = ("renewed_at", "lease_seconds", "ended", "host", "pid", "started_at", "version")
+        replies = await shard.pipeline([("HMGET", keyspace.lease(name), *fields) for name in batch])
+        for name, reply in zip(batch, replies, strict=True):
+            lease = None if isinstance(reply, Exception) else _parse(name, reply)
+            if lease is not None:
+                found[name] = lease
+    return found
+
+
+async def forget_leases(shard: Shard, keyspace: Keyspace, processes: Sequence[str]) -> None:
+    """Delete the leases of processes that were found dead. Raises ShardError."""
+    for start in range(0, len(processes), LEASES_AT_ONCE):
+        keys = [keyspace.lease(process) for process in processes[start : start + LEASES_AT_ONCE]]
+        await shard.execute("UNLINK", *keys)
+
+
+def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
+    renewed_at, lease_seconds, ended, host, pid, started_at, version = reply
+    if not (_is_number(renewed_at) and _is_number(lease_seconds)):
+        return None
+    return Lease(
+        process=process,
+        renewed_at=float(renewed_at or 0),
+        lease_seconds=float(lease_seconds or 0),
+        ended=ended is not None,
+        host=_text(host),
+        pid=_text(pid),
+        started_at=float(started_at or 0) if _is_number(started_at) else 0.0,
+        version=_text(version),
+    )
+
+
+def _is_number(raw: bytes | None) -> bool:
+    return raw is not None and _NUMBER.fullmatch(raw) is not None
+
+
+def _text(raw: bytes | None) -> str:
+    return decode_name(raw or b"")[:200]

@@ -1,0 +1,12 @@
+-- Renew the lease of a process on one shard, or take it.
+--
+-- KEYS[1]  the lease (hash)
+-- ARGV[1]  seconds that the record is kept from now, lapsed or not
+-- ARGV[2…] fields and values that describe the process
+--
+-- Returns  1 if the lease was there, 0 if it was not: then whatever else the process had on this shard may be gone too
+local was_there = redis.call('EXISTS', KEYS[1])
+local time = redis.call('TIME')
+redis.call('HSET', KEYS[1], 'renewed_at', time[1] .. '.' .. string.format('%06d', time[2]), unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return was_there
