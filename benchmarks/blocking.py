@@ -20,9 +20,9 @@ SUBJECT = "block"
 SLOW_MICROSECONDS = 2000
 LOGGED_MICROSECONDS = 300  # lower than what counts as slow, so that the longest command has a name in any case
 LOG_LENGTH = 100_000
-REAPS = 2
 QUIET_SECONDS = 1.0  # per repetition
 COMMANDS = ("scan", "zrange", "evalsha")
+OWN_COMMANDS = ("SLOWLOG", "CONFIG", "UNLINK")  # what the watching itself takes
 ROOM = "lobby"
 RECEIVER = "ab" * 16
 
@@ -31,39 +31,54 @@ Window = tuple[float, float]
 
 @dataclass
 class Watch:
-    """What the server says it did, and the times when it was watched. ``commands``: name -> (calls, microseconds)."""
+    """What the server says it did, and the times when it was watched. ``commands``: name -> (calls, microseconds).
+
+    ``waited_seconds``: for how long the server was ready to run and had no core, which SLOWLOG counts as if it had been
+    at work; None where the system does not tell.
+    """
 
     windows: list[Window] = field(default_factory=list)
+    waited_seconds: float | None = None
     slow: int = 0
     longest: tuple[int, str] = (0, "")
     commands: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def run(session: Session, results: Results) -> None:
     dead_members = sum(len(members) for _, members in session.layout.read(session.layout.dead))
-    quiet, scanned, reaped, undone = Watch(), Watch(), Watch(), Watch()
-    with session.live_fleet(), _sending(session) as read_sends:
-        session.say("sending while nothing else goes on")
-        with _watching(session, quiet):
-            time.sleep(QUIET_SECONDS * results.repeat)
-        for number in range(results.repeat):
-            session.say(f"scan {number + 1} of {results.repeat}, watched")
-            with _watching(session, scanned):
-                scan.count(session)
-        for number in range(min(REAPS, results.repeat)):
-            session.say(f"reap {number + 1} of {min(REAPS, results.repeat)}, watched")
-            reap.suspect(session)
-            with _watching(session, reaped):
-                one = reap.confirm(session, dead_members)
-            # Sends are slowed where members are removed; while the run waits for answers nothing happens.
-            reaped.windows[-1] = one.purge
-            with _watching(session, undone):
-                reap.undo(session, one)
+    with session.live_fleet():
+        # The server is watched while it has a core to itself, as far as the machine has two.
+        session.say("watching the server")
+        server = _watch_all(session, results.repeat, dead_members)
+        with _sending(session) as read_sends:
+            session.say("sending while nothing else goes on")
+            quiet = Watch()
+            with _watching(session, quiet):
+                time.sleep(QUIET_SECONDS * results.repeat)
+            session.say("sending meanwhile")
+            sending = {"quiet": quiet, **_watch_all(session, results.repeat, dead_members)}
     sends = read_sends()
-    for name, watch in (("quiet", quiet), ("scan", scanned), ("reap", reaped), ("undo", undone)):
+    for name, watch in sending.items():
         _note_sends(results, name, watch, sends)
-    for name, watch in (("scan", scanned), ("reap", reaped), ("undo", undone)):
+    for name, watch in server.items():
         _note_server(results, name, watch)
+
+
+def _watch_all(session: Session, scans: int, dead_members: int) -> dict[str, Watch]:
+    """Watch some scans, one confirming reap run, and how it is undone."""
+    watches = {"scan": Watch(), "reap": Watch(), "undo": Watch()}
+    for _ in range(scans):
+        with _watching(session, watches["scan"]):
+            scan.count(session)
+    reap.suspect(session)
+    with _watching(session, watches["reap"]):
+        reaped = reap.confirm(session, dead_members)
+    # Sends are slowed where members are removed; while the run waits for answers nothing happens.
+    watches["reap"].windows = [reaped.purge]
+    with _watching(session, watches["undo"]):
+        reap.undo(session, reaped)
+    return watches
 
 
 @contextmanager
@@ -104,16 +119,26 @@ def _watching(session: Session, watch: Watch) -> Iterator[None]:
     client.config_set("slowlog-log-slower-than", LOGGED_MICROSECONDS)
     client.config_resetstat()
     client.slowlog_reset()
-    began = time.monotonic()
+    began, waited = time.monotonic(), _waited_seconds(session.server.pid)
     yield
     watch.windows.append((began, time.monotonic()))
+    watch.seconds += time.monotonic() - began
+    if waited is not None:
+        watch.waited_seconds = (watch.waited_seconds or 0.0) + (_waited_seconds(session.server.pid) or 0.0) - waited
     for entry in client.slowlog_get(LOG_LENGTH):
-        microseconds = entry["duration"]
-        watch.slow += microseconds > SLOW_MICROSECONDS
-        watch.longest = max(watch.longest, (microseconds, entry["command"].split()[0].decode()))
+        microseconds, command = entry["duration"], entry["command"].split()[0].decode()
+        if command not in OWN_COMMANDS:
+            watch.slow += microseconds > SLOW_MICROSECONDS
+            watch.longest = max(watch.longest, (microseconds, command))
     for name, stats in client.info("commandstats").items():
         calls, total = watch.commands.get(name, (0, 0))
         watch.commands[name] = (calls + stats["calls"], total + stats["usec"])
+
+
+def _waited_seconds(pid: int) -> float | None:
+    """How long the process has waited for a core so far (Linux)."""
+    path = Path(f"/proc/{pid}/schedstat")
+    return int(path.read_text().split()[1]) / 1e9 if path.exists() else None
 
 
 def _note_sends(results: Results, name: str, watch: Watch, sends: list[tuple[float, float]]) -> None:
@@ -142,6 +167,9 @@ def _note_server(results: Results, name: str, watch: Watch) -> None:
     what = f"longest command during {during}"
     note = command or f"none took {LOGGED_MICROSECONDS / 1000:g} ms"
     results.derive(SUBJECT, f"longest_{name}", what, "ms", microseconds / 1000 if command else None, note=note)
+    if watch.waited_seconds is not None:
+        what = f"the server had no core during {during}; the above counts this as its work"
+        results.derive(SUBJECT, f"waited_{name}", what, "s", watch.waited_seconds, note=f"of {watch.seconds:.1f} s")
     for wanted in COMMANDS:
         calls, total = watch.commands.get(f"cmdstat_{wanted}", (0, 0))
         what = f"{wanted.upper()} during {during}, mean"
