@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from project.sockets import FleetSocket
@@ -27,6 +27,15 @@ def in_redis(client: Any, prefix: str = "asgi") -> Memberships:
 
 def channels(memberships: Memberships) -> dict[str, set[str]]:
     return {group: set(members) for group, members in memberships.items()}
+
+
+def without(memberships: Memberships, gone: Collection[str]) -> Memberships:
+    """What is left of them without the channels in `gone`: a group without members is none."""
+    left = {
+        group: {channel: score for channel, score in members.items() if channel not in gone}
+        for group, members in memberships.items()
+    }
+    return {group: members for group, members in left.items() if members}
 
 
 def of_sockets(sockets: Iterable[FleetSocket]) -> dict[str, set[str]]:
