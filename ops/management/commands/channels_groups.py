@@ -98,7 +98,7 @@ class Command(OpsCommand):
         absent = {group.group for group in inspection.groups if not group.counts.members}
         for name in dict.fromkeys(names):
             if name in absent:
-                self.warn(f"no such group: {visible(name)!r} (a group exists only while it has members)")
+                self.warn(f"no such group: '{visible(name)}' (a group exists only while it has members)")
 
     def _print(self, inspection: Inspection, options: dict[str, Any]) -> None:
         if options["format"] == "json":
