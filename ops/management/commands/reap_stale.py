@@ -56,18 +56,17 @@ class Command(OpsCommand):
         super().add_arguments(parser)
 
     def run(self, **options: Any) -> int:
-        if options["history"] and options["undo"]:
-            raise InvalidArguments("give --history or --undo, not both")
+        _refuse_contradictions(options)
         with self.progress(options) as progress:
             if options["history"]:
                 runs = self.run_async(_history(options))
-            elif options["undo"]:
+            elif options["undo"] is not None:
                 undone = self.run_async(_undo(options, progress))
             else:
                 report = self.run_async(_reap(options, progress))
         if options["history"]:
             return self._show_history(runs, options)
-        if options["undo"]:
+        if options["undo"] is not None:
             return self._show_undo(undone, options)
         return self._show_report(report, options)
 
@@ -123,6 +122,16 @@ class Command(OpsCommand):
         else:
             self.write(f"Layer {options['layer']!r}: {NOTHING_TO_REAP}.")
         return 0
+
+
+def _refuse_contradictions(options: dict[str, Any]) -> None:
+    if options["history"] and options["undo"] is not None:
+        raise InvalidArguments("give --history or --undo, not both")
+    if options["history"] or options["undo"] is not None:
+        verb = "--history" if options["history"] else "--undo"
+        for name in ("dry_run", "wait", "match", "metrics_file"):
+            if options[name]:
+                raise InvalidArguments(f"{verb} does not reap, so --{name.replace('_', '-')} cannot go with it")
 
 
 async def _reap(options: dict[str, Any], progress: Progress) -> ReapReport | None:
