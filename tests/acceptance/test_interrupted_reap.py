@@ -161,6 +161,9 @@ class Lane:
     def receipts(self, run_id: str) -> set[Membership]:
         return {membership for _, receipts in self._snapshots() for run, membership in receipts if run == run_id}
 
+    def runs_with_receipts(self) -> set[str]:
+        return {run_id for _, receipts in self._snapshots() for run_id, _ in receipts}
+
     # What may be done
 
     async def reap(self) -> dict[str, Any]:
@@ -326,8 +329,9 @@ async def test_a_run_killed_at_any_command_leaves_a_receipt_for_each_removal_and
 
 
 async def check_history(lane: Lane, later_run: str, ended: Ended, interrupt: Interrupt) -> None:
-    """The killed run is listed if it had come so far, as what it was, and can be undone."""
+    """The killed run is listed if it removed anything, as what it was, and can be undone."""
     runs = await lane.history()
+    assert lane.runs_with_receipts() <= set(runs)
     runs.pop(later_run, None)
     removed_by_now = {run_id: lane.receipts(run_id) for run_id in runs}
     for run_id, run in runs.items():
