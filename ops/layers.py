@@ -23,6 +23,7 @@ from channels.exceptions import ChannelFull
 from channels_redis import core
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from ops.model.keys import Keyspace, index_entry
 from ops.model.memberships import Memberships
 from ops.store.keeper import Keeper
 from ops.store.outages import GONE, Outages
@@ -51,6 +52,7 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         self.lease_seconds = float(lease_seconds)
         self.memberships = Memberships()
         self.outages = Outages()
+        self._keyspace = Keyspace(self.prefix)
         self._keeper = Keeper(self)
         # One receiver for each inbox: the stock layer polls only one of a process's inboxes at a time.
         self._receivers: dict[str, RedisChannelLayer] = {}
@@ -119,8 +121,12 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         assert self.require_valid_group_name(group), "Group name not valid"
         assert self.require_valid_channel_name(channel), "Channel name not valid"
         now = time.time()
-        args = [channel, now, self.group_expiry]
-        await self._run(self.consistent_hash(group), "join_group", [self._group_key(group)], args)
+        keys: list[Any] = [self._group_key(group)]
+        args: list[Any] = [channel, now, self.group_expiry]
+        if self._is_mine(channel):
+            keys.append(self.index_key(channel))
+            args.append(index_entry(group, channel))
+        await self._run(self.consistent_hash(group), "join_group", keys, args)
         if self._is_mine(channel):
             self.memberships.joined(group, channel, now)
 
@@ -128,9 +134,17 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         """As the stock layer. It forgets the membership before it asks, so that no repair can bring it back."""
         assert self.require_valid_group_name(group), "Group name not valid"
         assert self.require_valid_channel_name(channel), "Channel name not valid"
-        if self._is_mine(channel):
+        keys: list[Any] = [self._group_key(group)]
+        args: list[Any] = [channel]
+        if self.memberships.knows(channel):
+            keys.append(self.index_key(channel))
+            args.append(index_entry(group, channel))
             self.memberships.left(group, channel)
-        await self._run(self.consistent_hash(group), "leave_group", [self._group_key(group)], [channel])
+        await self._run(self.consistent_hash(group), "leave_group", keys, args)
+
+    def index_key(self, channel: str) -> bytes:
+        """Where the memberships of a channel of this process are indexed."""
+        return self._keyspace.index(self.client_prefix, self.memberships.index_part(channel))
 
     def _is_mine(self, channel: str) -> bool:
         return f".{self.client_prefix}!" in channel

@@ -11,6 +11,7 @@ key                               type    what
 ``{prefix}:ops:suspects:{glob}``  hash    the same for runs that looked only at groups that match ``glob``
 ``{prefix}:ops:seen``             hash    process -> when a reap run last saw it live
 ``{prefix}:ops:lease:{process}``  hash    the lease of a process with the drop-in layer, on every shard
+``{prefix}:ops:index:{p}:{n}``    list    what process ``p`` has on this shard, INDEXED_CHANNELS of its channels in each
 ``{prefix}:ops:runs``             zset    run id -> when it started
 ``{prefix}:ops:run:{id}``         hash    what that run did
 ``{prefix}:ops:journal:{id}``     list    receipts of that run, on the shard of the groups they speak of
@@ -31,6 +32,8 @@ DEFAULT_INBOX_PREFIX = "specific"
 # A channel of a process: "{inbox prefix}.{client_prefix}!{local part}", where client_prefix is uuid4().hex
 # (channels_redis.core.RedisChannelLayer.new_channel). The part up to and with the first "!" is the inbox.
 _INBOX = re.compile(r"(?P<prefix>[^!]*)\.(?P<process>[0-9a-f]{32})!", re.DOTALL)
+_UUID = re.compile(r"[0-9a-f]{32}")
+INDEXED_CHANNELS = 128
 _GLOB_SPECIAL = re.compile(rb"([*?\[\]\\])")
 
 
@@ -64,6 +67,27 @@ def _visible_character(character: str) -> str:
     if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that was not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def index_entry(group: str, channel: str) -> bytes:
+    """A membership as its process's index keeps it: short, since there is one for each."""
+    inbox = inbox_of(channel)
+    local = channel.partition("!")[2]
+    if inbox is not None and inbox.prefix == DEFAULT_INBOX_PREFIX and _UUID.fullmatch(local):
+        return b"u" + bytes.fromhex(local) + encode_name(group)
+    return b"n" + encode_name(channel) + b"\0" + encode_name(group)
+
+
+def parse_index_entry(process: str, raw: bytes) -> tuple[bytes, bytes] | None:
+    """The group and the channel that ``raw`` stands for in the index of ``process``; None where it stands for none."""
+    if raw[:1] == b"u" and len(raw) > 17:
+        return raw[17:], encode_name(f"{DEFAULT_INBOX_PREFIX}.{process}!{raw[1:17].hex()}")
+    if raw[:1] == b"n":
+        channel, mark, group = raw[1:].partition(b"\0")
+        inbox = inbox_of(decode_name(channel))
+        if mark and inbox is not None and inbox.process == process:
+            return group, channel
+    return None
 
 
 def escape_glob(raw: bytes) -> bytes:
@@ -151,6 +175,9 @@ class Keyspace:
 
     def lease(self, process: str) -> bytes:
         return self._ops(f"lease:{process}")
+
+    def index(self, process: str, number: int) -> bytes:
+        return self._ops(f"index:{process}:{number}")
 
     @property
     def runs(self) -> bytes:

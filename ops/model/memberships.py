@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ops.model.keys import INDEXED_CHANNELS
+
 
 class Owner(Protocol):
     """The task that asked for a channel. An asyncio.Task, as far as this module knows."""
@@ -19,6 +21,7 @@ class _Channel:
     """One channel. ``owner`` is None where nobody can be held to it; ``groups``: group -> when it last joined."""
 
     owner: Owner | None
+    index_part: int
     groups: dict[str, float] = field(default_factory=dict)
     receivers: int = 0
     was_received_on: bool = False
@@ -30,6 +33,29 @@ class Memberships:
 
     def __init__(self) -> None:
         self._channels: dict[str, _Channel] = {}
+        self._created = 0
+
+    def _new(self, owner: Owner | None) -> _Channel:
+        self._created += 1
+        return _Channel(owner, (self._created - 1) // INDEXED_CHANNELS)
+
+    @property
+    def index_parts(self) -> int:
+        """How many parts the index of this process has, with those that are empty by now."""
+        return -(-self._created // INDEXED_CHANNELS)
+
+    def index_part(self, name: str) -> int:
+        """The part of the index that a channel's memberships go into."""
+        return self._known(name).index_part
+
+    def knows(self, name: str) -> bool:
+        return name in self._channels
+
+    def _known(self, name: str) -> _Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = self._new(None)
+        return channel
 
     def __len__(self) -> int:
         return sum(len(channel.groups) for channel in self._channels.values())
@@ -40,10 +66,10 @@ class Memberships:
 
     def created(self, name: str, owner: Owner | None) -> None:
         """``new_channel()`` made it, in the task ``owner``."""
-        self._channels[name] = _Channel(owner)
+        self._channels[name] = self._new(owner)
 
     def joined(self, group: str, name: str, now: float) -> None:
-        self._channels.setdefault(name, _Channel(None)).groups[group] = now
+        self._known(name).groups[group] = now
 
     def left(self, group: str, name: str) -> None:
         channel = self._channels.get(name)
@@ -62,7 +88,7 @@ class Memberships:
 
     def receiving(self, name: str) -> None:
         """Somebody began to wait for a message."""
-        channel = self._channels.setdefault(name, _Channel(None))
+        channel = self._known(name)
         channel.receivers += 1
         channel.was_received_on = True
         if channel.owner is not None and channel.owner.done():

@@ -72,7 +72,8 @@ class Group:
 class Lease:
     """The lease of a process, as it was read. Times in unix seconds of the shard; ``ended``: by its own holder.
 
-    ``started_at`` is of the host's clock. The texts come from Redis, and anybody may have written them.
+    ``started_at`` is of the host's clock. ``index_parts``: how many keys its index has.
+    The texts come from Redis, and anybody may have written them.
     """
 
     process: str
@@ -83,6 +84,7 @@ class Lease:
     pid: str
     started_at: float
     version: str
+    index_parts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

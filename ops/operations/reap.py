@@ -3,28 +3,24 @@
 import asyncio
 import secrets
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ops.exceptions import ShardError
-from ops.model.keys import decode_name, encode_name
 from ops.model.liveness import State
 from ops.model.reaping import (
-    Leftover,
     ReapedProcess,
     ReapPlan,
     ReapReport,
     Suspicion,
     plan_reap,
 )
-from ops.operations.observe import Look, Observation, Progress, no_progress, observe, selection_on
+from ops.operations.observe import Look, Observation, Progress, no_progress, observe
+from ops.operations.purge import Doom, Purged, purge
 from ops.store import journal, suspects
-from ops.store.census import GroupSlice, ScanNotes, read_slices
-from ops.store.leases import forget_leases
 from ops.store.locks import run_lock
-from ops.store.shards import OpenLayer, Shard
+from ops.store.shards import OpenLayer
 
 SEEN_LIVE_SECONDS = 3600.0
 
@@ -73,10 +69,7 @@ class _Run:
         self._progress = progress
         self._clock = time.monotonic()
         self._suspicions: dict[str, Suspicion] = {}
-        self._removed: Counter[str] = Counter()
-        self._kept = 0
-        self._moved: set[bytes] = set()
-        self._leftovers: list[Leftover] = []
+        self._purged = Purged()
         self._notes: list[str] = []
 
     async def run(self) -> ReapReport:
@@ -153,23 +146,20 @@ class _Run:
     async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
         """Remove the members of ``dead`` as they were judged, then what else these processes left behind."""
         opened, options = self._opened, self._options
-        if options.dry_run:
-            self._removed.update({process: observation.census.processes[process].members for process in dead})
-        else:
-            await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds, options.glob)
-            # A holder that was taken for dead and comes back finds its lease gone, and puts its memberships back.
-            held = [process for process in dead if process in observation.leases]
-            await asyncio.gather(*(forget_leases(shard, opened.keyspace, held) for shard in opened.shards))
-            await asyncio.gather(*(self._purge_shard(shard, run_id, observation, dead) for shard in opened.shards))
-            if not opened.complete:
-                return  # Without an end it is listed as interrupted, with what its receipts say.
-        if options.glob is None:
-            await self._set_aside_leftovers(run_id, observation, dead)
         if not options.dry_run:
+            await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds, options.glob)
+        self._purged = await purge(
+            opened,
+            Doom(run_id, dead, observation, options.glob, options.journal_seconds),
+            dry_run=options.dry_run,
+            progress=self._progress,
+        )
+        # Without an end the run is listed as interrupted, with what its receipts say.
+        if not options.dry_run and opened.complete:
             summary = {
-                "removed": self._removed.total(),
+                "removed": self._purged.removed.total(),
                 "processes": len(dead),
-                "set_aside": len(self._leftovers),
+                "set_aside": len(self._purged.leftovers),
             }
             await journal.record_run_ended(opened, run_id, summary)
 
@@ -182,74 +172,6 @@ class _Run:
         if self._opened.epoch == epoch:
             return plan
         return ReapPlan(frozenset(), "restart: Redis restarted or failed over while the processes were judged")
-
-    async def _purge_shard(self, shard: Shard, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
-        """Remove on one shard. Where it fails, what is known to have gone is counted, and the shard is marked."""
-        opened = self._opened
-        # inbox -> the join time up to which its members were judged
-        judged: dict[bytes, float] = {}
-        process_of: dict[bytes, str] = {}
-        for process in dead:
-            tally = observation.census.processes[process]
-            for name in tally.inboxes:
-                judged[encode_name(name)] = tally.newest_joined_at
-                process_of[encode_name(name)] = process
-        selection = selection_on(opened, shard, replace(self._options.look, leftovers=False))
-        purged = journal.Purged()
-        try:
-            async with shard.wire() as reading, shard.wire() as writing:
-                purge = journal.Purge(writing, opened.keyspace.journal(run_id), self._options.journal_seconds)
-                purged = purge.purged
-                await purge.load()
-                groups = members = 0
-                async for slices in read_slices(reading, opened.keyspace, selection, ScanNotes()):
-                    for found in slices:
-                        await purge.remove(found.key, *self._judged_among(found, judged))
-                        groups, members = groups + found.last, members + len(found.members)
-                    self._progress("removing", groups, members)
-                await purge.finish()
-        except ShardError as error:
-            shard.problem = str(error)
-        self._moved |= purged.kept_inboxes
-        self._kept += purged.kept
-        for inbox, count in purged.by_inbox.items():
-            self._removed[process_of[inbox]] += count
-
-    def _judged_among(self, found: GroupSlice, judged: Mapping[bytes, float]) -> tuple[list[bytes], list[float]]:
-        """The channels of judged inboxes that had joined by the time they were judged, with their scores."""
-        members, scores = [], []
-        for member, score in zip(found.members, found.scores, strict=True):
-            limit = judged.get(inbox := journal.inbox_part(member))
-            if limit is None:
-                continue
-            if score > limit:
-                self._moved.add(inbox)
-                continue
-            members.append(member)
-            scores.append(score)
-        return members, scores
-
-    async def _set_aside_leftovers(self, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
-        """Inboxes and in-flight messages of the dead: nobody will read them, and the latter never expire."""
-        opened, keyspace = self._opened, self._opened.keyspace
-        for process in sorted(dead):
-            tally = observation.census.processes[process]
-            # One that joined or left a group since it was judged is alive: it may want its messages.
-            if any(encode_name(name) in self._moved for name in tally.inboxes):
-                continue
-            for name in sorted(tally.inboxes):
-                shard = opened.shard_of_inbox(name)
-                # Nobody sends to a process without members any more: its inbox expires by itself, if it can.
-                inbox = (keyspace.inbox(name), "inbox", tally.members > 0)
-                for key, kind, expiring_too in (inbox, (keyspace.inflight(name), "inflight", True)):
-                    if self._options.dry_run:
-                        messages = await journal.count_messages(shard, key)
-                    else:
-                        messages = await journal.set_aside(
-                            opened, run_id, shard, key, self._options.journal_seconds, expiring_too=expiring_too
-                        )
-                    if messages:
-                        self._leftovers.append(Leftover(decode_name(key), shard.index, kind, process, messages))
 
     def _report(self, run_id: str, started_at: float, observation: Observation, plan: ReapPlan) -> ReapReport:
         opened, census, verdicts = self._opened, observation.census, observation.verdicts
@@ -265,14 +187,14 @@ class _Run:
             members_scanned=census.members,
             suspects=sum(census.processes[process].members for process in states[State.SUSPECT]),
             orphans=sum(census.processes[process].members for process in states[State.DEAD]),
-            removed=self._removed.total(),
-            kept=self._kept,
+            removed=self._purged.removed.total(),
+            kept=self._purged.kept,
             processes=tuple(
                 ReapedProcess(
                     process=process,
                     state=verdict.state.value,
                     members=census.processes[process].members,
-                    removed=self._removed[process],
+                    removed=self._purged.removed[process],
                     evidence=tuple(verdict.words),
                 )
                 for process, verdict in verdicts.items()
@@ -280,7 +202,7 @@ class _Run:
             started_at=started_at,
             finished_at=started_at + duration,
             duration_seconds=duration,
-            leftovers=tuple(self._leftovers),
+            leftovers=tuple(self._purged.leftovers),
             notes=tuple(dict.fromkeys([*opened.problems, *observation.notes, *self._notes])),
         )
 

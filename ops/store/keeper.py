@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from ops.model.keys import Keyspace
+from ops.model.keys import Keyspace, index_entry
 from ops.store.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
 from ops.store.outages import GONE, LONGEST_WAIT_SECONDS
 
@@ -76,11 +76,14 @@ class Keeper:
     async def _look_at(self, layer: Any, index: int) -> None:
         connection = layer.connection(index)
         was_there = await renew_lease(
-            connection, self._keyspace, layer.client_prefix, self._description, layer.group_expiry
+            connection, self._keyspace, layer.client_prefix, self._describe(layer), layer.group_expiry
         )
         if not was_there:
             await self._put_back(layer, index)
         await self._refresh(layer, index)
+
+    def _describe(self, layer: Any) -> dict[str, str]:
+        return {**self._description, "index_parts": str(layer.memberships.index_parts)}
 
     async def _put_back(self, layer: Any, index: int) -> None:
         """The lease was gone: the shard is new, was emptied, or this process was taken for dead."""
@@ -89,14 +92,15 @@ class Keeper:
         if members:
             self.leases_lost += 1
             self.members_put_back += members
-            await _join(layer, index, lost)
+            await _forget_index(layer, layer.connection(index))
+            await _join(layer, index, lost, into_index=True)
             logger.warning("the lease on Redis shard %d was gone; %d memberships were put back", index, members)
 
     async def _refresh(self, layer: Any, index: int) -> None:
         """Renew memberships that have lived half their time, which ``group_send`` would otherwise cut off."""
         due = _on_shard(layer, index, layer.memberships.joined_before(time.time() - layer.group_expiry / 2))
         if due:
-            await _join(layer, index, due)
+            await _join(layer, index, due, into_index=False)
             self.members_refreshed += sum(map(len, due.values()))
 
     async def _discard_abandoned(self, layer: Any) -> None:
@@ -133,7 +137,7 @@ def _on_shard(layer: Any, index: int, members: dict[str, list[str]]) -> dict[str
     return {group: channels for group, channels in members.items() if layer.consistent_hash(group) == index}
 
 
-async def _join(layer: Any, index: int, members: dict[str, list[str]]) -> None:
+async def _join(layer: Any, index: int, members: dict[str, list[str]], *, into_index: bool) -> None:
     """Add channels to their groups with the score of now; who leaves meanwhile is taken out again."""
     connection, now = layer.connection(index), time.time()
     for group, channels in members.items():
@@ -147,8 +151,20 @@ async def _join(layer: Any, index: int, members: dict[str, list[str]]) -> None:
             pipe = connection.pipeline(transaction=False)
             pipe.zadd(key, dict.fromkeys(batch, now))
             pipe.expire(key, layer.group_expiry)
+            for name in batch:
+                part = layer.index_key(name)
+                if into_index:
+                    pipe.rpush(part, index_entry(group, name))
+                pipe.expire(part, layer.group_expiry)
             await pipe.execute()
             await _take_out(layer, connection, key, group, batch, now)
+
+
+async def _forget_index(layer: Any, connection: Any) -> None:
+    keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
+    for start in range(0, parts, MEMBERS_AT_ONCE):
+        numbers = range(start, min(start + MEMBERS_AT_ONCE, parts))
+        await connection.unlink(*(keyspace.index(layer.client_prefix, number) for number in numbers))
 
 
 async def _take_out(layer: Any, connection: Any, key: bytes, group: str, batch: Iterable[str], now: float) -> None:
@@ -193,5 +209,6 @@ async def _leave(layer: Any) -> None:
             for start in range(0, len(channels), MEMBERS_AT_ONCE):
                 pipe.zrem(layer._group_key(group), *channels[start : start + MEMBERS_AT_ONCE])
         await pipe.execute()
+        await _forget_index(layer, connection)
         await delete_lease(connection, keyspace, process)
     layer.memberships.clear()

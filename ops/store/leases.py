@@ -22,6 +22,8 @@ from ops.store.shards import Shard
 
 LEASES_AT_ONCE = 500
 RECORDED_VERSIONS = ("django", "channels", "channels-redis", "redis", "channels-ops")
+MOST_INDEX_PARTS = 1_000_000
+_WHOLE = re.compile(rb"\d{1,9}")
 _NUMBER = re.compile(rb"\d{1,12}(\.\d{1,9})?")
 
 
@@ -74,7 +76,7 @@ async def read_leases(shard: Shard, keyspace: Keyspace, processes: Iterable[str]
     found: dict[str, Lease] = {}
     for start in range(0, len(names), LEASES_AT_ONCE):
         batch = names[start : start + LEASES_AT_ONCE]
-        fields = ("renewed_at", "lease_seconds", "ended", "host", "pid", "started_at", "version")
+        fields = ("renewed_at", "lease_seconds", "ended", "host", "pid", "started_at", "version", "index_parts")
         replies = await shard.pipeline([("HMGET", keyspace.lease(name), *fields) for name in batch])
         for name, reply in zip(batch, replies, strict=True):
             lease = None if isinstance(reply, Exception) else _parse(name, reply)
@@ -91,7 +93,7 @@ async def forget_leases(shard: Shard, keyspace: Keyspace, processes: Sequence[st
 
 
 def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
-    renewed_at, lease_seconds, ended, host, pid, started_at, version = reply
+    renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts = reply
     if not (_is_number(renewed_at) and _is_number(lease_seconds)):
         return None
     return Lease(
@@ -103,6 +105,7 @@ def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
         pid=_text(pid),
         started_at=float(started_at or 0) if _is_number(started_at) else 0.0,
         version=_text(version),
+        index_parts=min(int(index_parts or 0), MOST_INDEX_PARTS) if _WHOLE.fullmatch(index_parts or b"") else 0,
     )
 
 

@@ -1,7 +1,13 @@
--- Take a channel out of a group.
+-- Take a channel out of a group, and out of the index of the channel's process.
 --
 -- KEYS[1]  the group (zset: channel -> time it joined)
+-- KEYS[2]  the part of the index that the channel belongs to (list of entries); left out for another process's channel
 -- ARGV[1]  the channel
+-- ARGV[2]  the index entry
 --
 -- Returns  1 if it was in the group, else 0
-return redis.call('ZREM', KEYS[1], ARGV[1])
+local removed = redis.call('ZREM', KEYS[1], ARGV[1])
+if KEYS[2] and removed == 1 then
+    redis.call('LREM', KEYS[2], 1, ARGV[2])
+end
+return removed
