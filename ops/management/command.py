@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from channels import DEFAULT_CHANNEL_LAYER
+from django.core.checks import run_checks
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from redis.exceptions import RedisError
 
@@ -42,6 +43,12 @@ class OpsCommand(BaseCommand):
         parser.add_argument(
             "--format", choices=self.formats, default="table", help="how to print the answer (default: %(default)s)"
         )
+
+    def check(self, *args: Any, **options: Any) -> None:
+        """Refuse settings that cannot work, in one line. Warnings are for ``manage.py check``, not for each run."""
+        errors = [message for message in run_checks(tags=[TAG]) if message.is_serious()]
+        if errors:
+            raise CommandError(f"{errors[0].msg} {errors[0].hint or ''} ({errors[0].id})")
 
     def run(self, **options: Any) -> int:
         raise NotImplementedError
