@@ -70,6 +70,7 @@ def lease_record(lease: Lease) -> dict[str, Any]:
         "renewed_at": iso(lease.renewed_at),
         "lease_seconds": lease.lease_seconds,
         "ended": lease.ended,
+        **dict(lease.counts),
     }
 
 

@@ -19,7 +19,7 @@ from ops import __version__
 from ops.exceptions import OpsError
 from ops.model.liveness import MEMBER_STATES, State
 from ops.model.reaping import ReapReport
-from ops.model.records import Inspection
+from ops.model.records import LEASE_COUNTS, Inspection
 
 LAST_SUCCESS = "channels_ops_reap_last_success_timestamp_seconds"
 # node_exporter runs as a user of its own, and reads the file without asking.
@@ -128,6 +128,15 @@ def _replace_file(path: Path, content: bytes) -> None:
         raise
 
 
+LEASE_COUNTS_SAY = {
+    "outages": "Times that Redis was away",
+    "leases_lost": "Leases that were found gone",
+    "members_put_back": "Memberships that were put back",
+    "members_refreshed": "Memberships that were refreshed before they expired",
+    "channels_discarded": "Channels that were taken out of their groups because their consumer was gone",
+}
+
+
 def inspection_metrics(inspection: Inspection) -> str:
     """What ``channels_groups`` found, in the text format of Prometheus."""
     registry = CollectorRegistry()
@@ -147,6 +156,13 @@ def inspection_metrics(inspection: Inspection) -> str:
     gauge("groups", "Groups of the layer.", inspection.total_groups)
     gauge("members", "Members of all groups, by state.", {state: getattr(totals, state) for state in MEMBER_STATES})
     gauge("processes", "Processes with members, by state.", {state.value: processes[state] for state in State})
+    leases = [process.lease for process in inspection.processes if process.lease is not None]
+    gauge("leases", "Processes that hold a lease, with the drop-in layer.", len(leases))
+    repairs = Counter(dict.fromkeys(LEASE_COUNTS, 0))
+    for lease in leases:
+        repairs.update(dict(lease.counts))
+    for name in LEASE_COUNTS:
+        gauge(f"layer_{name}", f"{LEASE_COUNTS_SAY[name]}, in all processes that hold a lease.", repairs[name])
     gauge("shards", "Shards of the layer.", len(inspection.shards))
     gauge("shards_answered", "Shards that answered.", sum(shard.answered for shard in inspection.shards))
     gauge("taken_timestamp_seconds", "When this was read.", inspection.taken_at)

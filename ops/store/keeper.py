@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ops.model.keys import Keyspace, index_entry
+from ops.model.records import LEASE_COUNTS
 from ops.store.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
 from ops.store.outages import GONE, LONGEST_WAIT_SECONDS
 
@@ -83,7 +84,9 @@ class Keeper:
         await self._refresh(layer, index)
 
     def _describe(self, layer: Any) -> dict[str, str]:
-        return {**self._description, "index_parts": str(layer.memberships.index_parts)}
+        counts = {name: getattr(self, name) for name in LEASE_COUNTS if name != "outages"}
+        now = {"index_parts": layer.memberships.index_parts, "outages": layer.outages.count, **counts}
+        return {**self._description, **{name: str(count) for name, count in now.items()}}
 
     async def _put_back(self, layer: Any, index: int) -> None:
         """The lease was gone: the shard is new, was emptied, or this process was taken for dead."""

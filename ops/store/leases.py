@@ -16,12 +16,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ops.model.keys import Keyspace, decode_name
-from ops.model.records import Lease
+from ops.model.records import LEASE_COUNTS, Lease
 from ops.store.scripts import run_script
 from ops.store.shards import Shard
 
 LEASES_AT_ONCE = 500
 RECORDED_VERSIONS = ("django", "channels", "channels-redis", "redis", "channels-ops")
+FIELDS = (
+    "renewed_at",
+    "lease_seconds",
+    "ended",
+    "host",
+    "pid",
+    "started_at",
+    "version",
+    "index_parts",
+    *LEASE_COUNTS,
+)
 MOST_INDEX_PARTS = 1_000_000
 _WHOLE = re.compile(rb"\d{1,9}")
 _NUMBER = re.compile(rb"\d{1,12}(\.\d{1,9})?")
@@ -76,8 +87,7 @@ async def read_leases(shard: Shard, keyspace: Keyspace, processes: Iterable[str]
     found: dict[str, Lease] = {}
     for start in range(0, len(names), LEASES_AT_ONCE):
         batch = names[start : start + LEASES_AT_ONCE]
-        fields = ("renewed_at", "lease_seconds", "ended", "host", "pid", "started_at", "version", "index_parts")
-        replies = await shard.pipeline([("HMGET", keyspace.lease(name), *fields) for name in batch])
+        replies = await shard.pipeline([("HMGET", keyspace.lease(name), *FIELDS) for name in batch])
         for name, reply in zip(batch, replies, strict=True):
             lease = None if isinstance(reply, Exception) else _parse(name, reply)
             if lease is not None:
@@ -93,7 +103,7 @@ async def forget_leases(shard: Shard, keyspace: Keyspace, processes: Sequence[st
 
 
 def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
-    renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts = reply
+    renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts, *counts = reply
     if not (_is_number(renewed_at) and _is_number(lease_seconds)):
         return None
     return Lease(
@@ -105,8 +115,13 @@ def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
         pid=_text(pid),
         started_at=float(started_at or 0) if _is_number(started_at) else 0.0,
         version=_text(version),
-        index_parts=min(int(index_parts or 0), MOST_INDEX_PARTS) if _WHOLE.fullmatch(index_parts or b"") else 0,
+        index_parts=min(_whole(index_parts), MOST_INDEX_PARTS),
+        counts=tuple(zip(LEASE_COUNTS, map(_whole, counts), strict=True)),
     )
+
+
+def _whole(raw: bytes | None) -> int:
+    return int(raw) if raw is not None and _WHOLE.fullmatch(raw) else 0
 
 
 def _is_number(raw: bytes | None) -> bool:
