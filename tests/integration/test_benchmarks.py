@@ -1,0 +1,121 @@
+"""The benchmark at a tiny size: that it works and says everything, not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks.figures import Target
+from benchmarks.keyspace import Layout
+from benchmarks.report import BEGIN, END, write_docs
+from project.embedded_redis import NoRedisServer, find_redis_server
+from tests.conftest import REPOSITORY, started_redis
+
+TINY = ("--members", "2000", "--repeat", "1", "--probe-timeout", "0.5")
+FIGURES = {
+    "scan": "ours ours_cpu bigkeys to_bigkeys pages to_pages",
+    "reap": "purge floor loop to_floor to_loop census without_wait wall cpu suspect undo undo_rate",
+    "block": "send_quiet_p50 send_quiet_p99 send_scan_p50 send_scan_p99 send_reap_p50 send_reap_p99 send_undo_p50 "
+    "slow_scan longest_scan scan_scan zrange_scan slow_reap longest_reap scan_reap zrange_reap evalsha_reap slow_undo",
+    "memory": "channels_groups_tenth channels_groups_full channels_groups_growth reap_stale_tenth reap_stale_full",
+}
+
+
+@pytest.fixture(autouse=True)
+def needs_redis() -> None:
+    try:
+        find_redis_server()
+    except NoRedisServer:
+        started_redis()  # skips, or fails where nobody watches
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *TINY, *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_every_figure_is_measured_printed_and_written(tmp_path: Path) -> None:
+    with start("--json", str(tmp_path / "results.json")) as benchmark:
+        out, err = benchmark.communicate(timeout=240)
+    assert benchmark.returncode == 0, err
+    document = json.loads((tmp_path / "results.json").read_text())
+
+    for subject, names in FIGURES.items():
+        measured = {figure["name"]: figure for figure in document["figures"] if figure["subject"] == subject}
+        assert set(names.split()) <= set(measured)
+        for figure in measured.values():
+            assert figure["what"].split()[0] in out
+            if figure["value"] is None:
+                assert figure["note"]
+    assert {"python", "redis", "hiredis", "redis-server"} <= set(document["versions"])
+    assert document["cores"] == os.cpu_count()
+
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_docs(document, page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert all(f"| {figure['what']} |" in text for figure in document["figures"])
+
+
+def test_a_rival_that_is_not_there_is_said_to_be_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "redis-server").symlink_to(str(shutil.which(find_redis_server())))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with start("--only", "scan") as benchmark:
+        out, err = benchmark.communicate(timeout=120)
+    assert benchmark.returncode == 0, err
+    assert "skipped: redis-cli is not on PATH" in out
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_benchmark_leaves_nothing_behind(
+    ending: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # a short path: the server has a socket in there
+        monkeypatch.setenv("TMPDIR", folder)
+        with start("--only", "reap") as benchmark:
+            assert benchmark.stderr is not None
+            while "reap 1" not in benchmark.stderr.readline():
+                assert benchmark.poll() is None
+            assert os.listdir(folder)
+            benchmark.send_signal(ending)
+            _, err = benchmark.communicate(timeout=60)
+        assert os.listdir(folder) == []
+    assert benchmark.returncode == 130
+    assert "Interrupted" in err
+
+
+def test_the_keyspace_has_the_shape_and_the_size_that_were_asked_for() -> None:
+    layout = Layout(20_000, seed=3, now=1_800_000_000.0)
+    groups = list(layout.read())
+    names = [name for _, members in groups for name, _ in members]
+    assert sorted(layout.sizes)[-10:] == [1000] * 10
+    assert set(layout.sizes[10:]) == {5}
+    assert len(names) == len(set(names)) == 20_000
+    assert len(layout.processes) == 200
+    assert {name[:42] for name in names} == {f"specific.{process}!".encode() for process in layout.processes}
+    assert list(layout.read()) == groups
+    dead = {name for _, members in layout.read(layout.dead) for name, _ in members}
+    assert dead == {name for name in names if name[9:41].decode() in layout.dead}
+
+
+def test_a_missed_target_is_called_missed() -> None:
+    at_most = Target(required=0.9, aim=0.5)
+    assert [at_most.judge(value) for value in (0.5, 0.7, 1.0)] == ["met", "met, not the aim", "MISSED"]
+    at_least = Target(required=10.0, at_least=True)
+    assert [at_least.judge(value) for value in (10.0, 9.9)] == ["met", "MISSED"]
