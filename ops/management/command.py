@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -53,7 +54,13 @@ class OpsCommand(BaseCommand):
     def run(self, **options: Any) -> int:
         raise NotImplementedError
 
+    def execute(self, *args: Any, **options: Any) -> Any:
+        if os.environ.get("NO_COLOR") and not options["force_color"]:  # https://no-color.org
+            options["no_color"] = True
+        return super().execute(*args, **options)
+
     def handle(self, *args: Any, **options: Any) -> None:
+        _escape_what_cannot_be_encoded()
         try:
             code = self.run(**options)
             self.stdout.flush()
@@ -98,10 +105,9 @@ class OpsCommand(BaseCommand):
 
         # Django's wrapper styles and ends each write as a line of its own, which tears what rich draws in place.
         stream: Any = (self.stderr if stderr else self.stdout)._out
-        plain = bool(options["no_color"])
         return Console(
             file=stream,
-            no_color=plain or None,
+            color_system=None if options["no_color"] else "auto",
             force_terminal=True if options["force_color"] else None,
             soft_wrap=False,
         )
@@ -120,6 +126,13 @@ class OpsCommand(BaseCommand):
             yield bar.update
         finally:
             bar.close()
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """A name may hold any script, and a terminal or a pipe may be set up for one only."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class _ProgressBar:

@@ -38,9 +38,9 @@ def inspection_report(inspection: Inspection, *, members: bool, summary: bool, h
     """The whole answer of ``channels_groups``. ``hidden``: how many groups a limit left out."""
     sections: list[RenderableType] = []
     if not inspection.total_groups and not inspection.groups:
-        sections.append(
-            Text(f"Layer {inspection.layer!r} has no groups: nobody is connected, or nobody has joined one.")
-        )
+        why = "nobody is connected, or nobody has joined one" if inspection.complete else "not every shard answered"
+        verb = "has" if inspection.complete else "shows"
+        sections.append(Text(f"Layer {inspection.layer!r} {verb} no groups: {why}."))
     elif members:
         sections.extend(_group_with_members(group, inspection) for group in inspection.groups)
     elif not summary:

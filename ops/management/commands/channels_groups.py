@@ -121,6 +121,8 @@ class Command(OpsCommand):
             self._write_header(options)
             async with aclosing(groups) as rows:
                 async for group in rows:
+                    if not group.counts.members:
+                        inspection.groups.append(group)  # named and absent; all others go as they come
                     if options["limit"] and shown >= options["limit"]:
                         break
                     self._write_row(group, options)
