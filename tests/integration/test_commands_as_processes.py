@@ -1,0 +1,237 @@
+"""Commands as an operator meets them: real processes with pipes, terminals and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+
+from project.embedded_redis import EmbeddedRedis
+from tests.conftest import NOBODY_LISTENS, REPOSITORY, RunCommand
+from tests.layer_builders import (
+    ASGI,
+    StartProcess,
+    add_members,
+    channels_of,
+    dump,
+    members_of,
+    new_process_name,
+    suspected,
+    until,
+)
+
+ESCAPE = "\x1b"
+
+
+@contextmanager
+def started(server: EmbeddedRedis, *argv: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command that goes on while the test watches it, and is gone at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", *argv],
+        cwd=REPOSITORY,
+        env={**os.environ, "REDIS_URL": server.url},
+        text=True,
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+# Redis is down
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("channels_groups",),
+        ("channels_groups", "--format", "ndjson"),
+        ("channels_groups", "--no-probe", "--summary"),
+        ("reap_stale",),
+        ("reap_stale", "--dry-run", "--format", "json"),
+        ("reap_stale", "--wait"),
+        ("reap_stale", "--history"),
+        ("reap_stale", "--undo", "20260102T030405Z-abcdef"),
+    ],
+    ids=" ".join,
+)
+def test_a_redis_that_is_down_is_one_line_on_stderr(run_command: RunCommand, argv: tuple[str, ...]) -> None:
+    result = run_command(*argv, env={"REDIS_URL": NOBODY_LISTENS})
+
+    assert result.returncode == 1
+    assert result.err.count("\n") == 1, result.err
+    assert "shard 0 (redis://127.0.0.1:1/0) cannot be used: Error 111 connecting" in result.err
+    assert "Traceback" not in result.err
+    assert "nobody is connected" not in result.out, "that is not known"
+
+
+# Pipes
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+    pipe = redis_client.pipeline(transaction=False)
+    for number in range(3000):
+        pipe.zadd(ASGI.group(f"group-with-a-rather-long-name-{number}"), {"general": 1})
+    pipe.execute()
+    for form in ("ndjson", "csv", "json", "table"):
+        argv = ("channels_groups", "--no-probe", "--format", form, "--limit", "3000")
+        with started(redis_server, *argv) as process:
+            assert process.stdout
+            assert process.stderr
+            assert process.stdout.read(20)
+            process.stdout.close()
+            said = process.stderr.read()
+            # 141 is what a shell shows for a writer that was cut off; rich ends with 1.
+            assert (said, process.wait(30) in (0, 1, 141)) == ("", True), form
+
+
+def test_data_goes_to_stdout_and_warnings_to_stderr(run_command: RunCommand, redis_client: redis.Redis) -> None:
+    add_members(redis_client, "room", channels_of(new_process_name(), 2))
+    result = run_command("channels_groups", "absent", "--no-probe", "--format", "csv")
+    assert (result.returncode, result.err.count("\n")) == (0, 1)
+    assert result.err.startswith("no such group: 'absent'")
+    assert result.out.splitlines()[0].startswith("group,shard,members")
+    assert ESCAPE not in result.out + result.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_of_any_script_are_shown_on_a_terminal_of_any_encoding(
+    run_command: RunCommand, redis_client: redis.Redis, encoding: str
+) -> None:
+    add_members(redis_client, "чат-部屋", channels_of(new_process_name(), 2))
+    argv = ("channels_groups", "--no-probe", "--format")
+    for form in ("table", "csv"):
+        result = run_command(*argv, form, env={"PYTHONIOENCODING": f"{encoding}:strict", "PYTHONUTF8": "0"})
+        assert (result.returncode, result.err) == (0, ""), result.err[-300:]
+        if encoding == "utf-8":
+            assert "чат-部屋" in result.out
+
+
+# Terminals
+
+
+def on_a_terminal(server: EmbeddedRedis, *argv: str, **env: str) -> str:
+    """What a terminal of 80 columns is sent."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", *argv],
+        cwd=REPOSITORY,
+        env={**os.environ, "REDIS_URL": server.url, "TERM": "xterm-256color", "COLUMNS": "80", **env},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    said = b""
+    while True:
+        try:
+            data = os.read(leader, 65536)
+        except OSError:  # Linux tells the end so
+            break
+        if not data:
+            break
+        said += data
+    os.close(leader)
+    process.wait(30)
+    return said.decode()
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def test_colour_is_for_terminals_that_want_it(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+    add_members(redis_client, "room", ["general"])
+    argv = ("channels_groups", "room", "absent", "--no-probe")
+    assert COLOUR.search(on_a_terminal(redis_server, *argv))
+    for plain in (on_a_terminal(redis_server, *argv, NO_COLOR="1"), on_a_terminal(redis_server, *argv, "--no-color")):
+        assert "general" in plain or "room" in plain
+        assert ESCAPE not in plain
+
+
+def test_a_name_cannot_speak_to_the_terminal(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+    add_members(redis_client, "\x1b]0;owned\x07", ["\x1b[2J", "[bold]x[/bold]", ":smile:"])
+    said = on_a_terminal(redis_server, "channels_groups", "--no-probe", "--members", "--no-color")
+    assert "\x1b]0;" not in said
+    assert "\x1b[2J" not in said
+    assert "\x07" not in said
+    assert "\\x1b]0;owned\\x07" in said
+    assert "[bold]x[/bold]" in said, "rich must not read it as markup"
+    assert ":smile:" in said
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_waiting_run_that_is_stopped_cleans_up_behind_itself(
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    start_process: StartProcess,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    dead = await start_process("room", count=2)
+    argv = ("reap_stale", "--wait", "--confirm-after", "60", "--probe-timeout", "0.3")
+    with started(redis_server, *argv) as process:
+        await until(lambda: suspected(redis_client) == {dead.name}, 20)
+        assert redis_client.exists(ASGI.lock)
+
+        process.send_signal(number)
+        out, err = await asyncio.to_thread(process.communicate, timeout=20)
+
+    assert process.returncode == code
+    assert (out, err) == ("", "")
+    assert not redis_client.exists(ASGI.lock)
+    assert len(members_of(redis_client, "room")) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_command_that_is_stopped_while_it_probes_takes_its_probes_back(
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    start_process: StartProcess,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    dead = await start_process("room", count=2)
+    before = dump(redis_client)
+    for argv in (("channels_groups", "--probe-timeout", "60"), ("reap_stale", "--probe-timeout", "60")):
+        with started(redis_server, *argv) as process:
+            await until(lambda: redis_client.zcard(dead.inbox_key) == 1, 20)
+            process.send_signal(number)
+            out, err = await asyncio.to_thread(process.communicate, timeout=20)
+        assert (process.returncode, out, err) == (code, "", "")
+        assert dump(redis_client) == before
+
+
+async def test_watching_goes_on_until_it_is_interrupted(redis_server: EmbeddedRedis) -> None:
+    argv = ("channels_groups", "--no-probe", "--watch", "0.1", "--format", "json")
+    with started(redis_server, *argv) as process:
+        assert process.stdout
+        for _ in range(3):
+            line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 20)
+            assert line.startswith('{"schema_version": 1')
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.to_thread(process.communicate, timeout=20)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_a_command_asks_nothing_and_reads_no_input(redis_server: EmbeddedRedis) -> None:
+    began = time.monotonic()
+    with started(redis_server, "reap_stale", "--probe-timeout", "0.3", stdin=subprocess.PIPE) as process:
+        assert process.wait(30) == 0
+    assert time.monotonic() - began < 20
