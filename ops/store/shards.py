@@ -199,7 +199,7 @@ def make_layer(alias: str) -> Any:
         return channel_layers.make_backend(alias)
     except InvalidChannelLayerError as error:
         raise LayerError(f"channel layer {alias!r} cannot be made: {error}") from None
-    except (TypeError, ValueError, AttributeError, AssertionError, KeyError, ImportError) as error:
+    except (TypeError, ValueError, AttributeError, AssertionError, LookupError, ImportError) as error:
         # The message of a badly written URL can hold its password.
         raise LayerError(
             f"channel layer {alias!r} cannot be made from its CONFIG ({type(error).__name__}); look at its options"
@@ -214,12 +214,14 @@ def backend_of(layer: Any) -> str:
 async def open_layer(alias: str) -> AsyncIterator[OpenLayer]:
     """Connect to every shard of the layer ``alias``. A shard that does not answer is there, with its ``problem``."""
     layer = make_layer(alias)
+    shards: tuple[Shard, ...] = ()
     try:
-        opened = OpenLayer(alias, backend_of(layer), layer, Keyspace(_prefix_of(layer)), _shards_of(alias, layer))
-        await asyncio.gather(*(shard.identify() for shard in opened.shards))
-        yield opened
+        shards = await _identified_shards(alias, layer)
+        yield OpenLayer(alias, backend_of(layer), layer, Keyspace(_prefix_of(layer)), shards)
     finally:
         await close_layer(layer)
+        for shard in shards:
+            await _close_client(shard.client)
 
 
 def _prefix_of(layer: Any) -> str:
@@ -228,10 +230,12 @@ def _prefix_of(layer: Any) -> str:
     return str(getattr(layer, "prefix", ""))
 
 
-def _shards_of(alias: str, layer: Any) -> tuple[Shard, ...]:
+async def _identified_shards(alias: str, layer: Any) -> tuple[Shard, ...]:
     try:
-        return tuple(Shard(index, client) for index, client in enumerate(_clients_of(alias, layer)))
-    except (TypeError, ValueError, AttributeError, KeyError):
+        shards = tuple(Shard(index, client) for index, client in enumerate(_clients_of(alias, layer)))
+        await asyncio.gather(*(shard.identify() for shard in shards))
+        return shards
+    except (TypeError, ValueError, AttributeError, LookupError):
         raise LayerError(
             f"a host of channel layer {alias!r} is not an address that redis-py accepts; look at its CONFIG['hosts']"
         ) from None
@@ -256,6 +260,17 @@ def _clients_of(alias: str, layer: Any) -> list["aioredis.Redis"]:
 async def close_layer(layer: Any) -> None:
     """Close the connections of a layer made by ``make_layer``."""
     if isinstance(layer, RedisChannelLayer):
+        clients = [client for loop_layer in layer._layers.values() for client in loop_layer._connections.values()]
         await layer.close_pools()
+        for client in clients:
+            await _close_client(client)
     elif isinstance(layer, RedisPubSubChannelLayer):
         await layer.flush()
+
+
+async def _close_client(client: Any) -> None:
+    """Close its connections, those to Sentinels among them, which redis-py leaves open."""
+    await client.aclose(close_connection_pool=True)
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager else ():
+        await sentinel.aclose()
