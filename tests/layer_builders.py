@@ -23,7 +23,7 @@ from ops.model.keys import Keyspace
 from ops.model.reaping import ReapReport, Suspicion
 from ops.operations.observe import Look, observe
 from ops.operations.reap import ReapOptions, reap
-from ops.store.shards import open_layer
+from ops.store.shards import close_layer, open_layer
 from ops.store.suspects import record_suspicions
 
 # A live process answers within a few milliseconds; a silent one costs a test all of this.
@@ -94,7 +94,7 @@ class AppProcess:
         self.tasks = []
         # A cancelled BZPOPMIN would still be answered by Redis if its connection stayed open.
         with contextlib.suppress(redis.RedisError, OSError):
-            await self.layer.close_pools()
+            await close_layer(self.layer)
 
 
 async def until(condition: Callable[[], bool], timeout_seconds: float = 5) -> None:
