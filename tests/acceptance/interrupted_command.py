@@ -30,13 +30,16 @@ from project.workers import REPOSITORY
 
 READY = {"ready": True}
 When = Literal["before", "after"]
+READS = "EXISTS HGETALL HMGET LLEN LRANGE SCAN TTL ZCARD ZRANGE ZREVRANGE ZSCORE"
+QUESTIONS = frozenset(f"CLIENT HELLO INFO PING TIME {READS}".split())
 
 
 @dataclass(frozen=True)
 class Interrupt:
     """At which write to Redis, and by which signal.
 
-    It is the `nth` one from 1, counted from the first one with the words `since` in it where they are given.
+    It is the `nth` one from 1, counted from the first one with the words `since` in it where they are given. Only what
+    may change something in Redis counts: to die before a question is to die after the change that went before it.
     """
 
     nth: int = 1
@@ -145,13 +148,17 @@ class Interrupter:
         setattr(Wire, "send", send_on_wire)  # noqa: B010
 
     def _begin(self, packed: bytes) -> int:
+        """Note a write; returns its number, 0 if it does not count."""
         if not packed:  # a last page without a key
             return 0
-        self._trace.write(packed.split(b"\r\n", 3)[2] + b"\n")
+        command = packed.split(b"\r\n", 3)[2]
+        self._trace.write(command + b"\n")
         self._trace.flush()
         if self._since is not None and self._since.encode() in packed:
             self._since = None
-        self._counted += self._since is None
+        if self._since is not None or command.decode() in QUESTIONS:
+            return 0
+        self._counted += 1
         self._act(self._counted, "before")
         return self._counted
 

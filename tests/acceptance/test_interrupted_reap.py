@@ -23,19 +23,26 @@ import pytest
 import redis
 from channels_redis.core import RedisChannelLayer
 
+from ops.layers import RedisChannelLayer as DropInLayer
+from ops.model.keys import Keyspace
+from ops.store.leases import describe_process, renew_lease
 from ops.store.locks import LOCK_SECONDS
 from project.embedded_redis import EmbeddedRedis
 from tests.acceptance.interrupted_command import Ended, Interrupt, Interruptible, When
 from tests.conftest import StartRedis
 
 LANES = 6
+DONE_IN_A_ROW = 4  # who dies no more has come to the end; lanes differ by a write or two
 DEAD_PROCESSES = 3
 MEMBERS_OF_EACH = (150, 60, 3)
 """In the groups of one shard, of each dead process: enough for several calls of the script that removes them."""
+CHANNELS_WITH_LEASE = 25
 GENERAL = "a-general-channel"
 LONG_AGO_SECONDS = 100  # longer than the confirm time, shorter than a suspicion is remembered
 REAP = ("reap_stale", "--format", "json", "--probe-timeout", "0.3")
 SAFETY_STOP, LOCKED = 3, 75
+RUN_ENDED, RUN_UNDONE = '{"removed"', "undone_at"
+"""Words of the write that records it."""
 
 Membership = tuple[str, str, float]
 """Group, channel and score."""
@@ -61,9 +68,8 @@ class Lane:
     def __init__(self, prefix: str, servers: list[EmbeddedRedis], commands: Interruptible) -> None:
         self.prefix = prefix
         self.commands = commands
-        self.layer = RedisChannelLayer(
-            hosts=[{"address": server.url, "socket_timeout": None} for server in servers], prefix=prefix
-        )
+        self._hosts = [{"address": server.url, "socket_timeout": None} for server in servers]
+        self.layer = RedisChannelLayer(hosts=self._hosts, prefix=prefix)
         self._clients: list[Any] = [redis.Redis.from_url(server.url) for server in servers]
         self._saved: list[dict[bytes, bytes]] = []
         self.doomed: set[Membership] = set()
@@ -83,12 +89,26 @@ class Lane:
             shard.zadd(f"{self.prefix}:group:{group}", {**dead, GENERAL: 5.5})
             self.doomed |= {(group, channel, score) for channel, score in dead.items()}
             await self.layer.group_add(group, await self.layer.new_channel())
-        self.others = {membership for membership in self.present() if membership not in self.doomed}
+        self.others = self.present() - self.doomed
+        processes.append(await self._populate_with_lease())
+        self.doomed = self.present() - self.others
         for process in processes:
             self._leave_messages(f"specific.{process}!")
         await self.reap()
         self._make_suspicions_old()
         self.save()
+
+    async def _populate_with_lease(self) -> str:
+        """One more dead process: it had the drop-in layer, and so it left an index and a lease that nobody renews."""
+        layer = DropInLayer(hosts=self._hosts, prefix=self.prefix)
+        for group in {group for group, _, _ in self.others}:
+            for _ in range(CHANNELS_WITH_LEASE):
+                await layer.group_add(group, await layer.new_channel())
+        said = {**describe_process(lease_seconds=0.001), "index_parts": str(layer.memberships.index_parts)}
+        for index in range(layer.ring_size):
+            await renew_lease(layer.connection(index), Keyspace(self.prefix), layer.client_prefix, said, 86400)
+        await layer.close_pools()
+        return str(layer.client_prefix)
 
     async def _receive(self) -> None:
         channel = await self.layer.new_channel()
@@ -285,7 +305,7 @@ class Deaths:
         for marker in self._markers:
             self._done_in_a_row = 0
             for nth, when in itertools.product(range(1, 1000), typing.get_args(When)):
-                if self._done_in_a_row > LANES:
+                if self._done_in_a_row >= DONE_IN_A_ROW:
                     break
                 yield Interrupt(nth=nth, since=marker, when=when)
 
@@ -302,7 +322,7 @@ class Deaths:
 async def test_a_run_killed_at_any_command_leaves_a_receipt_for_each_removal_and_the_next_run_completes(
     shards: list[EmbeddedRedis],
 ) -> None:
-    deaths = Deaths("MULTI", "ended")
+    deaths = Deaths("MULTI", RUN_ENDED)
 
     async def die_again_and_again(prefix: str) -> None:
         async with open_lane(prefix, shards) as lane:
@@ -345,7 +365,7 @@ async def check_history(lane: Lane, later_run: str, ended: Ended, interrupt: Int
 
 
 async def test_an_undo_killed_at_any_command_loses_nothing_and_can_be_done_again(shards: list[EmbeddedRedis]) -> None:
-    deaths = Deaths("LRANGE", "undone_at")
+    deaths = Deaths("SET", RUN_UNDONE)
     async with open_lane("lane", shards) as lane:
         lane.restore()
         run_id = (await lane.reap())["run_id"]
