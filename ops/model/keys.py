@@ -66,6 +66,8 @@ def _visible_character(character: str) -> str:
         return character
     if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that was not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
+    if 0x80 <= ord(character) <= 0xFF:  # not \xNN, as which a byte is shown
+        return f"\\u{ord(character):04x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
