@@ -1,0 +1,170 @@
+"""Suspicions, the plan of a run, and the safety stops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops.model.evidence import JoinedSince, SuspectedBefore
+from ops.model.liveness import State, Verdict
+from ops.model.reaping import Control, ReapPlan, Recall, Suspicion, plan_reap, recall, suspicion_lifetime_seconds
+
+SUSPICION = Suspicion("p", since=1000.0, renewed_at=1100.0, epoch="run-1", newest_joined_at=500.0)
+times = st.floats(min_value=0, max_value=4e9)
+suspicions = st.builds(Suspicion, st.just("p"), times, times, st.sampled_from("ab"), times)
+
+
+def recalled(**changes: Any) -> Recall:
+    known: dict[str, Any] = {"now": 1200.0, "epoch": "run-1", "newest_joined_at": 500.0, "confirm_after_seconds": 60.0}
+    return recall(SUSPICION, **{**known, **changes})
+
+
+# What an earlier suspicion is worth
+
+
+def test_a_suspicion_counts_from_its_first_round() -> None:
+    assert recalled() == Recall(SUSPICION, (SuspectedBefore(200.0),))
+
+
+def test_a_suspicion_is_void_after_a_restart() -> None:
+    assert recalled(epoch="run-2") == Recall(SUSPICION, (), void=True, restarted=True)
+
+
+def test_a_suspicion_is_void_after_a_join() -> None:
+    assert recalled(newest_joined_at=1150.0) == Recall(SUSPICION, (JoinedSince(150.0),), void=True)
+
+
+def test_a_join_counts_by_the_clock_of_its_host_whatever_that_says() -> None:
+    """Only join times of one process are compared with one another."""
+    assert recalled(newest_joined_at=500.000001).void
+    assert not recalled(newest_joined_at=499.0).void
+
+
+def test_a_join_hides_a_restart() -> None:
+    assert not recalled(newest_joined_at=1150.0, epoch="run-2").restarted
+
+
+@pytest.mark.parametrize(("confirm_after", "lifetime"), [(1.0, 900.0), (60.0, 900.0), (300.0, 900.0), (600.0, 1800.0)])
+def test_a_suspicion_that_no_run_renewed_is_void_after_its_lifetime(confirm_after: float, lifetime: float) -> None:
+    assert suspicion_lifetime_seconds(confirm_after) == lifetime
+    at_the_end, after = SUSPICION.renewed_at + lifetime, SUSPICION.renewed_at + lifetime + 1
+    assert not recalled(now=at_the_end, confirm_after_seconds=confirm_after).void
+    assert recalled(now=after, confirm_after_seconds=confirm_after) == Recall(SUSPICION, (), void=True)
+
+
+def test_a_clock_that_was_set_back_makes_no_silence_older() -> None:
+    assert recalled(now=900.0).evidence == (SuspectedBefore(0.0),)
+
+
+@given(suspicions, times, st.sampled_from("ab"), times, st.floats(0.001, 1e6))
+def test_a_void_suspicion_never_bears_silence(
+    suspicion: Suspicion, now: float, epoch: str, newest: float, confirm_after: float
+) -> None:
+    found = recall(suspicion, now=now, epoch=epoch, newest_joined_at=newest, confirm_after_seconds=confirm_after)
+    silent = any(isinstance(fact, SuspectedBefore) for fact in found.evidence)
+    assert silent is not found.void
+    assert not (silent and (epoch != suspicion.epoch or newest > suspicion.newest_joined_at))
+
+
+# The plan
+
+
+def plan(states: str, **changes: Any) -> ReapPlan:
+    """``states``: one letter for each process, (l)ive, (s)uspect, (d)ead, (u)nknown; it is called by its position."""
+    names = {"l": State.LIVE, "s": State.SUSPECT, "d": State.DEAD, "u": State.UNKNOWN}
+    verdicts = {str(at): Verdict(names[letter], ()) for at, letter in enumerate(states)}
+    known: dict[str, Any] = {
+        "controls": [Control(0, 2.0)],
+        "probe_timeout_seconds": 10.0,
+        "voided_by_restart": [],
+        "seen_live": [],
+        "max_share": 0.5,
+    }
+    return plan_reap(verdicts, **{**known, **changes})
+
+
+def test_the_dead_go_and_nobody_else() -> None:
+    assert plan("dlsud") == ReapPlan(frozenset({"0", "4"}))
+    assert plan("") == plan("lsu") == ReapPlan(frozenset())
+
+
+@pytest.mark.parametrize("states", ["d", "s", "lds"])
+def test_a_control_that_took_no_probe_stops(states: str) -> None:
+    found = plan(states, controls=[Control(0, 1.0), Control(1, None)])
+    assert (found.dead, found.control_failed) == (frozenset(), True)
+    assert found.stopped
+    assert found.stopped.startswith("control: the reaper's own probe on shard 1 was not taken within 10 s")
+
+
+def test_a_control_that_was_slow_stops() -> None:
+    assert plan("d", controls=[Control(0, 5000.0)]).stopped is None
+    found = plan("d", controls=[Control(0, 5000.1)])
+    assert found.stopped
+    assert "took 5000 ms, more than half of the probe timeout" in found.stopped
+    assert found.control_failed
+
+
+def test_where_nobody_is_silent_the_control_does_not_matter() -> None:
+    assert plan("lu", controls=[Control(0, None)]) == ReapPlan(frozenset())
+
+
+def test_a_restart_inside_the_confirm_time_stops_all() -> None:
+    found = plan("ds", voided_by_restart=["1"])
+    assert (found.dead, found.control_failed) == (frozenset(), False)
+    assert found.stopped
+    assert found.stopped.startswith("restart: Redis restarted or failed over since 1 silent process was")
+    two = plan("dss", voided_by_restart=["1", "2"]).stopped
+    assert two
+    assert "2 silent processes were" in two
+
+
+@pytest.mark.parametrize(
+    ("states", "seen_live", "max_share", "stops"),
+    [
+        ("d", "0", 0.0, False),  # one alone never stops
+        ("dd", "01", 0.5, True),
+        ("dd", "01", 0.99, True),
+        ("dd", "01", 1.0, False),
+        ("ddl", "01", 0.5, True),
+        ("ddll", "01", 0.5, False),  # as many as allowed
+        ("dddll", "012", 0.5, True),
+        ("ddllu", "01", 0.49, True),
+        ("dddddll", "", 0.5, False),  # none was ever seen live
+        ("dddddll", "01", 0.5, False),  # two of four were
+        ("dddddl", "01", 0.5, True),
+        ("ddsssll", "01234", 0.5, False),  # suspects do not count until they are confirmed
+    ],
+)
+def test_the_share_of_the_fleet_that_may_go_silent_at_once(
+    states: str, seen_live: str, max_share: float, stops: bool
+) -> None:
+    found = plan(states, seen_live=list(seen_live), max_share=max_share)
+    assert bool(found.stopped) is stops
+    assert len(found.dead) == (0 if stops else states.count("d"))
+    if found.stopped:
+        assert found.stopped.startswith("share: ")
+        assert "--max-share 1" in found.stopped
+
+
+controls = st.lists(st.builds(Control, st.integers(0, 2), st.none() | st.floats(0, 1e5)), max_size=3)
+
+
+@given(st.text("lsdu", max_size=8), controls, st.sets(st.sampled_from("01234567")), st.booleans(), st.floats(0, 1))
+def test_a_plan_removes_all_the_dead_or_stops_and_removes_nobody(
+    states: str, found_controls: list[Control], seen: set[str], restarted: bool, max_share: float
+) -> None:
+    dead = {str(at) for at, letter in enumerate(states) if letter == "d"}
+    found = plan(
+        states,
+        controls=found_controls,
+        seen_live=seen,
+        voided_by_restart=["x"] if restarted else [],
+        max_share=max_share,
+    )
+    assert found.dead == (frozenset() if found.stopped else dead)
+    if restarted or (dead and any(control.round_trip_ms is None for control in found_controls)):
+        assert found.stopped
+    assert not (found.control_failed and not found.stopped)
