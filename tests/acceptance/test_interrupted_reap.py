@@ -139,6 +139,8 @@ class Lane:
             suspicion["since"] -= LONG_AGO_SECONDS
             suspicion["renewed_at"] -= LONG_AGO_SECONDS
             self._clients[0].hset(key, process, json.dumps(suspicion))
+        # On a busy machine the living one may have been too slow to answer.
+        self._clients[0].hdel(key, self.layer.client_prefix)
 
     def save(self) -> None:
         self._saved = [{key: client.dump(key) for key in self._keys(client)} for client in self._clients]
