@@ -156,7 +156,7 @@ def history_table(runs: list[RunRecord]) -> RenderableType:
         return Text("No run has removed anything that is still in the journal.")
     table = _table("Run", "State", "Started", "Removed", "Processes", numbers=frozenset({"Removed", "Processes"}))
     for run in runs:
-        started = (iso(run.started_at) or "-").partition(".")[0].replace("T", " ")
+        started = (iso(run.started_at) or "-")[:16].replace("T", " ")  # the seconds are in the run's id
         table.add_row(visible(run.run_id), run.state, started, _number(run.removed), _number(run.processes))
     return table
 
