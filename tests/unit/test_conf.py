@@ -1,0 +1,81 @@
+"""CHANNELS_OPS: a slip of the hand is found before it costs anything."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ops.checks import check_settings
+from ops.conf import OpsSettings, known_keys, ops_settings, problem_with
+
+
+@pytest.mark.parametrize("value", [None, {}])
+def test_without_settings_the_defaults_hold(settings: LazySettings, value: Any) -> None:
+    settings.CHANNELS_OPS = value
+    assert ops_settings() == OpsSettings()
+    assert check_settings() == []
+    del settings.CHANNELS_OPS
+    assert ops_settings() == OpsSettings()
+
+
+def test_each_key_is_taken(settings: LazySettings) -> None:
+    settings.CHANNELS_OPS = dict.fromkeys(known_keys(), 1)
+    assert check_settings() == []
+    assert set(vars_of(ops_settings()).values()) == {1.0}
+
+
+def vars_of(found: OpsSettings) -> dict[str, float]:
+    return {name: getattr(found, name) for name in OpsSettings.__dataclass_fields__}
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("CONFIRM_AFTER_SECOND", "CONFIRM_AFTER_SECONDS"),
+        ("confirm_after_seconds", "CONFIRM_AFTER_SECONDS"),
+        ("PROBE_TIMEOUT", "PROBE_TIMEOUT_SECONDS"),
+        ("MAXSHARE", "MAX_SHARE"),
+        ("JOURNAL_SECS", "JOURNAL_SECONDS"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(settings: LazySettings, key: str, nearest: str) -> None:
+    settings.CHANNELS_OPS = {key: 1}
+    (error,) = check_settings()
+    assert error.id == "ops.E101"
+    assert error.msg == f"CHANNELS_OPS: unknown key {key!r}; the nearest known one is {nearest!r}."
+    assert "Known keys: " in (error.hint or "")
+    assert ops_settings() == OpsSettings()
+
+
+@pytest.mark.parametrize("value", ["60", None, True, -1, -0.5, math.nan, math.inf, 1e9, [60], {}, object()])
+def test_a_value_that_cannot_be_used_is_an_error_and_the_default_holds(settings: LazySettings, value: Any) -> None:
+    for key in known_keys():
+        settings.CHANNELS_OPS = {key: value}
+        (error,) = check_settings()
+        assert error.id == "ops.E101"
+        assert key in error.msg
+        assert ops_settings() == OpsSettings()
+
+
+def test_a_share_is_at_most_1(settings: LazySettings) -> None:
+    settings.CHANNELS_OPS = {"MAX_SHARE": 1.01}
+    (error,) = check_settings()
+    assert "MAX_SHARE is a share, from 0 to 1, not 1.01" in error.msg
+
+
+@pytest.mark.parametrize("value", [["CONFIRM_AFTER_SECONDS"], "CONFIRM_AFTER_SECONDS", 5])
+def test_settings_that_are_no_dict_are_one_error(settings: LazySettings, value: Any) -> None:
+    settings.CHANNELS_OPS = value
+    (error,) = check_settings()
+    assert error.msg == "CHANNELS_OPS must be a dict."
+
+
+@given(key=st.text(max_size=20) | st.integers() | st.none(), value=st.floats() | st.text(max_size=3) | st.none())
+def test_any_key_and_value_can_be_judged(key: Any, value: Any) -> None:
+    problem = problem_with(key, {key: value})
+    assert problem is None or "\n" not in problem
