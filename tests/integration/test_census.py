@@ -14,7 +14,7 @@ from django.conf import LazySettings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ops.model.keys import Keyspace, decode_name, inbox_of
+from ops.model.keys import Keyspace, decode_name, escape_glob, inbox_of
 from ops.model.records import Group, Inspection
 from ops.operations.inspect import InspectOptions, inspect, summarize
 from ops.operations.observe import Look, observe
@@ -394,3 +394,20 @@ async def test_both_passes_agree_on_a_layer_at_rest_on_two_shards(
     assert (summary.total_groups, summary.totals) == (inspection.total_groups, inspection.totals)
     assert {group.shard for group in groups.values()} == {0, 1}
     assert [shard.answered for shard in inspection.shards] == [True, True]
+
+
+# Globs
+
+
+special = st.lists(st.sampled_from([b"*", b"?", b"[", b"]", b"\\", b"^", b"-", b"a", b"b", b"\n", b"\xff"]), max_size=6)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(special.map(b"".join), min_size=1, max_size=6, unique=True))
+def test_an_escaped_glob_matches_only_itself(redis_server: EmbeddedRedis, names: list[bytes]) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        client.mset({b"k" + name: 1 for name in [*names, b"a", b"b", b"ab"]})
+        for name in names:
+            _, found = client.scan(match=escape_glob(b"k" + name), count=1000)
+            assert found == [b"k" + name]
