@@ -32,6 +32,8 @@ LONGEST_LOOK_SECONDS = 0.25
 LOOKS_PER_SECOND = 4000  # of all inboxes together
 SPARE_PLACES = 2  # an inbox with fewer free places than this counts as full
 CLOCK_TOLERANCE_SECONDS = 5.0
+PULSE_SECONDS = 0.25
+HELD_UP_SECONDS = 1.0  # who wakes up so much too late stood still
 PROBE_LIFETIME_SECONDS = 30.0  # beyond the round, so that an expiring inbox cannot look like one that was read
 
 
@@ -95,6 +97,7 @@ class _Round:
         self._timeout_seconds = timeout_seconds
         self._redis_now = redis_now
         self._started = time.monotonic()
+        self._until = self._started + timeout_seconds
         self.processes = [
             _Probed(process, [self._watch(name) for name in sorted(names)]) for process, names in inboxes.items()
         ]
@@ -109,11 +112,27 @@ class _Round:
         return time.monotonic() - self._started
 
     async def run(self) -> None:
+        pulse = asyncio.create_task(self._feel_own_pulse())
+        try:
+            await self._ask()
+        finally:
+            pulse.cancel()
+            await asyncio.gather(pulse, return_exceptions=True)
+
+    async def _feel_own_pulse(self) -> None:
+        """Start the wait again when this process stood still: who shares its host may have stood still with it."""
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(PULSE_SECONDS)
+            if time.monotonic() - before > PULSE_SECONDS + HELD_UP_SECONDS:
+                self._until = time.monotonic() + self._timeout_seconds
+
+    async def _ask(self) -> None:
         waiting = [probed for probed in self.processes if any(inbox.readable for inbox in probed.inboxes)]
         await self._place([(probed, inbox) for probed in waiting for inbox in probed.inboxes])
         pause = FIRST_LOOK_SECONDS
-        while waiting and self._elapsed < self._timeout_seconds:
-            await asyncio.sleep(min(pause, max(0.0, self._timeout_seconds - self._elapsed)))
+        while waiting and (left := self._until - time.monotonic()) > 0:
+            await asyncio.sleep(min(pause, left))
             moved = await self._look(waiting)
             waiting = [probed for probed in waiting if not probed.answered]
             await self._place(
