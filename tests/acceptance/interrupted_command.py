@@ -6,7 +6,7 @@
 `python -m tests.acceptance.interrupted_command` is the process behind it: it loads Django once and forks for each run.
 It reads requests and writes answers, one JSON object per line:
 
-    {"argv": ["reap_stale"], "interrupt": {"nth": 5, "since": null, "when": "before", "signal": 9}, "broken": false}
+    {"argv": ["reap_stale"], "interrupt": {"nth": 5, "since": null, …, "signal": 9}, "broken": false}
     {"returncode": -9, "writes": ["PING", …], "out": "…", "err": "…"}      it has ended
     {"stopped": true}                                                      it waits for {"continue": true}
 """
@@ -38,12 +38,14 @@ QUESTIONS = frozenset(f"CLIENT HELLO INFO PING TIME {READS}".split())
 class Interrupt:
     """At which write to Redis, and by which signal.
 
-    It is the `nth` one from 1, counted from the first one with the words `since` in it where they are given. Only what
-    may change something in Redis counts: to die before a question is to die after the change that went before it.
+    It is the `nth` one from 1, counted from the first one with the words `since` in it where they are given. Unless
+    `questions` count too, only what may change something in Redis does: to die before a question is to die after the
+    change that went before it.
     """
 
     nth: int = 1
     since: str | None = None
+    questions: bool = False
     when: When = "before"
     signal: int = signal.SIGKILL
 
@@ -91,9 +93,9 @@ class Interruptible:
         """Run it to its end, which may be the interrupt. `broken`: as a control, see `separate_receipt_from_removal`"""
         return Ended(**await self._ask(argv=argv, interrupt=interrupt and asdict(interrupt), broken=broken))
 
-    async def run_until_stopped(self, *argv: str, words: str) -> None:
-        """Run it, and hold it right before the first write with these words; `go_on()` lets it continue."""
-        interrupt = Interrupt(since=words, signal=signal.SIGSTOP)
+    async def run_until_stopped(self, *argv: str, words: str, nth: int = 1) -> None:
+        """Run it, and hold it right before the first write with these words, or later; `go_on()` lets it continue."""
+        interrupt = Interrupt(nth=nth, since=words, questions=True, signal=signal.SIGSTOP)
         answer = await self._ask(argv=argv, interrupt=asdict(interrupt), broken=False)
         assert answer == {"stopped": True}, answer
 
@@ -123,6 +125,7 @@ class Interrupter:
     def __init__(self, interrupt: dict[str, Any] | None, trace: IO[bytes]) -> None:
         self._interrupt = interrupt
         self._since: str | None = interrupt["since"] if interrupt else None
+        self._ignored = frozenset() if interrupt and interrupt["questions"] else QUESTIONS
         self._trace = trace
         self._counted = 0
 
@@ -156,7 +159,7 @@ class Interrupter:
         self._trace.flush()
         if self._since is not None and self._since.encode() in packed:
             self._since = None
-        if self._since is not None or command.decode() in QUESTIONS:
+        if self._since is not None or command.decode() in self._ignored:
             return 0
         self._counted += 1
         self._act(self._counted, "before")

@@ -35,6 +35,8 @@ MERCILESS = ("--confirm-after", "1", "--probe-timeout", "1")
 """Two runs in a row that get no answer within a second, and the members go."""
 PATIENT = ("--confirm-after", "0.001", "--probe-timeout", "10")
 """Whoever was silent in the last run and does not answer now goes; there is time to answer even on a busy machine."""
+HASTY = ("--confirm-after", "0.001", "--probe-timeout", "1")
+HELD_UP_SECONDS = 3.0  # by far longer than the probe timeout
 WITHIN_SECONDS = 30.0
 
 Reap = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
@@ -221,14 +223,13 @@ async def test_a_process_that_joined_between_two_silences_has_the_whole_confirm_
         worker.thaw()
         return report_of(done)
 
-    hasty = ("--confirm-after", "0.001", "--probe-timeout", "1")
-    await run_while_frozen(*hasty)
+    await run_while_frozen(*HASTY)
     if how == "a new channel":
         await sockets.open_urls(desk_urls(worker, "south"))
     else:
         await opened.send({"type": "join", "group": "north"})
         assert await sockets.await_received("joined north", WITHIN_SECONDS)
-    report = await run_while_frozen(*hasty)
+    report = await run_while_frozen(*HASTY)
     assert (states(report), report["removed"]) == ({"suspect": 1}, 0)
     assert "joined a group" in " ".join(report["processes"][0]["evidence"])
     assert channels(in_redis(redis_client, "office")) == of_sockets(sockets.sockets)
@@ -241,10 +242,11 @@ async def test_a_member_that_joins_again_when_the_verdict_has_been_reached_stays
     worker = bare_project.start_worker("uvicorn")
     again, orphan = await sockets.open_urls(desk_urls(worker, "north", 2))
     worker.freeze()
-    hasty = ("reap_stale", "--format", "json", "--confirm-after", "0.001", "--probe-timeout", "1")
     async with Interruptible(REDIS_URL=redis_server.url, CHANNELS_PREFIX="office") as commands:
-        await commands.run(*hasty)
-        await commands.run_until_stopped(*hasty, words=script("purge_members").sha.decode())
+        await commands.run("reap_stale", *HASTY)
+        await commands.run_until_stopped(
+            "reap_stale", "--format", "json", *HASTY, words=script("purge_members").sha.decode()
+        )
         worker.thaw()
         await again.send({"type": "join", "group": "north"})
         assert await sockets.await_received("joined north", WITHIN_SECONDS, among=[again])
@@ -253,6 +255,26 @@ async def test_a_member_that_joins_again_when_the_verdict_has_been_reached_stays
     assert channels(in_redis(redis_client, "office")) == {"north": {again.channel}}
     await assert_all_hear(sockets, [again], redis_server, prefix="office")
     assert orphan.is_open
+
+
+# A machine that stands still
+
+
+async def test_a_process_that_was_held_up_together_with_the_reaper_is_given_time_to_answer(
+    bare_project: BareProject, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any
+) -> None:
+    worker = bare_project.start_worker("uvicorn")
+    opened = await sockets.open_urls(desk_urls(worker, "north", 2))
+    async with Interruptible(REDIS_URL=redis_server.url, CHANNELS_PREFIX="office") as commands:
+        worker.freeze()
+        await commands.run("reap_stale", *HASTY)
+        # Some looks for answers have gone by: the reaper's own receiver has long given its.
+        await commands.run_until_stopped("reap_stale", "--format", "json", *HASTY, words="ZSCORE", nth=11)
+        await asyncio.sleep(HELD_UP_SECONDS)
+        worker.thaw()
+        report = json.loads((await commands.go_on()).out)
+    assert (states(report), report["removed"]) == ({"live": 1}, 0)
+    await assert_all_hear(sockets, opened, redis_server, prefix="office")
 
 
 # Who cannot be judged
