@@ -15,24 +15,30 @@ import contextlib
 import copy
 import functools
 import logging
+import math
+import socket
+import sys
 import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from channels.consumer import AsyncConsumer
 from channels.exceptions import ChannelFull
 from channels_redis import core
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ops.model.keys import Keyspace, index_entry
 from ops.model.memberships import Memberships
-from ops.store.keeper import Keeper
-from ops.store.outages import GONE, Outages
+from ops.store.keeper import TASK_NAMES, Keeper
+from ops.store.outages import Outages, will_pass
 from ops.store.scripts import run_script
 
 # Applications filter and test for the stock layer's log lines.
 logger = logging.getLogger(core.__name__)
 
 SOCKET_TIMEOUT_MARGIN_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = (0.05, 0.2, 0.75)
 
 
@@ -42,8 +48,6 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
     One option more than the stock layer's: ``lease_seconds`` (30), how long a process counts as live without another
     sign. It is renewed three times in that time.
     """
-
-    brpop_timeout: float = core.RedisChannelLayer.brpop_timeout
 
     def __init__(self, *args: Any, lease_seconds: float = 30.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -68,18 +72,34 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         pool = super().create_pool(index)
         options = pool.connection_kwargs
         options.setdefault("socket_timeout", self.brpop_timeout + SOCKET_TIMEOUT_MARGIN_SECONDS)
-        options.setdefault("socket_keepalive", True)
-        timeout = options["socket_timeout"]
-        if timeout is not None:
-            self.brpop_timeout = min(self.brpop_timeout, max(timeout * 0.8, 0.1))
+        options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
+        if "path" not in options:  # A unix socket has no use for it, and redis-py no such option.
+            options.setdefault("socket_keepalive", True)
         return pool
 
-    async def _run(self, index: int, script: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        """Run a script, again where the connection was cut: each does the same when it is run twice."""
+    def _longest_pop_seconds(self, index: int, wanted: float) -> float:
+        """How long BZPOPMIN may wait: not until the socket's own time-out, if the user has set a short one."""
+        timeout = self.connection(index).connection_pool.connection_kwargs.get("socket_timeout")
+        if timeout is None or timeout >= wanted + 1:
+            return wanted
+        shorter: float = min(wanted, timeout * 0.8)
+        return math.floor(shorter) if shorter >= 1 else shorter
+
+    async def _run(
+        self, index: int, script: str, keys: Sequence[Any], args: Sequence[Any], *, twice_is_once: bool = True
+    ) -> Any:
+        """Run a script, again where the connection was cut.
+
+        Where doing it twice is not the same as doing it once, only if it cannot have been done: a connection was
+        refused, so nothing was sent.
+        """
         for wait in RETRY_AFTER_SECONDS:
             try:
                 return await run_script(self.connection(index), script, keys, args)
-            except RedisConnectionError:
+            except RedisConnectionError as error:
+                refused = isinstance(error.__context__, (ConnectionRefusedError, socket.gaierror))
+                if not (twice_is_once or refused):
+                    raise
                 await asyncio.sleep(wait)
         return await run_script(self.connection(index), script, keys, args)
 
@@ -98,7 +118,7 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
             name = channel
             index = next(self._send_index_generator)
         args = [self.serialize(message), time.time(), int(self.expiry), self.get_capacity(channel)]
-        if not await self._run(index, "send_message", [self.prefix + name], args):
+        if not await self._run(index, "send_message", [self.prefix + name], args, twice_is_once=False):
             raise ChannelFull()
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
@@ -110,7 +130,7 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         keys_by_shard, messages, capacities = self._map_channel_keys_to_connection(channels, message)
         for index, keys in keys_by_shard.items():
             args = [time.time(), int(self.expiry), *(messages[key] for key in keys), *(capacities[key] for key in keys)]
-            over_capacity = await self._run(index, "send_messages", keys, args)
+            over_capacity = await self._run(index, "send_messages", keys, args, twice_is_once=False)
             if over_capacity > 0:
                 logger.info("%s of %s channels over capacity in group %s", over_capacity, len(channels), group)
 
@@ -123,12 +143,20 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         now = time.time()
         keys: list[Any] = [self._group_key(group)]
         args: list[Any] = [channel, now, self.group_expiry]
-        if self._is_mine(channel):
+        mine = self._is_mine(channel)
+        is_new = mine and not self.memberships.is_member(group, channel)
+        if mine:
+            # First, so that whoever repairs meanwhile knows that it is wanted.
+            self.memberships.joined(group, channel, now)
             keys.append(self.index_key(channel))
             args.append(index_entry(group, channel))
-        await self._run(self.consistent_hash(group), "join_group", keys, args)
-        if self._is_mine(channel):
-            self.memberships.joined(group, channel, now)
+        try:
+            await self._run(self.consistent_hash(group), "join_group", keys, args)
+        except BaseException:
+            if is_new:
+                self.memberships.left(group, channel)
+                self._keeper.doubt(group, channel)
+            raise
 
     async def group_discard(self, group: str, channel: str) -> None:
         """As the stock layer. It forgets the membership before it asks, so that no repair can bring it back."""
@@ -140,7 +168,12 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
             keys.append(self.index_key(channel))
             args.append(index_entry(group, channel))
             self.memberships.left(group, channel)
-        await self._run(self.consistent_hash(group), "leave_group", keys, args)
+        try:
+            await self._run(self.consistent_hash(group), "leave_group", keys, args)
+        except BaseException:
+            if self._is_mine(channel):
+                self._keeper.doubt(group, channel)
+            raise
 
     def index_key(self, channel: str) -> bytes:
         """Where the memberships of a channel of this process are indexed."""
@@ -157,42 +190,66 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
     # Receiving
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """As the stock layer; the task that asks is the one whose end means that nobody listens any more."""
+        """As the stock layer. Where a consumer asks, the end of its task means that nobody listens any more."""
         channel: str = await super().new_channel(prefix)
-        self.memberships.created(channel, asyncio.current_task())
+        consumer = _task_of_the_consumer_that_asks()
+        if consumer is not None:
+            self.memberships.created(channel, consumer)
         return channel
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """As the stock layer, but Redis that is away is waited for, and each inbox has a receiver of its own."""
+        assert self.require_valid_channel_name(channel)
         if "!" not in channel or not self._is_mine(channel):
             return await self._receive(channel)
+        inbox = self.non_local_name(channel)
+        receiver = self._receiver_of(inbox)
         self._keeper.keep_running()
         self.memberships.receiving(channel)
         try:
-            return await self._receiver_of(channel)._receive(channel)
+            return await receiver._receive(channel)
         finally:
             self.memberships.received(channel)
+            self._release(inbox, receiver)
 
     async def _receive(self, channel: str) -> dict[str, Any]:
         message: dict[str, Any] = await super().receive(channel)
         return message
 
-    def _receiver_of(self, channel: str) -> "RedisChannelLayer":
-        inbox = self.non_local_name(channel)
-        if not self._receivers:
-            self._receivers[inbox] = self
+    def _receiver_of(self, inbox: str) -> "RedisChannelLayer":
+        """This layer itself, as long as it has one inbox only."""
+        loop = asyncio.get_running_loop()
+        if any(other.receive_event_loop not in (None, loop) for other in self._receivers.values()):
+            raise RuntimeError("Two event loops are trying to receive() on one channel layer at once!")
         if inbox not in self._receivers:
-            self._receivers[inbox] = self._another_receiver()
+            in_use = any(other is self for other in self._receivers.values())
+            self._receivers[inbox] = self._another_receiver() if in_use else self
         return self._receivers[inbox]
+
+    def _release(self, inbox: str, receiver: "RedisChannelLayer") -> None:
+        if not (receiver.receive_count or receiver.receive_buffer or inbox in self._pops):
+            self._receivers.pop(inbox, None)
 
     def _another_receiver(self) -> "RedisChannelLayer":
         """This layer again, sharing all but what ``receive()`` keeps while it waits."""
         other = copy.copy(self)
-        other.receive_count = 0
-        other.receive_lock = None
-        other.receive_event_loop = None
-        other.receive_buffer = collections.defaultdict(functools.partial(core.BoundedQueue, self.capacity))
+        other._reset_receiving()
         return other
+
+    def _reset_receiving(self) -> None:
+        self.receive_count = 0
+        self.receive_lock = None
+        self.receive_event_loop = None
+        self.receive_buffer: dict[str, Any] = collections.defaultdict(
+            functools.partial(core.BoundedQueue, self.capacity)
+        )
+
+    def forget_messages(self, channel: str) -> None:
+        """Nobody will ever receive on ``channel`` again."""
+        receiver = self._receivers.get(inbox := self.non_local_name(channel))
+        if receiver is not None:
+            receiver.receive_buffer.pop(channel, None)
+            self._release(inbox, receiver)
 
     async def _brpop_with_clean(self, index: int, channel: str, timeout: float) -> Any:
         """Take a message from an inbox or a general channel; None where there was none, or Redis is away.
@@ -202,34 +259,76 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         """
         try:
             if self.outages.is_away(index):
-                await self.connection(index).ping()
+                # Not a PING, which one that is full or read-only answers too. There is no such message.
+                await self.connection(index).zrem(channel, b"")
                 if self.outages.answered(index):
                     self._keeper.look_now()
-            if channel.endswith("!"):
-                return await self._pop(index, channel, timeout)
-            return await super()._brpop_with_clean(index, channel, timeout)
-        except GONE as error:
+            timeout = self._longest_pop_seconds(index, timeout)
+            if not channel.endswith("!"):
+                return await super()._brpop_with_clean(index, channel, timeout)
+            self._keeper.keep_running()
+            return await self._pop(index, channel, timeout)
+        except Exception as error:
+            if not will_pass(error):
+                raise
             await self.outages.wait(index, error)
             return None
 
     async def _pop(self, index: int, inbox: str, timeout: float) -> Any:
         """BZPOPMIN that outlives the consumer in whose name it was sent: what it takes goes to the next that waits."""
         pop = self._pops.pop(inbox, None)
-        if pop is None or pop.get_loop() is not asyncio.get_running_loop():
-            pop = asyncio.ensure_future(self.connection(index).bzpopmin(inbox, timeout=timeout))
-            # Who waits for it may be gone by the time it fails.
-            pop.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if pop is not None and not pop.done() and pop.get_loop() is not asyncio.get_running_loop():
+            # Its loop is not run any more, or is about to learn that receivers have moved to this one.
+            with contextlib.suppress(RuntimeError):
+                pop.get_loop().call_soon_threadsafe(pop.cancel)
+            pop = None
+        if pop is None:
+            pop = asyncio.create_task(self._pop_once(index, inbox, timeout), name=f"{TASK_NAMES} pop")
         try:
-            popped = await asyncio.shield(pop)
+            # A future may be awaited in another loop once it is done.
+            popped = pop.result() if pop.done() else await asyncio.shield(pop)
         except asyncio.CancelledError:
-            if self.receive_count > 1:
-                self._pops[inbox] = pop
-            else:
-                pop.cancel()
+            if not pop.cancelled():
+                self._keep_pop(inbox, pop)
             raise
         return None if popped is None else popped[1]
 
+    async def _pop_once(self, index: int, inbox: str, timeout: float) -> Any:
+        return await self.connection(index).bzpopmin(inbox, timeout=timeout)
+
+    def _keep_pop(self, inbox: str, pop: "asyncio.Future[Any]") -> None:
+        """For the next receiver, unless it ends without a message before one comes."""
+
+        def forget_if_empty(done: "asyncio.Future[Any]") -> None:
+            empty = done.cancelled() or done.exception() is not None or done.result() is None
+            if empty and self._pops.get(inbox) is done:
+                del self._pops[inbox]
+
+        self._pops[inbox] = pop
+        pop.add_done_callback(forget_if_empty)
+
     async def _clean_receive_backup(self, index: int, channel: str) -> None:
         if not channel.endswith("!"):
-            with contextlib.suppress(*GONE):
+            try:
                 await super()._clean_receive_backup(index, channel)
+            except Exception as error:
+                if not will_pass(error):
+                    raise
+
+    # Children
+
+    def begin_in_child(self) -> None:
+        """This process was forked: a name of its own, or it would take its parent's messages."""
+        self.client_prefix = uuid.uuid4().hex
+        self.memberships = Memberships()
+        self._receivers, self._pops = {}, {}
+        self._reset_receiving()
+
+
+def _task_of_the_consumer_that_asks() -> "asyncio.Task[Any] | None":
+    """The task of the consumer whose start has asked for a channel; None where anything else did."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_name in ("_task_of_the_consumer_that_asks", "new_channel"):
+        frame = frame.f_back
+    is_start = frame.f_code.co_name == "__call__" and isinstance(frame.f_locals.get("self"), AsyncConsumer)
+    return asyncio.current_task() if is_start else None

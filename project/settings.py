@@ -1,5 +1,6 @@
 """Settings of the demo project. The environment says which Redis, which channel layer and which prefix."""
 
+import json
 import os
 from typing import Any
 
@@ -34,6 +35,8 @@ CHANNEL_LAYERS = {
         prefix=os.environ.get("CHANNELS_PREFIX"),
     )
 }
+# What else that layer is to be told, as JSON: {"lease_seconds": 3}
+CHANNEL_LAYERS["default"]["CONFIG"].update(json.loads(os.environ.get("CHANNEL_LAYER_OPTIONS") or "{}"))
 
 CHANNELS_OPS: dict[str, Any] = {}
 if confirm_after := os.environ.get("OPS_CONFIRM_AFTER_SECONDS"):

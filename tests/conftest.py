@@ -35,7 +35,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 STOCK_LAYER = "channels_redis.core.RedisChannelLayer"
 NOBODY_LISTENS = "redis://127.0.0.1:1"
 
-for foreign in ("REDIS_URL", "CHANNEL_BACKEND", "CHANNELS_PREFIX", "OPS_CONFIRM_AFTER_SECONDS"):
+FOREIGN = ("REDIS_URL", "CHANNEL_BACKEND", "CHANNEL_LAYER_OPTIONS", "CHANNELS_PREFIX", "OPS_CONFIRM_AFTER_SECONDS")
+for foreign in FOREIGN:
     os.environ.pop(foreign, None)
 django_settings.CHANNEL_LAYERS = {"default": layer_setting(STOCK_LAYER, [NOBODY_LISTENS], None)}
 

@@ -3,7 +3,6 @@
 Pure: tasks are only asked whether they are done, and time comes in.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +10,7 @@ from ops.model.keys import INDEXED_CHANNELS
 
 
 class Owner(Protocol):
-    """The task that asked for a channel. An asyncio.Task, as far as this module knows."""
+    """The task of the consumer that asked for a channel. An asyncio.Task, as far as this module knows."""
 
     def done(self) -> bool: ...
 
@@ -24,7 +23,6 @@ class _Channel:
     index_part: int
     groups: dict[str, float] = field(default_factory=dict)
     receivers: int = 0
-    was_received_on: bool = False
     without_owner_since: float | None = None
 
 
@@ -64,8 +62,8 @@ class Memberships:
     def channels(self) -> int:
         return len(self._channels)
 
-    def created(self, name: str, owner: Owner | None) -> None:
-        """``new_channel()`` made it, in the task ``owner``."""
+    def created(self, name: str, owner: Owner) -> None:
+        """A consumer made it, whose task is ``owner``: when that is done, nobody receives on it any more."""
         self._channels[name] = self._new(owner)
 
     def joined(self, group: str, name: str, now: float) -> None:
@@ -90,9 +88,8 @@ class Memberships:
         """Somebody began to wait for a message."""
         channel = self._known(name)
         channel.receivers += 1
-        channel.was_received_on = True
         if channel.owner is not None and channel.owner.done():
-            # It is in other hands than those it was made by: nobody can say when these let go of it.
+            # It is in other hands than its consumer's: nobody can say when these let go of it.
             channel.owner = None
 
     def received(self, name: str) -> None:
@@ -103,45 +100,37 @@ class Memberships:
             self._forget_if_idle(name, channel)
 
     def _forget_if_idle(self, name: str, channel: _Channel) -> None:
-        owned = channel.owner is not None and not channel.owner.done()
-        if not owned and not channel.groups and channel.receivers <= 0:
+        if channel.owner is None and not channel.groups and channel.receivers <= 0:
             self._channels.pop(name, None)
 
-    def abandoned(self, now: float, grace_seconds: float) -> list[tuple[str, list[str]]]:
-        """Channels whose consumer is gone, each with the groups it is still in.
+    def owners(self) -> list[Owner]:
+        """The consumers that still have a channel."""
+        return [channel.owner for channel in self._channels.values() if channel.owner is not None]
 
-        Its owner is done, had received on it while it lived, and nobody has received on it in ``grace_seconds``
-        since. A channel that is merely received on with time-outs has an owner that is at work, or none at all.
+    def abandoned(self, now: float, grace_seconds: float) -> list[tuple[str, list[str]]]:
+        """The channels whose consumer has been gone for ``grace_seconds``, each with the groups it is still in.
+
+        One that is in none is forgotten with this. A channel without an owner is nobody's to judge: whoever made it
+        may receive on it again at any time.
         """
         gone = []
         for name, channel in list(self._channels.items()):
             if channel.owner is None or not channel.owner.done() or channel.receivers > 0:
                 channel.without_owner_since = None
-            elif not channel.groups:
-                del self._channels[name]
-            elif channel.was_received_on:
-                if channel.without_owner_since is None:
-                    channel.without_owner_since = now
-                if now - channel.without_owner_since >= grace_seconds:
-                    gone.append((name, list(channel.groups)))
+                continue
+            if channel.without_owner_since is None:
+                channel.without_owner_since = now
+            if now - channel.without_owner_since >= grace_seconds:
+                gone.append((name, list(channel.groups)))
+                if not channel.groups:
+                    del self._channels[name]
         return gone
 
-    def joined_before(self, limit: float) -> dict[str, list[str]]:
-        """Group -> the channels that last joined it before ``limit``."""
-        found: dict[str, list[str]] = {}
-        for name, group, at in self._each():
-            if at < limit:
-                found.setdefault(group, []).append(name)
-        return found
-
-    def by_group(self) -> dict[str, list[str]]:
-        """Group -> its channels."""
-        found: dict[str, list[str]] = {}
-        for name, group, _ in self._each():
-            found.setdefault(group, []).append(name)
-        return found
-
-    def _each(self) -> Iterator[tuple[str, str, float]]:
-        for name, channel in self._channels.items():
-            for group, at in channel.groups.items():
-                yield name, group, at
+    def joined_before(self, limit: float) -> list[tuple[str, str]]:
+        """(group, channel) of each that last joined before ``limit``."""
+        return [
+            (group, name)
+            for name, channel in self._channels.items()
+            for group, at in channel.groups.items()
+            if at < limit
+        ]

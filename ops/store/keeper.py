@@ -1,32 +1,42 @@
 """What a process with the drop-in layer does for its memberships, three times in each lease.
 
-It renews the lease; puts memberships back where the lease was gone; refreshes those that would soon expire; and takes
+It renews the lease; puts memberships back where they may be gone; refreshes those that would soon expire; and takes
 away those of channels whose consumer is gone. At exit it takes all of them with it.
 """
 
 import asyncio
 import atexit
 import contextlib
+import functools
 import logging
 import os
 import random
 import socket
 import time
+import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ops.model.keys import Keyspace, index_entry
 from ops.model.records import LEASE_COUNTS
 from ops.store.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
-from ops.store.outages import GONE, LONGEST_WAIT_SECONDS
+from ops.store.outages import LONGEST_WAIT_SECONDS, will_pass
 
 logger = logging.getLogger("ops.layers")
 
-RENEWALS_PER_LEASE = 3
-GRACE_SECONDS = 10.0
+LOOKS_PER_LEASE = 3
+LOOKS_PER_GROUP_EXPIRY = 4
+LONGEST_PAUSE_SECONDS = 10.0
+GRACE_SECONDS = 5.0
 MEMBERS_AT_ONCE = 500
+END_SECONDS = 2.0
 EXIT_SECONDS = 5.0
+
+TASK_NAMES = "ops.layers"
+
+Member = tuple[str, str]
+"""Group and channel."""
 
 
 class Keeper:
@@ -38,129 +48,246 @@ class Keeper:
         self._description: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
-        self._pid = 0
+        # shard -> the run of its server on which all memberships are known to be; None where some may be missing
+        self._server_runs: dict[int, bytes | None] = {}
+        self._in_doubt: set[Member] = set()
+        self._complaints: set[str] = set()
         self.leases_lost = 0
         self.members_put_back = 0
         self.members_refreshed = 0
         self.channels_discarded = 0
+        _keepers.add(self)
+        _watch_the_process()
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether anything of this process is in Redis that would be left over."""
+        layer = self._layer()
+        return layer is not None and bool(self._server_runs or self._in_doubt or len(layer.memberships))
 
     def keep_running(self) -> None:
         """Start in this loop, unless at work there already. Called by whoever receives, so it must be cheap."""
-        task = self._task
-        if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
+        loop, task = asyncio.get_running_loop(), self._task
+        if task is not None and not task.done() and task.get_loop() is loop:
             return
         layer: Any = self._layer()
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._description = describe_process(layer.lease_seconds)
-            atexit.register(_leave_at_exit, self._layer, os.getpid())
+        self._description = self._description or describe_process(layer.lease_seconds)
         self._wake = asyncio.Event()
-        self._task = asyncio.create_task(_keep(self._layer, self._wake), name="ops.layers keeper")
+        self._task = loop.create_task(_keep(self._layer, self._wake), name=f"{TASK_NAMES} keeper")
+        _end_tasks_with(loop)
 
     def look_now(self) -> None:
         """Redis is back: do not wait for the next time."""
         if self._wake is not None:
             self._wake.set()
 
+    def doubt(self, group: str, channel: str) -> None:
+        """Redis did not say whether it did as it was asked: look again whether the group has what it should."""
+        self._in_doubt.add((group, channel))
+
     async def look(self) -> bool:
         """One round over all shards; returns whether all of them answered."""
         layer: Any = self._layer()
-        all_answered = True
-        for index in range(layer.ring_size):
-            try:
-                await self._look_at(layer, index)
-            except GONE:
-                all_answered = False
-        await self._discard_abandoned(layer)
-        return all_answered
+        answered = await asyncio.gather(*(self._look_at(layer, index) for index in range(layer.ring_size)))
+        await self._discard_abandoned(layer, GRACE_SECONDS)
+        return all(answered)
 
-    async def _look_at(self, layer: Any, index: int) -> None:
-        connection = layer.connection(index)
-        was_there = await renew_lease(
-            connection, self._keyspace, layer.client_prefix, self._describe(layer), layer.group_expiry
+    async def _look_at(self, layer: Any, index: int) -> bool:
+        try:
+            await self._renew(layer, index)
+            await self._settle(layer, index)
+            await self._refresh(layer, index)
+        except Exception as error:
+            if will_pass(error):
+                return False
+            # A user without the rights, a key of another type: it may last, and is no reason to stop.
+            if str(error) not in self._complaints:
+                self._complaints.add(str(error))
+                logger.exception("the lease on Redis shard %d cannot be kept", index)
+        return True
+
+    async def _renew(self, layer: Any, index: int) -> None:
+        keep_seconds = max(layer.group_expiry, LOOKS_PER_LEASE * layer.lease_seconds)
+        was_there, server_run = await renew_lease(
+            layer.connection(index), self._keyspace, layer.client_prefix, self._describe(layer), keep_seconds
         )
-        if not was_there:
-            await self._put_back(layer, index)
-        await self._refresh(layer, index)
+        if was_there and self._server_runs.get(index) == server_run:
+            return
+        first_time = index not in self._server_runs
+        if not first_time:
+            self._server_runs[index] = None
+        await self._put_back(layer, index, quietly=first_time)
+        self._server_runs[index] = server_run
 
     def _describe(self, layer: Any) -> dict[str, str]:
         counts = {name: getattr(self, name) for name in LEASE_COUNTS if name != "outages"}
         now = {"index_parts": layer.memberships.index_parts, "outages": layer.outages.count, **counts}
         return {**self._description, **{name: str(count) for name, count in now.items()}}
 
-    async def _put_back(self, layer: Any, index: int) -> None:
-        """The lease was gone: the shard is new, was emptied, or this process was taken for dead."""
-        lost = _on_shard(layer, index, layer.memberships.by_group())
-        members = sum(map(len, lost.values()))
-        if members:
+    async def _put_back(self, layer: Any, index: int, *, quietly: bool) -> None:
+        """The shard is new, was emptied or lost its latest writes, or this process was taken for dead."""
+        lost = _on_shard(layer, index, layer.memberships.joined_before(float("inf")))
+        if not lost:
+            return
+        await _forget_index(layer, layer.connection(index))
+        await self._join(layer, index, lost, into_index=True)
+        if not quietly:
             self.leases_lost += 1
-            self.members_put_back += members
-            await _forget_index(layer, layer.connection(index))
-            await _join(layer, index, lost, into_index=True)
-            logger.warning("the lease on Redis shard %d was gone; %d memberships were put back", index, members)
+            self.members_put_back += len(lost)
+            logger.warning("Redis shard %d may have lost memberships; %d were put back", index, len(lost))
 
     async def _refresh(self, layer: Any, index: int) -> None:
         """Renew memberships that have lived half their time, which ``group_send`` would otherwise cut off."""
         due = _on_shard(layer, index, layer.memberships.joined_before(time.time() - layer.group_expiry / 2))
         if due:
-            await _join(layer, index, due, into_index=False)
-            self.members_refreshed += sum(map(len, due.values()))
+            await self._join(layer, index, due, into_index=False)
+            self.members_refreshed += len(due)
 
-    async def _discard_abandoned(self, layer: Any) -> None:
-        for channel, groups in layer.memberships.abandoned(time.monotonic(), GRACE_SECONDS):
-            with contextlib.suppress(*GONE):
-                for group in groups:
+    async def _join(self, layer: Any, index: int, members: Sequence[Member], *, into_index: bool) -> None:
+        """Add channels to their groups with the score of now; who leaves meanwhile is taken out again."""
+        memberships, connection = layer.memberships, layer.connection(index)
+        for start in range(0, len(members), MEMBERS_AT_ONCE):
+            now, pipe = time.time(), connection.pipeline(transaction=False)
+            batch = [member for member in members[start : start + MEMBERS_AT_ONCE] if memberships.is_member(*member)]
+            for group, channel in batch:
+                part = layer.index_key(channel)
+                pipe.zadd(layer._group_key(group), {channel: now})
+                pipe.expire(layer._group_key(group), layer.group_expiry)
+                if into_index:
+                    pipe.rpush(part, index_entry(group, channel))
+                pipe.expire(part, layer.group_expiry)
+            self._in_doubt.update(batch)
+            await _execute(pipe)
+            for group, channel in batch:
+                if memberships.is_member(group, channel):
+                    memberships.joined(group, channel, now)
+        await self._settle(layer, index)
+
+    async def _settle(self, layer: Any, index: int) -> None:
+        """Take out who is in doubt and no member; who joins while that is under way goes in again."""
+        is_member = layer.memberships.is_member
+        doubtful = _on_shard(layer, index, self._in_doubt)
+        gone = [member for member in doubtful if not is_member(*member)]
+        if gone:
+            pipe = layer.connection(index).pipeline(transaction=False)
+            for group, channel in gone:
+                pipe.zrem(layer._group_key(group), channel)
+            await _execute(pipe)
+        self._in_doubt.difference_update(doubtful)
+        back = [member for member in gone if is_member(*member)]
+        if back:
+            await self._join(layer, index, back, into_index=True)
+
+    async def _discard_abandoned(self, layer: Any, grace_seconds: float) -> None:
+        for channel, groups in layer.memberships.abandoned(time.monotonic(), grace_seconds):
+            layer.forget_messages(channel)
+            for group in groups:
+                # Whatever the error: it is in doubt from there on, and the next look settles it.
+                with contextlib.suppress(Exception):
                     await layer.group_discard(group, channel)
-                layer.receive_buffer.pop(channel, None)
+            if groups:
                 self.channels_discarded += 1
                 logger.warning("the consumer of %s is gone; it was taken out of %d groups", channel, len(groups))
 
+    async def end_with_loop(self) -> None:
+        """The loop ends, and its consumers with it. Quickly and quietly: nobody waits for this."""
+        layer: Any = self._layer()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._end(layer), END_SECONDS)
+
+    async def _end(self, layer: Any) -> None:
+        loop = asyncio.get_running_loop()
+        owners = [owner for owner in layer.memberships.owners() if owner.get_loop() is loop and not owner.done()]
+        if owners:
+            await asyncio.wait(owners, timeout=END_SECONDS / 2)
+        await self._discard_abandoned(layer, 0.0)
+        if not len(layer.memberships):
+            # Nobody renews it from here on. With members left, the record says when this process was last seen.
+            for index in range(layer.ring_size):
+                await delete_lease(layer.connection(index), self._keyspace, layer.client_prefix)
+            self._server_runs.clear()
+
+    def begin_in_child(self) -> None:
+        """This process was forked: channels and memberships are its parent's."""
+        layer: Any = self._layer()
+        if layer is not None:
+            self._description, self._task, self._wake = {}, None, None
+            self._server_runs, self._in_doubt = {}, set()
+            layer.begin_in_child()
+
+    async def leave(self) -> None:
+        """Take every membership along. Marked first: if this is cut short, the rest is known to be dead."""
+        layer: Any = self._layer()
+        await asyncio.gather(*(self._leave(layer, index) for index in range(layer.ring_size)), return_exceptions=True)
+
+    async def _leave(self, layer: Any, index: int) -> None:
+        connection, process = layer.connection(index), layer.client_prefix
+        await mark_lease_ended(connection, self._keyspace, process, layer.group_expiry)
+        members = {*layer.memberships.joined_before(float("inf")), *self._in_doubt}
+        mine = _on_shard(layer, index, members)
+        for start in range(0, len(mine), MEMBERS_AT_ONCE):
+            pipe = connection.pipeline(transaction=False)
+            for group, channel in mine[start : start + MEMBERS_AT_ONCE]:
+                pipe.zrem(layer._group_key(group), channel)
+            await _execute(pipe)
+        await _forget_index(layer, connection)
+        await delete_lease(connection, self._keyspace, process)
+
 
 async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:
-    """The task. It holds the layer only while it looks."""
+    """The task. It holds the layer only while it looks, and ends where another loop has taken over."""
+    me = asyncio.current_task()
     try:
-        while (layer := reference()) is not None:
-            all_answered = await layer._keeper.look()
-            pause = layer.lease_seconds / RENEWALS_PER_LEASE if all_answered else LONGEST_WAIT_SECONDS
+        while (layer := reference()) is not None and layer._keeper._task is me:
+            wake.clear()
+            pause = LONGEST_WAIT_SECONDS
+            if await layer._keeper.look():
+                lease, expiry = layer.lease_seconds / LOOKS_PER_LEASE, layer.group_expiry / LOOKS_PER_GROUP_EXPIRY
+                pause = min(lease, expiry, LONGEST_PAUSE_SECONDS)
             pause *= random.uniform(0.8, 1.0)  # noqa: S311  (spreads load, guards nothing)
             layer = None
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(wake.wait(), pause)
-            wake.clear()
-    finally:
+            alarm = asyncio.get_running_loop().call_later(pause, wake.set)
+            try:
+                await wake.wait()
+            finally:
+                alarm.cancel()
+    except asyncio.CancelledError:
         layer = reference()
-        if layer is not None:
-            # Nobody renews it from here on: without a record, the process is judged by its inbox again.
-            for index in range(layer.ring_size):
-                with contextlib.suppress(*GONE, asyncio.CancelledError):
-                    await delete_lease(layer.connection(index), Keyspace(layer.prefix), layer.client_prefix)
+        if layer is not None and layer._keeper._task is me:
+            await layer._keeper.end_with_loop()
+        raise
 
 
-def _on_shard(layer: Any, index: int, members: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {group: channels for group, channels in members.items() if layer.consistent_hash(group) == index}
+def _end_tasks_with(loop: asyncio.AbstractEventLoop) -> None:
+    """End the layers' tasks before ``loop`` is closed, where nobody else does: asyncio.run() and asgiref do."""
+    if loop in _watched_loops:
+        return
+    _watched_loops.add(loop)
+    close = loop.close
+
+    def end_and_close(loop: asyncio.AbstractEventLoop) -> None:
+        loop.close = close  # type: ignore[method-assign]
+        if not (loop.is_closed() or loop.is_running()):
+            tasks = [task for task in asyncio.all_tasks(loop) if task.get_name().startswith(TASK_NAMES)]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks))
+        # Not close(): these tasks may have opened connections, which the stock layer then closes with the loop.
+        loop.close()
+
+    loop.close = types.MethodType(end_and_close, loop)  # type: ignore[method-assign]
 
 
-async def _join(layer: Any, index: int, members: dict[str, list[str]], *, into_index: bool) -> None:
-    """Add channels to their groups with the score of now; who leaves meanwhile is taken out again."""
-    connection, now = layer.connection(index), time.time()
-    for group, channels in members.items():
-        key = layer._group_key(group)
-        for start in range(0, len(channels), MEMBERS_AT_ONCE):
-            batch = [
-                name for name in channels[start : start + MEMBERS_AT_ONCE] if layer.memberships.is_member(group, name)
-            ]
-            if not batch:
-                continue
-            pipe = connection.pipeline(transaction=False)
-            pipe.zadd(key, dict.fromkeys(batch, now))
-            pipe.expire(key, layer.group_expiry)
-            for name in batch:
-                part = layer.index_key(name)
-                if into_index:
-                    pipe.rpush(part, index_entry(group, name))
-                pipe.expire(part, layer.group_expiry)
-            await pipe.execute()
-            await _take_out(layer, connection, key, group, batch, now)
+async def _execute(pipe: Any) -> None:
+    """Run a pipeline to its end; a group that is no group does not keep the others from what they need."""
+    for reply in await pipe.execute(raise_on_error=False):
+        if isinstance(reply, Exception) and will_pass(reply):
+            raise reply
+
+
+def _on_shard(layer: Any, index: int, members: Iterable[Member]) -> list[Member]:
+    return [member for member in members if layer.consistent_hash(member[0]) == index]
 
 
 async def _forget_index(layer: Any, connection: Any) -> None:
@@ -170,18 +297,22 @@ async def _forget_index(layer: Any, connection: Any) -> None:
         await connection.unlink(*(keyspace.index(layer.client_prefix, number) for number in numbers))
 
 
-async def _take_out(layer: Any, connection: Any, key: bytes, group: str, batch: Iterable[str], now: float) -> None:
-    gone = []
-    for name in batch:
-        if layer.memberships.is_member(group, name):
-            layer.memberships.joined(group, name, now)
-        else:
-            gone.append(name)
-    if gone:
-        await connection.zrem(key, *gone)
+# The process: its exit, and its children
+
+_keepers: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
+_watched_loops: "weakref.WeakSet[asyncio.AbstractEventLoop]" = weakref.WeakSet()
 
 
-# At exit
+@functools.cache
+def _watch_the_process() -> None:
+    atexit.register(_leave_at_exit)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_in_child)
+
+
+def _begin_in_child() -> None:
+    for keeper in list(_keepers):
+        keeper.begin_in_child()
 
 
 class _ExitLoop(asyncio.SelectorEventLoop):
@@ -191,27 +322,13 @@ class _ExitLoop(asyncio.SelectorEventLoop):
         return socket.getaddrinfo(host, port, **options)
 
 
-def _leave_at_exit(reference: "weakref.ref[Any]", pid: int) -> None:
-    layer = reference()
-    if layer is None or os.getpid() != pid:
+def _leave_at_exit() -> None:
+    holders = [keeper for keeper in _keepers if keeper.holds_something]
+    if not holders:
         return
-    loop = _ExitLoop()
-    with contextlib.suppress(*GONE, RuntimeError):
-        loop.run_until_complete(asyncio.wait_for(_leave(layer), EXIT_SECONDS))
-    loop.close()
+    with contextlib.suppress(Exception), contextlib.closing(_ExitLoop()) as loop:
+        loop.run_until_complete(asyncio.wait_for(_leave_all(holders), EXIT_SECONDS))
 
 
-async def _leave(layer: Any) -> None:
-    """Take every membership along. Marked first: if this is cut short, the rest is known to be dead."""
-    keyspace, process = Keyspace(layer.prefix), layer.client_prefix
-    for index in range(layer.ring_size):
-        connection = layer.connection(index)
-        await mark_lease_ended(connection, keyspace, process)
-        pipe = connection.pipeline(transaction=False)
-        for group, channels in _on_shard(layer, index, layer.memberships.by_group()).items():
-            for start in range(0, len(channels), MEMBERS_AT_ONCE):
-                pipe.zrem(layer._group_key(group), *channels[start : start + MEMBERS_AT_ONCE])
-        await pipe.execute()
-        await _forget_index(layer, connection)
-        await delete_lease(connection, keyspace, process)
-    layer.memberships.clear()
+async def _leave_all(keepers: Iterable[Keeper]) -> None:
+    await asyncio.gather(*(keeper.leave() for keeper in keepers), return_exceptions=True)

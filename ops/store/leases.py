@@ -62,15 +62,20 @@ def _version(distribution: str) -> str:
 
 async def renew_lease(
     client: Any, keyspace: Keyspace, process: str, description: dict[str, str], keep_seconds: float
-) -> bool:
-    """Renew the lease, or take it; returns whether it was there."""
+) -> tuple[bool, bytes]:
+    """Renew the lease, or take it; returns whether it was there, and which run of the server answered."""
     fields = [text for pair in description.items() for text in pair]
-    return bool(await run_script(client, "renew_lease", [keyspace.lease(process)], [math.ceil(keep_seconds), *fields]))
+    args = [math.ceil(keep_seconds), *fields]
+    was_there, server_run = await run_script(client, "renew_lease", [keyspace.lease(process)], args)
+    return bool(was_there), server_run
 
 
-async def mark_lease_ended(client: Any, keyspace: Keyspace, process: str) -> None:
+async def mark_lease_ended(client: Any, keyspace: Keyspace, process: str, keep_seconds: float) -> None:
     """Say that the process is leaving, before its memberships are taken away."""
-    await client.hset(keyspace.lease(process), "ended", "1")
+    pipe = client.pipeline(transaction=False)
+    pipe.hset(keyspace.lease(process), "ended", "1")
+    pipe.expire(keyspace.lease(process), math.ceil(keep_seconds))
+    await pipe.execute()
 
 
 async def delete_lease(client: Any, keyspace: Keyspace, process: str) -> None:

@@ -1,21 +1,33 @@
-"""Redis that is away: how long to wait before the next try, and one log line for each outage."""
+"""Redis that is away: how to tell, how long to wait before the next try, and one log line for each outage."""
 
 import asyncio
 import logging
 import random
+import re
 import time
 from dataclasses import dataclass, field
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 logger = logging.getLogger("ops.layers")
 
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 1.0
-GONE = (RedisConnectionError, RedisTimeoutError, ReadOnlyError, OutOfMemoryError, OSError, asyncio.TimeoutError)
-"""What redis-py raises when a server is away, full, or not the master any more."""
+GONE = (RedisConnectionError, RedisTimeoutError, OSError, asyncio.TimeoutError)
+# Scripts quote the server's answer, and redis-py takes away the codes that it knows.
+_PASSES = re.compile(
+    r"(^|[\s-])(OOM|LOADING|READONLY|UNBLOCKED|MASTERDOWN|CLUSTERDOWN|NOREPLICAS|MISCONF|BUSY|TRYAGAIN) "
+    r"|used memory >|read only replica|MASTER is down|cluster is down"
+)
+
+
+def will_pass(error: BaseException) -> bool:
+    """Whether ``error`` says that a server is away, full, or not the master just now, and so is worth another try."""
+    if isinstance(error, ResponseError):
+        return _PASSES.search(str(error)) is not None
+    return isinstance(error, GONE)
 
 
 @dataclass(slots=True)

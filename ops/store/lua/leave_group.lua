@@ -8,6 +8,7 @@
 -- Returns  1 if it was in the group, else 0
 local removed = redis.call('ZREM', KEYS[1], ARGV[1])
 if KEYS[2] and removed == 1 then
-    redis.call('LREM', KEYS[2], 1, ARGV[2])
+    -- All of them: one that was put back may be there twice.
+    redis.call('LREM', KEYS[2], 0, ARGV[2])
 end
 return removed

@@ -1,0 +1,26 @@
+"""The demo application, made difficult: `/block` holds up the whole process, and a stubborn room hears of no end."""
+
+import asyncio
+import time
+from typing import Any
+from urllib.parse import parse_qs
+
+from project.asgi import application as demo
+
+
+async def application(scope: Any, receive: Any, send: Any) -> None:
+    async def receive_no_end() -> Any:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            await asyncio.Event().wait()
+        return message
+
+    if scope["path"] == "/block":
+        # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile.
+        time.sleep(float(parse_qs(scope["query_string"].decode())["seconds"][0]))  # noqa: ASYNC251
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b"done"})
+    elif scope["path"] == "/ws/room/stubborn/":
+        await demo(scope, receive_no_end, send)
+    else:
+        await demo(scope, receive, send)

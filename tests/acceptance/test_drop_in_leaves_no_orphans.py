@@ -1,0 +1,231 @@
+"""What makes members of nobody: the stock layer leaves them, the drop-in layer takes them away or has them reaped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+import urllib.request
+from typing import Any
+
+import pytest
+import redis
+
+from project.embedded_redis import EmbeddedRedis
+from project.sockets import SocketFleet
+from project.workers import Kind
+from tests.acceptance.memberships import in_redis
+from tests.acceptance.reach import assert_all_hear, open_layer_on
+from tests.acceptance.two_layers import (
+    BACKENDS,
+    DROP_IN,
+    STOCK,
+    TwoLayers,
+    all_are_members,
+    count_members,
+    members,
+    seconds_until,
+)
+from tests.conftest import RunCommand, StartRedis, StartWorker
+
+CONFIRM_AFTER_SECONDS = 2
+LEASE_SECONDS = 1.0
+BOTH: Any = pytest.mark.parametrize("kind", ["uvicorn", "daphne"])
+
+
+@pytest.fixture
+def two_layers(start_worker: StartWorker, sockets: SocketFleet) -> TwoLayers:
+    return TwoLayers(start_worker, sockets)
+
+
+class Reaper:
+    """`reap_stale` as cron runs it, for one layer or the other."""
+
+    def __init__(self, run_command: RunCommand) -> None:
+        self._run_command = run_command
+
+    async def run(self, layer: str, *arguments: str) -> dict[str, Any]:
+        argv = ("reap_stale", "--format", "json", "--confirm-after", str(CONFIRM_AFTER_SECONDS), "--probe-timeout", "1")
+        env = {"CHANNEL_BACKEND": BACKENDS[layer], "CHANNELS_PREFIX": layer}
+        done = await asyncio.to_thread(self._run_command, *argv, *arguments, env=env)
+        assert done.returncode in (0, 3), done
+        report: dict[str, Any] = json.loads(done.out)
+        return report
+
+    async def run_both(self, *arguments: str) -> dict[str, dict[str, Any]]:
+        reports = await asyncio.gather(*(self.run(layer, *arguments) for layer in BACKENDS))
+        return dict(zip(BACKENDS, reports, strict=True))
+
+
+@pytest.fixture
+def reaper(run_command: RunCommand) -> Reaper:
+    return Reaper(run_command)
+
+
+async def lease_is_older_than(client: redis.Redis, seconds: float) -> None:
+    [key] = client.keys(f"{DROP_IN}:ops:lease:*")
+
+    def is_older() -> bool:
+        now, micros = client.time()
+        return bool(now + micros / 1e6 - float(client.hget(key, "renewed_at")) > seconds)
+
+    await seconds_until(is_older, 4 * seconds)
+
+
+# Ordinary ends
+
+
+@BOTH
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+async def test_an_ordinary_deploy_leaves_no_member(
+    kind: Kind, sign: signal.Signals, two_layers: TwoLayers, redis_client: Any
+) -> None:
+    two_layers.start(kind)
+    await two_layers.open(5)
+    for worker in two_layers.all_workers:
+        worker.process._popen.send_signal(sign)
+    for worker in two_layers.all_workers:
+        worker.process.wait(15)
+    left = {layer: count_members(in_redis(redis_client, layer)) for layer in BACKENDS}
+    assert left == {STOCK: 5 if kind == "daphne" else 0, DROP_IN: 0}
+    if kind == "daphne" or sign == signal.SIGINT:
+        kept = [key for key in redis_client.keys(f"{DROP_IN}*") if not key.endswith(b"!")]
+    else:  # uvicorn ends itself with the signal in the middle of its loop: of an empty process, the lease is left.
+        kept = redis_client.keys(f"{DROP_IN}:ops:index:*")
+    assert kept == []
+    assert "Traceback" not in two_layers.log(DROP_IN)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+async def test_members_of_consumers_that_uvicorn_does_not_wait_for_go_at_once_or_with_the_first_run(
+    sign: signal.Signals, two_layers: TwoLayers, redis_client: Any, reaper: Reaper
+) -> None:
+    two_layers.start(
+        "uvicorn",
+        asgi="tests.acceptance.difficult_application:application",
+        arguments=("--timeout-graceful-shutdown", "1"),
+        lease_seconds=LEASE_SECONDS,
+    )
+    await two_layers.open(5, "stubborn")
+    for worker in two_layers.all_workers:
+        worker.process._popen.send_signal(sign)
+    for worker in two_layers.all_workers:
+        worker.process.wait(15)
+    left = {layer: count_members(in_redis(redis_client, layer)) for layer in BACKENDS}
+    assert left == {STOCK: 5, DROP_IN: 5 if sign == signal.SIGTERM else 0}
+    if left[DROP_IN]:
+        await lease_is_older_than(redis_client, CONFIRM_AFTER_SECONDS)
+        reports = await reaper.run_both()
+        assert {layer: report["removed"] for layer, report in reports.items()} == {STOCK: 0, DROP_IN: 5}
+
+
+@pytest.mark.parametrize(("kind", "away"), [("uvicorn", "kill"), ("daphne", "kill"), ("daphne", "pause")])
+async def test_a_process_that_ends_while_redis_is_away_ends_soon_and_quietly(
+    kind: Kind, away: str, two_layers: TwoLayers, start_redis: StartRedis
+) -> None:
+    server = start_redis()
+    two_layers.start(kind, redis=server)
+    await two_layers.open(2)
+    getattr(server, away)()
+    [worker] = two_layers.workers[DROP_IN]
+    took = -time.monotonic()
+    await asyncio.to_thread(worker.terminate, 20)
+    took += time.monotonic()
+    server.resume()
+    assert took < 8
+    noise = ("Task was destroyed", "never retrieved", "Exception ignored", "atexit")
+    assert [line for line in worker.output().splitlines() if any(words in line for words in noise)] == []
+
+
+# Ends without a word
+
+
+@BOTH
+async def test_one_run_removes_the_members_of_a_killed_process(
+    kind: Kind, two_layers: TwoLayers, redis_client: Any, reaper: Reaper
+) -> None:
+    two_layers.start(kind, lease_seconds=LEASE_SECONDS)
+    await two_layers.open(5)
+    for worker in two_layers.all_workers:
+        worker.kill()
+    await lease_is_older_than(redis_client, CONFIRM_AFTER_SECONDS)
+    reports = await reaper.run_both()
+    assert {layer: report["removed"] for layer, report in reports.items()} == {STOCK: 0, DROP_IN: 5}
+    assert {layer: count_members(members(redis_client, layer)) for layer in BACKENDS} == {STOCK: 5, DROP_IN: 0}
+    assert redis_client.keys(f"{DROP_IN}:ops:lease:*") == redis_client.keys(f"{DROP_IN}:ops:index:*") == []
+
+
+async def test_a_process_that_was_stopped_and_reaped_puts_its_members_back_by_itself(
+    two_layers: TwoLayers, redis_client: Any, redis_server: EmbeddedRedis, reaper: Reaper
+) -> None:
+    two_layers.start("uvicorn", lease_seconds=LEASE_SECONDS)
+    await two_layers.open(5)
+    for worker in two_layers.all_workers:
+        worker.freeze()
+    await lease_is_older_than(redis_client, CONFIRM_AFTER_SECONDS)
+    reports = await reaper.run_both("--wait")
+    assert {layer: report["removed"] for layer, report in reports.items()} == {STOCK: 5, DROP_IN: 5}
+    for worker in two_layers.all_workers:
+        worker.thaw()
+    sockets = two_layers.sockets(DROP_IN)
+    await seconds_until(lambda: all_are_members(redis_client, DROP_IN, sockets), LEASE_SECONDS)
+    await assert_all_hear(two_layers.fleet, sockets, redis_server, prefix=DROP_IN)
+    assert members(redis_client, STOCK) == {}
+    report = await reaper.run(DROP_IN)
+    assert (report["removed"], report["suspects"]) == (0, 0)
+
+
+async def test_a_blocked_event_loop_is_at_most_suspected_and_heals_itself(
+    two_layers: TwoLayers, redis_client: Any, redis_server: EmbeddedRedis, reaper: Reaper
+) -> None:
+    two_layers.start("uvicorn", lease_seconds=LEASE_SECONDS, asgi="tests.acceptance.difficult_application:application")
+    await two_layers.open(3)
+    [worker] = two_layers.workers[DROP_IN]
+    block = asyncio.create_task(asyncio.to_thread(urllib.request.urlopen, f"{worker.http_url}/block?seconds=4"))
+    await lease_is_older_than(redis_client, LEASE_SECONDS)
+    report = await reaper.run(DROP_IN, "--confirm-after", "60")
+    assert ([process["state"] for process in report["processes"]], report["removed"]) == (["suspect"], 0)
+    assert not block.done()
+    (await block).close()
+    sockets = two_layers.sockets(DROP_IN)
+    assert all_are_members(redis_client, DROP_IN, sockets)
+    await assert_all_hear(two_layers.fleet, sockets, redis_server, prefix=DROP_IN)
+    report = await reaper.run(DROP_IN, "--confirm-after", "60")
+    assert ([process["state"] for process in report["processes"]], report["removed"]) == (["live"], 0)
+
+
+# Members of a process that lives
+
+
+@BOTH
+async def test_the_members_of_consumers_that_died_of_an_exception_are_discarded(
+    kind: Kind, two_layers: TwoLayers, redis_client: Any, redis_server: EmbeddedRedis
+) -> None:
+    two_layers.start(kind)
+    await two_layers.open(5, "doomed")
+    await two_layers.open(5, "safe")
+    doomed = [socket for socket in two_layers.fleet.sockets if socket.room == "doomed"]
+    for layer in BACKENDS:
+        async with open_layer_on([redis_server], layer) as sender:
+            await sender.group_send("room.doomed", {"type": "nobody.handles.this"})
+    assert len(await two_layers.fleet.await_closed(doomed)) == 10
+    safe = [socket for socket in two_layers.sockets(DROP_IN) if socket.room == "safe"]
+    await seconds_until(lambda: all_are_members(redis_client, DROP_IN, safe), 30)
+    assert count_members(members(redis_client, STOCK)) == 10
+    assert two_layers.log(DROP_IN).count("the consumer of") == 5
+    await assert_all_hear(two_layers.fleet, safe, redis_server, prefix=DROP_IN)
+
+
+async def test_a_socket_that_is_open_for_longer_than_the_group_expiry_still_receives(
+    two_layers: TwoLayers, redis_server: EmbeddedRedis, redis_client: Any
+) -> None:
+    two_layers.start("uvicorn", "daphne", options={"group_expiry": 3}, lease_seconds=30)
+    await two_layers.open(4)
+    await seconds_until(lambda: not redis_client.exists(f"{STOCK}:group:room.lobby"), 10)
+    assert members(redis_client, STOCK) == {}
+    await assert_all_hear(two_layers.fleet, two_layers.sockets(DROP_IN), redis_server, prefix=DROP_IN)
+    for layer in BACKENDS:
+        await two_layers.sockets(layer)[0].send({"text": "after the expiry"})
+    heard = await two_layers.fleet.await_received("after the expiry", 2)
+    assert set(heard) == set(two_layers.sockets(DROP_IN))
