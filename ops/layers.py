@@ -30,7 +30,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ops.model.keys import Keyspace, index_entry
 from ops.model.memberships import Memberships
-from ops.store.keeper import TASK_NAMES, Keeper
+from ops.store.keeper import Keeper, start_task
 from ops.store.outages import Outages, will_pass
 from ops.store.scripts import run_script
 
@@ -283,7 +283,7 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
                 pop.get_loop().call_soon_threadsafe(pop.cancel)
             pop = None
         if pop is None:
-            pop = asyncio.create_task(self._pop_once(index, inbox, timeout), name=f"{TASK_NAMES} pop")
+            pop = start_task(self._pop_once(index, inbox, timeout), "pop")
         try:
             # A future may be awaited in another loop once it is done.
             popped = pop.result() if pop.done() else await asyncio.shield(pop)

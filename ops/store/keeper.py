@@ -15,7 +15,7 @@ import socket
 import time
 import types
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from ops.model.keys import Keyspace, index_entry
@@ -73,8 +73,7 @@ class Keeper:
         layer: Any = self._layer()
         self._description = self._description or describe_process(layer.lease_seconds)
         self._wake = asyncio.Event()
-        self._task = loop.create_task(_keep(self._layer, self._wake), name=f"{TASK_NAMES} keeper")
-        _end_tasks_with(loop)
+        self._task = start_task(_keep(self._layer, self._wake), "keeper")
 
     def look_now(self) -> None:
         """Redis is back: do not wait for the next time."""
@@ -232,6 +231,16 @@ class Keeper:
             await _execute(pipe)
         await _forget_index(layer, connection)
         await delete_lease(connection, self._keyspace, process)
+
+
+def start_task(work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
+    """Start a task that ends with its loop, however that ends, without a word of asyncio's."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work, name=f"{TASK_NAMES} {name}")
+    # Nobody waits for it: a process may end in the middle of it.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    _end_tasks_with(loop)
+    return task
 
 
 async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:

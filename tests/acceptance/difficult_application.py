@@ -1,7 +1,8 @@
-"""The demo application, made difficult: `/block` holds up the whole process, and a stubborn room hears of no end."""
+"""The demo application, made difficult: `/block` holds the process up, and a stubborn room hears of no end."""
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,7 +18,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
     if scope["path"] == "/block":
         # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile.
-        time.sleep(float(parse_qs(scope["query_string"].decode())["seconds"][0]))  # noqa: ASYNC251
+        holding = Path(parse_qs(scope["query_string"].decode())["holding"][0])
+        while holding.exists():
+            time.sleep(0.01)  # noqa: ASYNC251
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": b"done"})
     elif scope["path"] == "/ws/room/stubborn/":

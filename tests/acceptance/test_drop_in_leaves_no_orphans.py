@@ -7,7 +7,9 @@ import json
 import signal
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -177,16 +179,19 @@ async def test_a_process_that_was_stopped_and_reaped_puts_its_members_back_by_it
 
 
 async def test_a_blocked_event_loop_is_at_most_suspected_and_heals_itself(
-    two_layers: TwoLayers, redis_client: Any, redis_server: EmbeddedRedis, reaper: Reaper
+    two_layers: TwoLayers, redis_client: Any, redis_server: EmbeddedRedis, reaper: Reaper, tmp_path: Path
 ) -> None:
     two_layers.start("uvicorn", lease_seconds=LEASE_SECONDS, asgi="tests.acceptance.difficult_application:application")
     await two_layers.open(3)
     [worker] = two_layers.workers[DROP_IN]
-    block = asyncio.create_task(asyncio.to_thread(urllib.request.urlopen, f"{worker.http_url}/block?seconds=4"))
+    holding = tmp_path / "holding"
+    holding.touch()
+    url = f"{worker.http_url}/block?holding={quote(str(holding))}"
+    block = asyncio.create_task(asyncio.to_thread(urllib.request.urlopen, url))
     await lease_is_older_than(redis_client, LEASE_SECONDS)
     report = await reaper.run(DROP_IN, "--confirm-after", "60")
     assert ([process["state"] for process in report["processes"]], report["removed"]) == (["suspect"], 0)
-    assert not block.done()
+    holding.unlink()
     (await block).close()
     sockets = two_layers.sockets(DROP_IN)
     assert all_are_members(redis_client, DROP_IN, sockets)
