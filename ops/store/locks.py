@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from redis.exceptions import LockError, RedisError
 
 from ops.exceptions import AnotherRunHoldsTheLock
 from ops.store.shards import OpenLayer
+from ops.store.waiting import within
 
 LOCK_SECONDS = 30.0
 RENEWALS_PER_LIFETIME = 3
@@ -22,7 +24,14 @@ async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
     Raises AnotherRunHoldsTheLock at once where somebody has it.
     """
     lock = Lock(opened.home.client, opened.keyspace.lock, timeout=LOCK_SECONDS, blocking=False, thread_local=False)
-    if not await opened.home.ask(lock.acquire()):
+    token = uuid.uuid4().hex.encode()
+    try:
+        acquired = await opened.home.ask(lock.acquire(token=token))
+    except asyncio.CancelledError:
+        lock.local.token = token  # The answer was not waited for, and may have been yes.
+        await _release(lock)
+        raise
+    if not acquired:
         raise AnotherRunHoldsTheLock(f"another run is at work on layer {opened.alias!r}; nothing was done, come again")
     renewer = asyncio.create_task(_renew(lock))
     try:
@@ -31,8 +40,12 @@ async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
         renewer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await renewer
-        with contextlib.suppress(LockError, RedisError, OSError):
-            await asyncio.wait_for(lock.release(), LOCK_SECONDS)
+        await _release(lock)
+
+
+async def _release(lock: Lock) -> None:
+    with contextlib.suppress(LockError, RedisError, OSError, asyncio.TimeoutError):
+        await within(LOCK_SECONDS, lock.release())
 
 
 async def _renew(lock: Lock) -> None:

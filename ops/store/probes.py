@@ -260,6 +260,15 @@ async def control_receivers(opened: OpenLayer) -> AsyncIterator[dict[int, tuple[
         for layer in layers:
             with contextlib.suppress(RedisError, OSError):
                 await close_layer(layer)
+        await _remove_inboxes(opened, inboxes)
+
+
+async def _remove_inboxes(opened: OpenLayer, inboxes: Mapping[int, tuple[str, str]]) -> None:
+    """A receiver that was cancelled between taking a probe and acknowledging it leaves an in-flight key for ever."""
+    keyspace = opened.keyspace
+    for index, (_, inbox) in inboxes.items():
+        with contextlib.suppress(ShardError):
+            await opened.shards[index].execute("DEL", keyspace.inbox(inbox), keyspace.inflight(inbox))
 
 
 async def _channel_on(layer: Any, shard_index: int) -> str:

@@ -21,6 +21,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from ops.exceptions import LayerError, ShardError
 from ops.model.keys import Keyspace, encode_name
 from ops.model.records import ShardInfo
+from ops.store.waiting import within
 from ops.store.wire import Wire, open_wire
 
 ANSWER_TIMEOUT_SECONDS = 5.0
@@ -59,7 +60,7 @@ class Shard:
 
     async def ask(self, question: Awaitable[T], timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> T:
         with self.naming_failures():
-            return await asyncio.wait_for(question, timeout_seconds)
+            return await within(timeout_seconds, question)
 
     async def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The replies to ``commands``, sent in one write; an error reply is returned, not raised."""
@@ -90,7 +91,7 @@ class Shard:
 
     async def _identity(self) -> ServerIdentity:
         try:
-            info = await asyncio.wait_for(self.client.info("server"), ANSWER_TIMEOUT_SECONDS)
+            info = await within(ANSWER_TIMEOUT_SECONDS, self.client.info("server"))
         except NoPermissionError:
             return ServerIdentity("", "")
         except (RedisError, OSError, asyncio.TimeoutError) as error:

@@ -7,7 +7,6 @@ The connection itself is redis-py's: address, TLS, password, database and Sentin
 Relies on ``redis.asyncio.Connection._reader`` and ``._writer`` (asyncio streams; redis-py 5 to 8).
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
+
+from ops.store.waiting import within
 
 READ_SIZE = 1 << 20
 _INCOMPLETE = object()
@@ -36,7 +37,7 @@ class Wire:
     async def send(self, packed: bytes) -> None:
         writer = self._streams[1]
         writer.write(packed)
-        await asyncio.wait_for(writer.drain(), self._timeout_seconds)
+        await within(self._timeout_seconds, writer.drain())
 
     async def replies(self, count: int) -> list[Any]:
         """The next ``count`` replies. Raises TimeoutError or redis' ConnectionError."""
@@ -51,7 +52,7 @@ class Wire:
         return found
 
     async def _feed(self) -> None:
-        data = await asyncio.wait_for(self._streams[0].read(READ_SIZE), self._timeout_seconds)
+        data = await within(self._timeout_seconds, self._streams[0].read(READ_SIZE))
         if not data:
             raise RedisConnectionError("Connection closed by server.")
         self._parser.feed(data)
@@ -60,7 +61,7 @@ class Wire:
 @asynccontextmanager
 async def open_wire(pool: Any, timeout_seconds: float) -> AsyncIterator[Wire]:
     """Borrow a connection of ``pool``. After a failure it is closed, so that no late reply reaches another user."""
-    connection = await asyncio.wait_for(_get_connection(pool), timeout_seconds)
+    connection = await within(timeout_seconds, _get_connection(pool))
     try:
         yield Wire(connection, timeout_seconds)
     except BaseException:
