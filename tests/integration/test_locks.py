@@ -39,15 +39,17 @@ async def test_the_lock_is_released_at_the_end_of_a_run(redis_client: redis.Redi
     assert not redis_client.exists(ASGI.lock)
 
 
-async def test_the_lock_is_released_when_a_run_fails_or_is_cancelled(
-    redis_client: redis.Redis, start_process: StartProcess
-) -> None:
+async def test_the_lock_is_released_when_a_run_fails(redis_client: redis.Redis) -> None:
     async with open_layer("default") as opened:
         with pytest.raises(ZeroDivisionError):
             async with run_lock(opened):
                 raise ZeroDivisionError
     assert not redis_client.exists(ASGI.lock)
 
+
+async def test_the_lock_is_released_when_a_run_is_cancelled(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
     await start_process("room")
     task = asyncio.create_task(run_reap(probe_timeout_seconds=30))
     await until(lambda: bool(redis_client.exists(ASGI.lock)))
@@ -55,6 +57,23 @@ async def test_the_lock_is_released_when_a_run_fails_or_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not redis_client.exists(ASGI.lock)
+
+
+async def test_a_run_can_be_cancelled_at_any_of_its_steps(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """Cancelled together with an answer of Redis, too: none of the two may get lost."""
+    await start_process("room")
+    for steps in range(0, 300, 3):
+        task = asyncio.create_task(run_reap(probe_timeout_seconds=30))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        redis_client.ping()  # so that an answer is there when the loop looks next
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), 5)
+        assert not redis_client.exists(ASGI.lock)
+        assert [key for key in redis_client.keys("*") if b"specific" in key] == [], steps
 
 
 async def test_the_lock_of_a_holder_that_was_killed_expires(redis_client: redis.Redis) -> None:
