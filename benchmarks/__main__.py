@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import blocking, memory, reap, scan
+from benchmarks import blocking, layer, memory, reap, scan
 from benchmarks.children import BenchmarkFailed
 from benchmarks.figures import FULL_SIZE, Results
 from benchmarks.keyspace import STEP, Layout
@@ -19,7 +19,7 @@ from benchmarks.report import print_report, write_docs
 from benchmarks.session import open_session
 from project.embedded_redis import NoRedisServer, RedisNotStarted
 
-SUBJECTS = {"scan": scan, "reap": reap, "block": blocking, "memory": memory}
+SUBJECTS = {"scan": scan, "reap": reap, "block": blocking, "memory": memory, "layer": layer}
 SMALLEST = 100 * STEP
 INTERRUPTED = 128 + signal.SIGINT
 NARROWEST = 150  # a report that goes to a file has no width of its own

@@ -19,6 +19,7 @@ TITLES = {
     "reap": "Removing the members of half of the processes",
     "block": "What the application notices",
     "memory": "Peak memory",
+    "layer": "The drop-in layer",
 }
 STYLES = {"met": "green", "met, not the aim": "yellow", "MISSED": "bold red"}
 HEADINGS = ("What", "Median", "Range", "Target", "Verdict", "Note")

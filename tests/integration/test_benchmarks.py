@@ -21,11 +21,13 @@ from tests.conftest import REPOSITORY, started_redis
 
 TINY = ("--members", "2000", "--repeat", "1", "--probe-timeout", "0.5")
 FIGURES = {
-    "scan": "ours ours_cpu bigkeys to_bigkeys pages to_pages",
+    "scan": "ours ours_cpu start bigkeys to_bigkeys pages to_pages",
     "reap": "purge floor loop to_floor to_loop census without_wait wall cpu suspect undo undo_rate",
     "block": "send_quiet_p50 send_quiet_p99 send_scan_p50 send_scan_p99 send_reap_p50 send_reap_p99 send_undo_p50 "
     "slow_scan longest_scan scan_scan zrange_scan slow_reap longest_reap scan_reap zrange_reap evalsha_reap slow_undo",
     "memory": "channels_groups_tenth channels_groups_full channels_groups_growth reap_stale_tenth reap_stale_full",
+    "layer": "group_add_1_1 group_add_100_20 send_1_1 group_send_1_1 receive_1_1 memory_more commands_ours commands_stock "
+    "index_memory purge_tenth purge_full purge_growth reap_tenth reap_full",
 }
 
 
@@ -71,6 +73,14 @@ def test_every_figure_is_measured_printed_and_written(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "old" not in text
     assert all(f"| {figure['what']} |" in text for figure in document["figures"])
+
+
+def test_the_page_shows_the_results_that_lie_beside_the_benchmark(tmp_path: Path) -> None:
+    page = REPOSITORY / "docs" / "performance.md"
+    copy = tmp_path / "performance.md"
+    copy.write_text(page.read_text())
+    write_docs(json.loads((REPOSITORY / "benchmarks" / "results.json").read_text()), copy)
+    assert copy.read_text() == page.read_text()
 
 
 def test_a_rival_that_is_not_there_is_said_to_be_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
