@@ -187,6 +187,11 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         self.memberships.clear()
         await super().flush()
 
+    async def close_pools(self) -> None:
+        """As the stock layer; what runs in the background stops with it, until somebody receives again."""
+        await self._keeper.stop()
+        await super().close_pools()
+
     # Receiving
 
     async def new_channel(self, prefix: str = "specific") -> str:
@@ -210,7 +215,11 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
             return await receiver._receive(channel)
         finally:
             self.memberships.received(channel)
-            self._release(inbox, receiver)
+            if not self.memberships.is_received_on(channel):
+                # The stock layer keeps the empty queue of a receiver that was cancelled.
+                if channel in receiver.receive_buffer and receiver.receive_buffer[channel].empty():
+                    del receiver.receive_buffer[channel]
+                self._release(inbox, receiver)
 
     async def _receive(self, channel: str) -> dict[str, Any]:
         message: dict[str, Any] = await super().receive(channel)

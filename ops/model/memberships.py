@@ -99,6 +99,10 @@ class Memberships:
             channel.receivers -= 1
             self._forget_if_idle(name, channel)
 
+    def is_received_on(self, name: str) -> bool:
+        channel = self._channels.get(name)
+        return channel is not None and channel.receivers > 0
+
     def _forget_if_idle(self, name: str, channel: _Channel) -> None:
         if channel.owner is None and not channel.groups and channel.receivers <= 0:
             self._channels.pop(name, None)

@@ -75,6 +75,13 @@ class Keeper:
         self._wake = asyncio.Event()
         self._task = start_task(_keep(self._layer, self._wake), "keeper")
 
+    async def stop(self) -> None:
+        """End in this loop, if at work there."""
+        task = self._task
+        if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
+
     def look_now(self) -> None:
         """Redis is back: do not wait for the next time."""
         if self._wake is not None:

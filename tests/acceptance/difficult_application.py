@@ -19,7 +19,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/block":
         # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile.
         holding = Path(parse_qs(scope["query_string"].decode())["holding"][0])
-        while holding.exists():
+        while holding.exists():  # noqa: ASYNC240
             time.sleep(0.01)  # noqa: ASYNC251
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": b"done"})

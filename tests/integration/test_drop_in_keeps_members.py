@@ -1,0 +1,573 @@
+"""What the drop-in layer does for its memberships, seen from Redis and from inside the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import redis
+from channels.consumer import AsyncConsumer
+from channels.layers import channel_layers
+from django.conf import LazySettings
+
+from ops.layers import RedisChannelLayer
+from ops.store import keeper as keeper_module
+from ops.store.leases import read_leases
+from ops.store.outages import will_pass
+from ops.store.shards import open_layer
+from project.embedded_redis import EmbeddedRedis
+from tests.conftest import REPOSITORY, StartRedis
+from tests.layer_builders import ASGI, layer_of, members_of, until
+
+DROP_IN_LAYER = "ops.layers.RedisChannelLayer"
+
+MakeLayer = Callable[..., RedisChannelLayer]
+
+
+@pytest_asyncio.fixture
+async def make_layer() -> AsyncIterator[MakeLayer]:
+    """`make_layer(server, **config)`; its tasks end with the test."""
+    made: list[RedisChannelLayer] = []
+
+    def make(server: EmbeddedRedis, **config: Any) -> RedisChannelLayer:
+        config.setdefault("lease_seconds", 1.0)
+        made.append(RedisChannelLayer(hosts=[server.url], **config))
+        return made[-1]
+
+    yield make
+    ours = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in ours:
+        task.cancel()
+    await asyncio.gather(*ours, return_exceptions=True)
+    for layer in made:
+        with contextlib.suppress(redis.RedisError):
+            await layer.close_pools()
+
+
+async def consume(layer: RedisChannelLayer, *groups: str) -> str:
+    """A channel that somebody waits on, in these groups."""
+    channel = await layer.new_channel()
+    asyncio.create_task(consume_forever(layer, channel))  # noqa: RUF006
+    for group in groups:
+        await layer.group_add(group, channel)
+    await has_a_lease(layer)
+    return channel
+
+
+async def consume_forever(layer: RedisChannelLayer, channel: str) -> None:
+    while True:
+        await layer.receive(channel)
+
+
+async def has_a_lease(layer: RedisChannelLayer) -> None:
+    deadline = time.monotonic() + 5
+    while not await layer.connection(0).exists(ASGI.lease(layer.client_prefix)):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def consumer_that_dies(layer: RedisChannelLayer, *groups: str) -> str:
+    """What Channels does for a socket, until a handler raises."""
+    names: list[str] = []
+
+    class Fragile(AsyncConsumer):  # type: ignore[misc]
+        async def websocket_connect(self, _message: Any) -> None:
+            names.append(self.channel_name)
+            for group in groups:
+                await self.channel_layer.group_add(group, self.channel_name)
+
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    messages.put_nowait({"type": "websocket.connect"})
+    before = channel_layers.set("default", layer)
+    try:
+        task = asyncio.create_task(Fragile()({"type": "websocket"}, messages.get, None))
+        await until(lambda: bool(names))
+        await layer.send(names[0], {"type": "nobody.handles.this"})
+        with pytest.raises(ValueError, match="No handler"):
+            await asyncio.wait_for(task, 5)
+    finally:
+        channel_layers.set("default", before)
+    return names[0]
+
+
+# Putting back
+
+
+async def test_memberships_are_put_back_on_each_server_version_when_the_lease_is_gone(
+    each_redis_server: EmbeddedRedis, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer(each_redis_server)
+    channel = await consume(layer, "a", "b")
+    with redis.Redis.from_url(each_redis_server.url) as client:
+        client.flushall()
+        await until(lambda: set(members_of(client, "a")) == set(members_of(client, "b")) == {channel}, 3)
+        assert client.ttl("asgi:group:a") > 0
+        await until(lambda: "2 were put back" in caplog.text)
+        counts = client.hgetall(ASGI.lease(layer.client_prefix))
+        await until(lambda: client.hget(ASGI.lease(layer.client_prefix), "members_put_back") == b"2")
+        assert b"renewed_at" in counts
+
+
+async def test_nothing_is_said_of_memberships_that_were_never_lost(
+    redis_server: EmbeddedRedis, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer(redis_server)
+    for _ in range(5):
+        await consume(layer, "a")
+    for _ in range(3):
+        await layer._keeper.look()
+    assert caplog.messages == []
+    assert layer._keeper.members_put_back == 0
+
+
+async def test_a_put_back_that_was_cut_short_is_done_again(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=0.3)
+    channel = await consume(layer, "a")
+    real, failed = keeper_module._execute, []
+
+    async def fail_twice(pipe: Any) -> None:
+        if len(failed) < 2:
+            failed.append(pipe)
+            raise redis.ConnectionError("cut")
+        await real(pipe)
+
+    monkeypatch.setattr(keeper_module, "_execute", fail_twice)
+    redis_client.flushall()
+    await until(lambda: set(members_of(redis_client, "a")) == {channel}, 5)
+    assert len(failed) == 2
+
+
+async def test_who_leaves_during_a_put_back_is_not_resurrected_even_if_that_is_cut_short(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(redis_server)
+    stays, leaves, leaves_too = [await consume(layer, "a") for _ in range(3)]
+    real = keeper_module._execute
+
+    async def leave_meanwhile(pipe: Any) -> None:
+        # They leave after the decision to put them back, and before it is carried out.
+        monkeypatch.setattr(keeper_module, "_execute", real)
+        await layer.group_discard("a", leaves)
+        await layer.group_discard("a", leaves_too)
+        await real(pipe)
+        raise redis.ConnectionError("the reply is lost")
+
+    redis_client.flushall()
+    monkeypatch.setattr(keeper_module, "_execute", leave_meanwhile)
+    await until(lambda: set(members_of(redis_client, "a")) == {stays}, 5)
+    await layer._keeper.look()
+    assert set(members_of(redis_client, "a")) == {stays}
+
+
+async def test_whoever_joins_again_while_a_doubt_is_settled_stays_a_member(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(redis_server)
+    channel = await consume(layer, "a")
+    await layer.group_discard("a", channel)
+    layer._keeper.doubt("a", channel)
+    real = keeper_module._execute
+
+    async def join_meanwhile(pipe: Any) -> None:
+        monkeypatch.setattr(keeper_module, "_execute", real)
+        await layer.group_add("a", channel)
+        await real(pipe)
+
+    monkeypatch.setattr(keeper_module, "_execute", join_meanwhile)
+    await layer._keeper.look()
+    assert set(members_of(redis_client, "a")) == {channel}
+
+
+async def test_a_channel_that_left_while_redis_was_away_is_taken_out_when_it_is_back(
+    start_redis: StartRedis, make_layer: MakeLayer
+) -> None:
+    server = start_redis()
+    layer = make_layer(server)
+    stays, leaves = await consume(layer, "a"), await consume(layer, "a")
+    with redis.Redis.from_url(server.url) as client:
+        client.save()
+        server.kill()
+        with pytest.raises(redis.ConnectionError):
+            await layer.group_discard("a", leaves)
+        server.start()
+        await until(lambda: set(members_of(client, "a")) == {stays}, 5)
+
+
+async def test_a_join_whose_answer_was_lost_leaves_no_member_that_nobody_knows_of(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(redis_server)
+    channel = await consume(layer, "a")
+    real = layer._run
+
+    async def lose_the_answer(*args: Any, **options: Any) -> Any:
+        await real(*args, **options)
+        raise redis.ConnectionError("the reply is lost")
+
+    monkeypatch.setattr(layer, "_run", lose_the_answer)
+    with pytest.raises(redis.ConnectionError):
+        await layer.group_add("b", channel)
+    assert channel in members_of(redis_client, "b")
+    await layer._keeper.look()
+    assert members_of(redis_client, "b") == {}
+    assert set(members_of(redis_client, "a")) == {channel}
+
+
+async def test_a_group_that_is_no_group_keeps_no_other_from_being_put_back(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server)
+    channel = await consume(layer, "a", "odd")
+    redis_client.flushall()
+    redis_client.set("asgi:group:odd", "text")
+    await until(lambda: set(members_of(redis_client, "a")) == {channel}, 5)
+
+
+async def test_a_lease_of_another_type_is_complained_of_once_and_harms_nothing(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=0.1)
+    channel = await consume(layer, "a")
+    redis_client.delete(ASGI.lease(layer.client_prefix))
+    redis_client.set(ASGI.lease(layer.client_prefix), "text")
+    await until(lambda: "cannot be kept" in caplog.text)
+    for _ in range(3):
+        await layer._keeper.look()
+    assert caplog.text.count("cannot be kept") == 1
+    redis_client.delete(ASGI.lease(layer.client_prefix))
+    await until(lambda: bool(redis_client.exists(ASGI.lease(layer.client_prefix))))
+    assert set(members_of(redis_client, "a")) == {channel}
+
+
+async def test_many_memberships_are_put_back_in_few_round_trips(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=30)
+    channel = await consume(layer)
+    for number in range(2000):
+        await layer.group_add(f"g{number}", channel)
+    redis_client.flushall()
+    began = time.monotonic()
+    await layer._keeper.look()
+    assert time.monotonic() - began < 2
+    assert len(redis_client.keys("asgi:group:*")) == 2000
+
+
+# Refreshing
+
+
+async def test_members_are_refreshed_before_a_group_send_would_drop_them(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server, group_expiry=2, lease_seconds=30)
+    channel = await consume(layer, "a")
+    first = members_of(redis_client, "a")[channel]
+    await until(lambda: members_of(redis_client, "a").get(channel, 0) > first, 3)
+    await until(lambda: layer._keeper.members_refreshed >= 1)
+    assert layer._keeper.members_put_back == 0
+
+
+# Discarding
+
+
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "GRACE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_what_a_dead_consumer_left_is_discarded_with_its_messages(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=30)
+    alive = await consume(layer, "a")
+    dead = await consumer_that_dies(layer, "a", "b")
+    await layer.group_send("a", {"type": "x"})
+    await until(lambda: dead in layer.receive_buffer)
+    await layer._keeper.look()
+    assert (set(members_of(redis_client, "a")), members_of(redis_client, "b")) == ({alive}, {})
+    assert "taken out of 2 groups" in caplog.text
+    await layer._keeper.look()
+    assert dead not in layer.receive_buffer
+    assert layer.memberships.channels == 1
+
+
+@pytest.mark.usefixtures("_at_once")
+async def test_no_channel_is_discarded_that_is_merely_not_being_received_on(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=30)
+    await consume(layer)
+    pause, go_on = asyncio.Event(), asyncio.Event()
+
+    async def receive_with_time_outs(channel: str) -> None:
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(layer.receive(channel), 0.05)
+            pause.set()
+            await go_on.wait()
+
+    async def make_and_receive_once() -> str:
+        channel = await layer.new_channel()
+        await layer.group_add("a", channel)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(layer.receive(channel), 0.05)
+        return channel
+
+    async def make_and_have_another_receive() -> str:
+        channel = await layer.new_channel()
+        await layer.group_add("a", channel)
+        asyncio.create_task(receive_with_time_outs(channel))  # noqa: RUF006
+        await pause.wait()
+        return channel
+
+    in_tasks_that_are_done = [
+        await asyncio.create_task(make_and_receive_once()),
+        await asyncio.create_task(make_and_have_another_receive()),
+        await asyncio.wait_for(layer.new_channel(), 1),
+    ]
+    await layer.group_add("a", in_tasks_that_are_done[2])
+    for _ in range(3):
+        await layer._keeper.look()
+    assert set(members_of(redis_client, "a")) == set(in_tasks_that_are_done)
+
+
+# Memory
+
+
+async def test_channels_that_come_and_go_leave_nothing_in_memory(
+    redis_server: EmbeddedRedis, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=30)
+    for number in range(200):
+        channel = await layer.new_channel(f"prefix{number % 20}")
+        await layer.group_add("a", channel)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(layer.receive(channel), 0.001)
+        await layer.group_discard("a", channel)
+    await asyncio.sleep(layer.brpop_timeout + 0.5)
+    kept = [layer._pops, layer.receive_buffer, layer.receive_clean_locks.locks, layer._keeper._in_doubt]
+    assert [len(found) for found in kept] == [0, 0, 0, 0]
+    assert (layer.memberships.channels, len(layer.memberships)) == (0, 0)
+    assert len(layer._receivers) <= 20
+
+
+async def test_nothing_goes_on_in_a_layer_whose_pools_were_closed(
+    redis_server: EmbeddedRedis, redis_client: Any
+) -> None:
+    layer = RedisChannelLayer(hosts=[{"address": redis_server.url, "client_name": "closed"}], lease_seconds=0.2)
+    channel = await layer.new_channel()
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(layer.receive(channel), 0.1)
+    await layer.close_pools()
+    await asyncio.sleep(0.3)
+    assert "closed" not in {found["name"] for found in redis_client.client_list()}
+    assert redis_client.keys("asgi:ops:*") == []
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("ops.layers")] == []
+    # And it can be used on, as the stock layer can.
+    await layer.send(channel, {"type": "x"})
+    assert await asyncio.wait_for(layer.receive(channel), 1) == {"type": "x"}
+    await layer.close_pools()
+
+
+# Outages
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+        "You can't write against a read only replica.",
+        "ERR Error running script (call to f_1): @user_script:9: -READONLY You can't write here.",
+        "command not allowed when used memory > 'maxmemory'.",
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "BUSY Redis is busy running a script.",
+    ],
+)
+def test_a_refusal_that_passes_is_waited_for(words: str) -> None:
+    assert will_pass(redis.ResponseError(words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "this user has no permissions to run the 'bzpopmin' command",
+        "ERR no such key asgi:group:ROOM BUSYGROUP",
+    ],
+)
+def test_a_refusal_that_lasts_is_raised(words: str) -> None:
+    assert not will_pass(redis.ResponseError(words))
+
+
+async def test_receivers_wait_while_their_server_is_a_replica(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer(redis_server)
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(layer.receive(channel))
+    await until(lambda: any(found["cmd"] == "bzpopmin" for found in redis_client.client_list()))
+    try:
+        redis_client.replicaof("127.0.0.1", 1)
+        await until(lambda: "is away" in caplog.text)
+        await asyncio.sleep(1)
+        assert "UNBLOCKED" in caplog.text
+        assert caplog.text.count("is away") == 1, "it answers a PING all the time"
+    finally:
+        redis_client.replicaof("NO", "ONE")
+    await layer.send(channel, {"type": "x"})
+    assert await asyncio.wait_for(receiving, 5) == {"type": "x"}
+    assert caplog.text.count("is back") == 1
+
+
+@pytest.mark.parametrize("socket_timeout", [0.5, 1, 3])
+async def test_a_short_socket_timeout_of_the_users_own_is_no_outage(
+    socket_timeout: float, redis_server: EmbeddedRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = RedisChannelLayer(hosts=[{"address": redis_server.url, "socket_timeout": socket_timeout}])
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(layer.receive(channel))
+    await asyncio.sleep(socket_timeout * 1.2)
+    await layer.send(channel, {"type": "x"})
+    assert await asyncio.wait_for(receiving, 5) == {"type": "x"}
+    assert caplog.messages == []
+    await layer.close_pools()
+
+
+async def test_no_message_is_delivered_twice_when_its_answer_was_lost(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    """All connections are cut again and again while messages are sent and received."""
+    layer, sender = make_layer(redis_server, capacity=5000), make_layer(redis_server, capacity=5000)
+    channel = await layer.new_channel()
+    received: list[int] = []
+
+    async def receive_all() -> None:
+        while True:
+            received.append((await layer.receive(channel))["number"])
+
+    receiving = asyncio.create_task(receive_all())
+    refused = set()
+    for number in range(1000):
+        if number % 20 == 0:
+            redis_client.client_kill_filter(_type="normal", skipme=True)
+        try:
+            await sender.send(channel, {"number": number})
+        except redis.ConnectionError:
+            refused.add(number)
+    with contextlib.suppress(AssertionError):
+        await until(lambda: len(received) >= 1000 - len(refused), 2)
+    receiving.cancel()
+    assert len(received) == len(set(received))
+    # What Redis had handed to a connection that was cut at that moment is lost, as with the stock layer.
+    assert len(received) >= 1000 - len(refused) - 50
+
+
+# Leases
+
+
+@pytest.fixture
+def settings_with_the_layer(redis_server: EmbeddedRedis, settings: LazySettings) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=DROP_IN_LAYER)
+
+
+DAMAGES: dict[str, dict[str, str]] = {
+    "nothing in it": {"ended": "1"},
+    "no time": {"renewed_at": "soon", "lease_seconds": "30"},
+    "not a number": {"renewed_at": "nan", "lease_seconds": "30"},
+    "beyond all numbers": {"renewed_at": "9" * 400, "lease_seconds": "30"},
+    "a negative lease": {"renewed_at": "1", "lease_seconds": "-1"},
+    "bytes": {"renewed_at": "1\x00", "lease_seconds": "30"},
+}
+
+
+@pytest.mark.usefixtures("settings_with_the_layer")
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_lease_that_cannot_be_read_counts_as_none(damage: str, redis_client: Any) -> None:
+    redis_client.hset(ASGI.lease("a" * 32), mapping=DAMAGES[damage])
+    redis_client.set(ASGI.lease("b" * 32), "text")
+    good = {"renewed_at": "1.5", "lease_seconds": "30", "host": b"\xff\x1b[31m", "pid": "7", "index_parts": "many"}
+    redis_client.hset(ASGI.lease("c" * 32), mapping=good)
+    async with open_layer("default") as opened:
+        leases = await read_leases(opened.home, opened.keyspace, [letter * 32 for letter in "abcd"])
+    assert list(leases) == ["c" * 32]
+    read = leases["c" * 32]
+    assert (read.renewed_at, read.lease_seconds, read.ended, read.index_parts) == (1.5, 30.0, False, 0)
+
+
+@pytest.mark.usefixtures("settings_with_the_layer")
+async def test_a_lease_says_who_holds_it(redis_server: EmbeddedRedis, make_layer: MakeLayer) -> None:
+    layer = make_layer(redis_server)
+    await consume(layer, "a")
+    async with open_layer("default") as opened:
+        [lease] = (await read_leases(opened.home, opened.keyspace, [layer.client_prefix])).values()
+        now = await opened.home.now()
+    assert (lease.pid, lease.lease_seconds, lease.ended) == (str(os.getpid()), 1.0, False)
+    assert "channels-redis" in lease.version
+    assert 0 <= now - lease.renewed_at < 2
+
+
+@pytest.mark.parametrize("lease_seconds", [0, -1])
+def test_a_lease_takes_some_time(lease_seconds: float) -> None:
+    with pytest.raises(ValueError, match="lease_seconds must be above 0"):
+        RedisChannelLayer(lease_seconds=lease_seconds)
+
+
+async def test_a_user_who_may_not_ask_which_server_it_is_has_a_lease_all_the_same(
+    start_redis: StartRedis, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-info")
+    layer = RedisChannelLayer(hosts=[server.url.replace("redis://", "redis://app:secret@")], lease_seconds=1.0)
+    await consume(layer, "a")
+    await layer._keeper.look()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    await layer.flush()
+
+
+# Children
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_is_a_process_of_its_own(redis_server: EmbeddedRedis, redis_client: Any) -> None:
+    source = f"""if True:
+        import asyncio, os, sys
+        from ops.layers import RedisChannelLayer
+        layer = RedisChannelLayer(hosts=["{redis_server.url}"])
+        parent = layer.client_prefix
+        async def work(name):
+            channel = await layer.new_channel()
+            waiting = asyncio.ensure_future(layer.receive(channel))
+            await layer.group_add(name, channel)
+            await asyncio.sleep(0.2)
+            await layer.send(channel, {{"type": name}})
+            assert await waiting == {{"type": name}}
+        pid = os.fork()
+        assert (layer.client_prefix == parent) is (pid != 0)
+        asyncio.run(work("parent" if pid else "child"))
+        if pid:
+            assert os.waitpid(pid, 0)[1] == 0
+            asyncio.run(layer.group_send("parent", {{"type": "x"}}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", source],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert redis_client.keys("asgi:*") == []
