@@ -65,7 +65,7 @@ async def dead(url: str, connections: str, layout: str) -> None:
     ]
     tasks = await _connect(layer, groups)
     lease = Keyspace(layer.prefix).lease(layer.client_prefix)
-    while await layer.connection(0).hget(lease, "index_parts") != b"%d" % layer.memberships.index_parts:
+    while await layer.connection(0).hget(lease, "index_parts") != b"%d" % layer.memberships.index_parts:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     _say({"process": layer.client_prefix})
     await asyncio.gather(*tasks)

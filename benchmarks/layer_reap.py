@@ -1,4 +1,4 @@
-"""What the index of the drop-in layer is for, and what it takes: removing a dead process costs what that process had."""
+"""What the index of the drop-in layer is for, and what it takes: reaping a dead process costs what that process had."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def _check(report: dict[str, Any], dead: str, members: int) -> None:
     if report["removed"] != members or states.get(dead) != "dead" or others or report["leftovers"]:
         raise BenchmarkFailed(
             f"a reap run removed {report['removed']:,} members instead of the {members:,} of one process, "
-            f"which it found {states.get(dead)}; stopped: {report['stopped']}; {len(others)} others were not live; {report['notes']}"
+            f"which it found {states.get(dead)}; stopped: {report['stopped']}; {len(others)} others were not live; "
+            f"notes: {report['notes']}"
         )
 
 

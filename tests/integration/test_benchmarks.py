@@ -26,8 +26,8 @@ FIGURES = {
     "block": "send_quiet_p50 send_quiet_p99 send_scan_p50 send_scan_p99 send_reap_p50 send_reap_p99 send_undo_p50 "
     "slow_scan longest_scan scan_scan zrange_scan slow_reap longest_reap scan_reap zrange_reap evalsha_reap slow_undo",
     "memory": "channels_groups_tenth channels_groups_full channels_groups_growth reap_stale_tenth reap_stale_full",
-    "layer": "group_add_1_1 group_add_100_20 send_1_1 group_send_1_1 receive_1_1 memory_more commands_ours commands_stock "
-    "index_memory purge_tenth purge_full purge_growth reap_tenth reap_full",
+    "layer": "group_add_1_1 group_add_100_20 send_1_1 group_send_1_1 receive_1_1 memory_more commands_ours "
+    "commands_stock index_memory purge_tenth purge_full purge_growth reap_tenth reap_full",
 }
 
 
