@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import redis
 from channels_redis.core import RedisChannelLayer
@@ -26,13 +28,25 @@ from project.settings import channel_layer
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import REPOSITORY, Kind, Worker, start_together
 
-# The story needs what the stock layer leaves behind, whatever the environment asks for.
+Layer = Literal["stock", "drop-in"]
 STOCK_LAYER = "channels_redis.core.RedisChannelLayer"
 CONFIRM_AFTER_SECONDS = 5
+# The story needs both, and what the stock layer leaves behind, whatever the environment asks for.
+LAYER_ENV: dict[Layer, dict[str, str]] = {
+    "stock": {"CHANNEL_BACKEND": STOCK_LAYER, "CHANNEL_LAYER_OPTIONS": ""},
+    "drop-in": {
+        "CHANNEL_BACKEND": "ops.layers.RedisChannelLayer",
+        # A lease must not be longer than the confirm time.
+        "CHANNEL_LAYER_OPTIONS": json.dumps({"lease_seconds": CONFIRM_AFTER_SECONDS}),
+    },
+}
 PROBE = ("--probe-timeout", "2")
 # Together fewer than the 100 messages that an inbox holds: a full one would be skipped, and make sends look cheaper.
 SENDS = 50
 WARM_UP_SENDS = 10
+# An ordinary restart. Where Redis is back sooner, some of the stock workers' sockets stay open, but in no group.
+REDIS_AWAY_SECONDS = 2.0
+MEMBERS_BACK_WITHIN_SECONDS = 15.0
 
 BIGGEST_ROOM = "lobby"
 # Dealt out in turn, so the lengths share no factor: every room has sockets of every worker, in these proportions.
@@ -48,7 +62,7 @@ ROOMS = (
     "team-2",
     "news",
 )
-SEATS = (0, 1, 2, 0, 1, 3, 0)
+SEATS = (0, 1, 2, 0, 3, 1, 2, 4, 0)
 
 
 @dataclass(frozen=True)
@@ -58,13 +72,15 @@ class Role:
     kind: Kind
     fate: str
     ending: signal.Signals | None = None
+    layer: Layer = "stock"
 
 
 FLEET = (
     Role("uvicorn", "stays"),
     Role("daphne", "stays"),
-    Role("uvicorn", "killed (SIGKILL)", signal.SIGKILL),
-    Role("daphne", "stopped (SIGTERM)", signal.SIGTERM),
+    Role("uvicorn", "stays", layer="drop-in"),
+    Role("uvicorn", "killed", signal.SIGKILL),
+    Role("daphne", "stopped", signal.SIGTERM),
 )
 
 
@@ -74,13 +90,17 @@ class DemoFailed(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """A heading, why it is shown, and either a command with the exit code that it must have, or a part of Demo."""
+    """A heading, why it is shown, and either a command with the exit code that it must have, or a part of Demo.
+
+    ``restarts_redis``: it does, or it needs a step before that does. So it is shown on the demo's own Redis only.
+    """
 
     title: str
     why: str
     command: tuple[str, ...] = ()
     exit_code: int = 0
     action: Callable[[Demo], Awaitable[None]] | None = None
+    restarts_redis: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,9 +123,9 @@ class Demo:
         self.redis_url = redis_url or ""
         # In somebody's own Redis, the commands must see what the demo put there and nothing else.
         self.own_prefix = f"channels-ops-demo-{os.getpid()}" if redis_url else None
+        self.own_server: EmbeddedRedis | None = None
         self.workers: list[Worker] = []
         self.measurements: list[Measurement] = []
-        self.confirmed_at = 0.0
         self.fleet = SocketFleet()
         self.layer: RedisChannelLayer
 
@@ -117,7 +137,7 @@ class Demo:
 
     @property
     def env(self) -> dict[str, str]:
-        env = {**os.environ, "CHANNEL_BACKEND": STOCK_LAYER, **self.extra_env}
+        env = {**os.environ, **LAYER_ENV["stock"], **self.extra_env}
         return {**env, "NO_COLOR": "1"} if self.console.no_color else env
 
     async def run(self) -> None:
@@ -125,13 +145,16 @@ class Demo:
         started_at = time.monotonic()
         async with AsyncExitStack() as stack:
             await self._prepare(stack)
-            for number, step in enumerate(SCRIPT, start=1):
+            steps = [step for step in SCRIPT if self.own_server or not step.restarts_redis]
+            for number, step in enumerate(steps, start=1):
                 self.console.print(f"\n[bold cyan]{number}. {step.title}[/]")
                 self.console.print(step.why)
                 if step.action:
                     await step.action(self)
                 else:
                     await self._run_command(step)
+            if len(steps) < len(SCRIPT):
+                self.console.print("\nSkipped: a restart of Redis, since this one (REDIS_URL) is not the demo's own.")
             seconds = time.monotonic() - started_at
             self.console.print(f"\n[bold green]All as promised[/], in {seconds:.0f} s.")
             if self.keep:
@@ -142,7 +165,8 @@ class Demo:
         if self.own_prefix:
             self._check_redis()
         else:
-            self.redis_url = stack.enter_context(EmbeddedRedis()).url
+            self.own_server = stack.enter_context(EmbeddedRedis())
+            self.redis_url = self.own_server.url
         config = channel_layer(STOCK_LAYER, self.redis_url.split(), self.own_prefix)["CONFIG"]
         self.layer = RedisChannelLayer(**config)
         stack.push_async_callback(self.layer.close_pools)
@@ -186,18 +210,18 @@ class Demo:
             raise DemoFailed(f"{step.command[0]} ended with exit code {exit_code} instead of {step.exit_code}")
 
     async def start_fleet(self) -> None:
-        """Four servers and all the sockets."""
-        self.workers = [Worker(role.kind, env=self.env) for role in FLEET]
+        """The servers and all the sockets."""
+        self.workers = [Worker(role.kind, env={**self.env, **LAYER_ENV[role.layer]}) for role in FLEET]
         start_together(self.workers)
         seats = [self.workers[SEATS[i % len(SEATS)]] for i in range(self.socket_count)]
         rooms = [ROOMS[i % len(ROOMS)] for i in range(self.socket_count)]
         await self.fleet.open_many(zip(seats, rooms, strict=True))
 
-        table = Table("worker", "pid", "sockets", "its name in Redis", "fate", box=None, padding=(0, 2, 0, 0))
+        table = Table("worker", "pid", "layer", "sockets", "its name in Redis", "fate", box=None, padding=(0, 2, 0, 0))
         for role, worker in zip(FLEET, self.workers, strict=True):
             served = self.fleet.of_worker(worker)
             name = served[0].channel.partition("!")[0].removeprefix("specific.")
-            table.add_row(role.kind, str(worker.pid), str(len(served)), name, role.fate)
+            table.add_row(role.kind, str(worker.pid), role.layer, str(len(served)), name, role.fate)
         self.console.print(table)
         self.console.print(", ".join(f"{room}: {n}" for room, n in Counter(rooms).most_common()), highlight=False)
 
@@ -213,7 +237,7 @@ class Demo:
                 times_ms.append((time.perf_counter() - started_at) * 1000)
             await self.fleet.await_received(text, among=self.fleet.in_room(BIGGEST_ROOM))
         measured = Measurement(
-            when, await self._count_members(BIGGEST_ROOM), statistics.median(times_ms), min(times_ms)
+            when, len(await self._list_members(BIGGEST_ROOM)), statistics.median(times_ms), min(times_ms)
         )
         self.measurements.append(measured)
         self.console.print(
@@ -221,13 +245,13 @@ class Demo:
             f"{SENDS} sends took {measured.median_ms:.2f} ms in the median, {measured.fastest_ms:.2f} ms at best"
         )
 
-    async def _count_members(self, *rooms: str) -> int:
+    async def _list_members(self, *rooms: str) -> list[str]:
         """As Redis has them, asked without the toolkit that is on show."""
-        total = 0
+        members: list[bytes] = []
         for room in rooms:
             connection = self.layer.connection(self.layer.consistent_hash(f"room.{room}"))
-            total += await connection.zcard(self.layer._group_key(f"room.{room}"))
-        return total
+            members += await connection.zrange(self.layer._group_key(f"room.{room}"), 0, -1)
+        return [member.decode() for member in members]
 
     async def end_two_workers(self) -> None:
         """Kill one, stop one, and see what Redis knows of it."""
@@ -239,7 +263,7 @@ class Demo:
             raise DemoFailed("a socket of an ended worker is still open")
         self.console.print(
             f"{len(gone)} of {len(self.fleet.sockets)} sockets are closed, "
-            f"but Redis still lists {await self._count_members(*set(ROOMS))} members."
+            f"but Redis still lists {len(await self._list_members(*set(ROOMS)))} members."
         )
 
     async def await_confirm_time(self) -> None:
@@ -250,18 +274,76 @@ class Demo:
     async def check_survivors(self) -> None:
         """A broadcast to every room must reach every socket that is open, and Redis must list exactly these."""
         survivors = self.fleet.open_sockets
-        reached: list[FleetSocket] = []
-        for room in dict.fromkeys(ROOMS):
-            if listeners := self.fleet.in_room(room):
-                await self.fleet.broadcast(room, f"still here, {room}?")
-                reached += await self.fleet.await_received(f"still here, {room}?", among=listeners)
-        members = await self._count_members(*set(ROOMS))
+        reached = await self._broadcast("Still here?")
+        members = len(await self._list_members(*set(ROOMS)))
         kept = sum(len(self.fleet.of_worker(w)) for w, role in zip(self.workers, FLEET, strict=True) if not role.ending)
         self.console.print(
             f"{len(reached)} of {kept} surviving sockets received it; Redis lists {members} members.", highlight=False
         )
         if not len(reached) == len(survivors) == kept == members:
             raise DemoFailed(f"{kept} sockets survive, {len(reached)} were reached, {members} members are listed")
+
+    async def _broadcast(self, text: str) -> list[FleetSocket]:
+        """Say it in every room, through one of the sockets there; return those that heard it."""
+        reached: list[FleetSocket] = []
+        for room in dict.fromkeys(ROOMS):
+            if listeners := self.fleet.in_room(room):
+                await self.fleet.broadcast(room, text)
+                reached += await self.fleet.await_received(text, among=listeners)
+        return reached
+
+    async def restart_redis(self) -> None:
+        """Take Redis away, bring it back empty, and see what that leaves of the sockets of each layer."""
+        assert self.own_server is not None, "somebody's own"
+        before: dict[Layer, list[FleetSocket]] = {"stock": [], "drop-in": []}
+        for role, worker in zip(FLEET, self.workers, strict=True):
+            before[role.layer] += [socket for socket in self.fleet.of_worker(worker) if socket.is_open]
+        # The demo has the stock layer, too: its connections would not outlive this.
+        await self.layer.close_pools()
+        self.own_server.kill()
+        await asyncio.sleep(REDIS_AWAY_SECONDS)
+        self.own_server.start()
+        back_after = await self._await_members(before["drop-in"])
+        self.console.print(
+            f"Redis was away for {REDIS_AWAY_SECONDS:g} s and came back empty. {back_after:.1f} s later, "
+            "the members of the drop-in layer were back.",
+            highlight=False,
+        )
+        # Counted is what is left in the end.
+        await self.fleet.await_closed(before["stock"])
+        await self._compare_layers(before)
+
+    async def _await_members(self, sockets: list[FleetSocket]) -> float:
+        """Wait until Redis lists exactly these as members; return after how many seconds."""
+        expected = sorted(socket.channel for socket in sockets)
+        started_at = time.monotonic()
+        while (members := sorted(await self._list_members(*set(ROOMS)))) != expected:
+            if time.monotonic() - started_at > MEMBERS_BACK_WITHIN_SECONDS:
+                raise DemoFailed(
+                    f"{MEMBERS_BACK_WITHIN_SECONDS:g} s after the restart, Redis lists {len(members)} members "
+                    f"instead of the {len(expected)} of the drop-in layer"
+                )
+            await asyncio.sleep(0.02)
+        return time.monotonic() - started_at
+
+    async def _compare_layers(self, before: dict[Layer, list[FleetSocket]]) -> None:
+        """What each layer has of the sockets that it had. The drop-in layer must have them all."""
+        reached = await self._broadcast("Still here, after the restart?")
+        members = await self._list_members(*set(ROOMS))
+        headings = "layer", "sockets before", "still open", "members", "got the broadcast"
+        table = Table(*headings, box=None, padding=(0, 3, 0, 0))
+        for layer, sockets in before.items():
+            still_open = sum(socket.is_open for socket in sockets)
+            listed = sum(socket.channel in members for socket in sockets)
+            heard = sum(socket in reached for socket in sockets)
+            table.add_row(layer, *map(str, (len(sockets), still_open, listed, heard)))
+            lost = not len(sockets) == still_open == listed == heard
+            if lost and layer == "drop-in":
+                raise DemoFailed(
+                    f"the drop-in layer had {len(sockets)} sockets: {still_open} are open, {listed} are members, "
+                    f"{heard} got the broadcast"
+                )
+        self.console.print(table)
 
     async def compare_sends(self) -> None:
         """The three measurements side by side."""
@@ -285,11 +367,15 @@ class Demo:
         settings = [f"{name}={shlex.quote(value)}" for name, value in self.extra_env.items()]
         command = " ".join([*settings, shlex.quote(str(python)), "manage.py"])
         living = [worker for worker in self.workers if worker.running]
+        # After a restart of Redis only one of them still has members.
+        busiest = max(living, key=lambda worker: sum(socket.is_open for socket in self.fleet.of_worker(worker)))
+        layer = FLEET[self.workers.index(busiest)].layer
+        lease = f" (its lease must run out first, in {CONFIRM_AFTER_SECONDS} s)" if layer == "drop-in" else ""
         lines = [
             "\n[bold]Left running for you to try; Ctrl-C stops everything.[/]",
             *(f"Chat page of the {worker.kind}: {worker.http_url}/" for worker in living),
             *(escape(f"$ {command} {rest}") for rest in ("channels_groups --members", "reap_stale --wait")),
-            f"New orphans: kill -9 {living[0].pid}",
+            f"New orphans: kill -9 {busiest.pid}{lease}",
         ]
         self.console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
@@ -297,7 +383,8 @@ class Demo:
 SCRIPT = (
     Step(
         "A fleet",
-        "A real Redis, two Daphne and two uvicorn processes with an unmodified Channels chat, and real websockets.",
+        "A real Redis, two Daphne and three uvicorn processes with the same Channels chat, and real websockets. "
+        "One worker's settings name the drop-in layer; all others have the layer that comes with channels_redis.",
         action=Demo.start_fleet,
     ),
     Step(
@@ -318,7 +405,8 @@ SCRIPT = (
     ),
     Step(
         "Who is in which group?",
-        "The command asks each process for a sign of life. Two give none: they are suspects, which is not yet proof.",
+        "The command asks each process for a sign of life. Two give none: they are suspects, which is not yet proof. "
+        "The worker with the drop-in layer need not be asked: it holds a lease, with its host and pid.",
         ("channels_groups", *PROBE),
     ),
     Step(
@@ -364,5 +452,19 @@ SCRIPT = (
         "The receipts",
         "What was removed, and the run id with which `reap_stale --undo` would put it back.",
         ("reap_stale", "--history"),
+    ),
+    Step(
+        "Redis restarts, and has lost everything",
+        "With the stock layer, each consumer dies of the lost connection. The drop-in layer waits for Redis, and puts "
+        "back what it lost.",
+        action=Demo.restart_redis,
+        restarts_redis=True,
+    ),
+    Step(
+        "Who is left?",
+        "All members that there are, of one process. The stock workers still run, but have no sockets: the demo's "
+        "clients do not connect again.",
+        ("channels_groups", "--summary", *PROBE),
+        restarts_redis=True,
     ),
 )

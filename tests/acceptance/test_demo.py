@@ -46,20 +46,35 @@ def workers_in(output: str) -> list[int]:
     return [int(pid) for pid in re.findall(r"^(?:uvicorn|daphne) +(\d+) ", output, re.MULTILINE)]
 
 
+def numbers_of(layer: str, output: str) -> list[int]:
+    """Of the sockets of this layer before Redis restarted: all, those still open, the members, those that heard."""
+    [row] = re.findall(rf"^{layer}((?: +\d+){{4}}) *$", output, re.MULTILINE)
+    return [int(number) for number in row.split()]
+
+
 def assert_gone(pids: list[int]) -> None:
-    assert len(pids) == 4
+    assert len(pids) == 5
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
 
-def test_the_demo_removes_every_orphan_and_no_survivor(redis_server: EmbeddedRedis, run_command: RunCommand) -> None:
+def test_the_demo_removes_every_orphan_and_no_survivor_and_the_drop_in_layer_outlives_redis(
+    redis_server: EmbeddedRedis, run_command: RunCommand
+) -> None:
     done = run_command("demo", "--sockets", SOCKETS, env={"REDIS_URL": "", "COLUMNS": "200"})
     assert done.returncode == 0, done.out + done.err
     counted = re.search(r"(\d+) of (\d+) surviving sockets received it; Redis lists (\d+) members", done.out)
     assert counted is not None
     assert len({*counted.groups()}) == 1
     assert f"Redis still lists {SOCKETS} members" in done.out
+    assert re.search(r"renewed its lease .* pid \d+", done.out)
+    assert re.search(r"renewed its lease .* pid \d+", done.out)
+    after_restart = {layer: numbers_of(layer, done.out) for layer in ("stock", "drop-in")}
+    had, *kept = after_restart["drop-in"]
+    assert kept == [had, had, had]
+    assert after_restart["stock"] == [int(counted[2]) - had, 0, 0, 0]
+    assert "Skipped" not in done.out
     assert "All as promised" in done.out
     assert_gone(workers_in(done.out))
 
@@ -67,13 +82,17 @@ def test_the_demo_removes_every_orphan_and_no_survivor(redis_server: EmbeddedRed
 def test_in_somebody_s_own_redis_it_stays_apart_and_leaves_nothing(
     redis_server: EmbeddedRedis, redis_client: redis.Redis
 ) -> None:
+    run_id = redis_client.info("server")["run_id"]
     redis_client.zadd("asgi:group:room.lobby", {"specific.theirs!1": 1})
     with running_demo("--keep", redis_url=redis_server.url) as demo:
         shown = read_until(demo, "New orphans")
         assert redis_client.dbsize() > 1
         assert "channels_groups --members" in shown
+        assert "Skipped: a restart of Redis" in shown
+        assert "Redis was away" not in shown
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 0
+    assert redis_client.info("server")["run_id"] == run_id
     assert redis_client.keys() == [b"asgi:group:room.lobby"]
     assert redis_client.zcard("asgi:group:room.lobby") == 1
     assert_gone(workers_in(shown))

@@ -19,8 +19,9 @@ from project.workers import WorkerNotReady
 
 class Command(BaseCommand):
     help = (
-        "Shows the toolkit: starts Redis (or uses REDIS_URL), four workers and real websockets, ends two of the "
-        "workers, finds and removes the members that they leave behind. Everything is stopped at the end."
+        "Shows the toolkit: starts Redis (or uses REDIS_URL), five workers and real websockets, ends two of the "
+        "workers, finds and removes the members that they leave behind, and restarts Redis (never that of REDIS_URL). "
+        "Everything is stopped at the end."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
