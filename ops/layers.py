@@ -49,6 +49,10 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
     sign. It is renewed three times in that time.
     """
 
+    if not hasattr(core.RedisChannelLayer, "require_valid_channel_name"):  # channels 4.2.0
+        require_valid_channel_name = core.RedisChannelLayer.valid_channel_name
+        require_valid_group_name = core.RedisChannelLayer.valid_group_name
+
     def __init__(self, *args: Any, lease_seconds: float = 30.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if lease_seconds <= 0:

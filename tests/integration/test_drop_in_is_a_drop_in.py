@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import random
 import subprocess
@@ -204,6 +205,8 @@ async def test_a_group_send_drops_what_is_over_capacity_and_logs_it(
 async def test_what_one_layer_writes_the_other_reads(
     backend: type, options: dict[str, Any], make_layer: MakeLayer
 ) -> None:
+    if not options.keys() <= inspect.signature(StockLayer).parameters.keys():
+        pytest.skip("this release of channels_redis has no such option")
     for sender, receiver in (
         (make_layer(backend, **options), make_layer(DropInLayer, **options)),
         (make_layer(DropInLayer, **options), make_layer(backend, **options)),
@@ -371,6 +374,7 @@ SCRIPTS = {
             await layer.group_add("group", channel)
             await layer.send(channel, {"type": "x"})
             await layer.receive(channel)
+            await asyncio.sleep(0.2)
         loop = asyncio.new_event_loop()
         loop.run_until_complete(main())
         """,
@@ -437,9 +441,9 @@ async def test_a_cancelled_receiver_takes_no_message_from_the_others(backend: ty
     for number in range(200):
         for channel in survivors:
             await sender.send(channel, {"number": number})
-    lost_within = 3.0
     with contextlib.suppress(AssertionError):
-        await until(lambda: all(len(numbers) >= 200 for numbers in received.values()), lost_within)
+        # What the stock layer has lost would be waited for in vain.
+        await until(lambda: sum(map(len, received.values())) == 2000, 30 if backend is DropInLayer else 3)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -96,6 +96,8 @@ async def consumer_that_dies(layer: RedisChannelLayer, *groups: str) -> str:
             await asyncio.wait_for(task, 5)
     finally:
         channel_layers.set("default", before)
+        if before is None:
+            del channel_layers.backends["default"]
     return names[0]
 
 
