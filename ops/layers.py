@@ -32,6 +32,7 @@ from ops.model.keys import Keyspace, index_entry
 from ops.model.memberships import Memberships
 from ops.store.keeper import Keeper, start_task
 from ops.store.outages import Outages, will_pass
+from ops.store.prompt_writes import writing_promptly
 from ops.store.scripts import run_script
 
 # Applications filter and test for the stock layer's log lines.
@@ -79,6 +80,7 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
         if "path" not in options:  # A unix socket has no use for it, and redis-py no such option.
             options.setdefault("socket_keepalive", True)
+        pool.connection_class = writing_promptly(pool.connection_class)
         return pool
 
     def _longest_pop_seconds(self, index: int, wanted: float) -> float:

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 
 INFLIGHT_SUFFIX = b"$inflight"
 DEFAULT_INBOX_PREFIX = "specific"
+_SHORT_IN_INDEX = re.compile(DEFAULT_INBOX_PREFIX + r"\.[0-9a-f]{32}!(?P<uuid>[0-9a-f]{32})")
 
 # A channel of a process: "{inbox prefix}.{client_prefix}!{local part}", where client_prefix is uuid4().hex
 # (channels_redis.core.RedisChannelLayer.new_channel). The part up to and with the first "!" is the inbox.
 _INBOX = re.compile(r"(?P<prefix>[^!]*)\.(?P<process>[0-9a-f]{32})!", re.DOTALL)
-_UUID = re.compile(r"[0-9a-f]{32}")
 INDEXED_CHANNELS = 128
 _GLOB_SPECIAL = re.compile(rb"([*?\[\]\\])")
 
@@ -73,10 +73,9 @@ def _visible_character(character: str) -> str:
 
 def index_entry(group: str, channel: str) -> bytes:
     """A membership as its process's index keeps it: short, since there is one for each."""
-    inbox = inbox_of(channel)
-    local = channel.partition("!")[2]
-    if inbox is not None and inbox.prefix == DEFAULT_INBOX_PREFIX and _UUID.fullmatch(local):
-        return b"u" + bytes.fromhex(local) + encode_name(group)
+    short = _SHORT_IN_INDEX.fullmatch(channel)
+    if short is not None:
+        return b"u" + bytes.fromhex(short["uuid"]) + encode_name(group)
     return b"n" + encode_name(channel) + b"\0" + encode_name(group)
 
 
