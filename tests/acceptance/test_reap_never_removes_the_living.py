@@ -265,15 +265,20 @@ async def test_a_process_that_was_held_up_together_with_the_reaper_is_given_time
 ) -> None:
     worker = bare_project.start_worker("uvicorn")
     opened = await sockets.open_urls(desk_urls(worker, "north", 2))
+    worker.freeze()
+    report: dict[str, Any] = {"stopped": "not yet run"}
     async with Interruptible(REDIS_URL=redis_server.url, CHANNELS_PREFIX="office") as commands:
-        worker.freeze()
         await commands.run("reap_stale", *HASTY)
-        # Some looks for answers have gone by: the reaper's own receiver has long given its.
-        await commands.run_until_stopped("reap_stale", "--format", "json", *HASTY, words="ZSCORE", nth=11)
-        await asyncio.sleep(HELD_UP_SECONDS)
-        worker.thaw()
-        report = json.loads((await commands.go_on()).out)
-    assert (states(report), report["removed"]) == ({"live": 1}, 0)
+        # Where the reaper's own receiver was too slow as well, the run stops before it comes to what is tested here.
+        while report["stopped"]:
+            worker.freeze()
+            # Some looks for answers have gone by, and the receiver has given its.
+            await commands.run_until_stopped("reap_stale", "--format", "json", *HASTY, words="ZSCORE", nth=11)
+            await asyncio.sleep(HELD_UP_SECONDS)
+            worker.thaw()
+            report = json.loads((await commands.go_on()).out)
+            assert report["removed"] == 0
+    assert states(report) == {"live": 1}
     await assert_all_hear(sockets, opened, redis_server, prefix="office")
 
 
