@@ -19,6 +19,7 @@ from ops.store.waiting import within
 
 READ_SIZE = 1 << 20
 _INCOMPLETE = object()
+_PUSH: Any = getattr(hiredis, "PushNotification", ())  # since hiredis 3.1; before, redis-py asked for none
 
 
 def pack(*words: bytes) -> bytes:
@@ -47,7 +48,7 @@ class Wire:
             reply = next_reply()
             if reply is _INCOMPLETE:
                 await self._feed()
-            elif not isinstance(reply, hiredis.PushNotification):
+            elif not isinstance(reply, _PUSH):
                 found.append(reply)
         return found
 
