@@ -11,12 +11,16 @@ from benchmarks.figures import Results, Target
 from benchmarks.session import Session
 
 SUBJECT = "scan"
+OPTIONS = ("--summary", "--no-probe", "--format", "json")
 TARGET = Target(required=0.9, aim=0.5)
 
 
 def run(session: Session, results: Results) -> None:
     url, port = session.server.url, session.server.port
-    ways = {"pages": module("rivals", "pages", url, session.layout)}
+    ways = {
+        "start": manage("channels_groups", "no-such-group", *OPTIONS),
+        "pages": module("rivals", "pages", url, session.layout),
+    }
     if cli := shutil.which("redis-cli"):
         ways["bigkeys"] = [cli, "-p", str(port), "--bigkeys"]
     runs: dict[str, list[Measured]] = defaultdict(list)
@@ -30,8 +34,7 @@ def run(session: Session, results: Results) -> None:
 
 def count(session: Session) -> Measured:
     """Run ``channels_groups --summary`` and see to it that it counted everybody."""
-    argv = manage("channels_groups", "--summary", "--no-probe", "--format", "json")
-    measured = measure(argv, session.server.url)
+    measured = measure(manage("channels_groups", *OPTIONS), session.server.url)
     counted = json.loads(measured.out)["totals"]["members"]
     if counted < session.layout.members:
         raise BenchmarkFailed(f"{counted:,} members were counted instead of {session.layout.members:,}")
@@ -44,6 +47,7 @@ def _note(results: Results, runs: dict[str, list[Measured]]) -> None:
 
     ours = wall("ours", "channels_groups --summary --no-probe, whole process")
     results.add(SUBJECT, "ours_cpu", "… of which its own CPU", "s", [one.cpu_seconds for one in runs["ours"]])
+    wall("start", "… of which it takes to start, and to ask for a group that does not exist")
     what = "channels_groups ÷ redis-cli --bigkeys"
     if runs["bigkeys"]:
         bigkeys = wall("bigkeys", "redis-cli --bigkeys")
