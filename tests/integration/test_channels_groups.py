@@ -19,6 +19,7 @@ from tests.conftest import CommandResult
 from tests.in_process_commands import run_beside
 from tests.layer_builders import (
     ASGI,
+    PROBE,
     AppProcess,
     StartProcess,
     add_members,
@@ -29,7 +30,6 @@ from tests.layer_builders import (
     suspect_everybody,
 )
 
-PROBE = ("--probe-timeout", "0.3")
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 HOSTILE = [
     "red\x1b[31m",

@@ -22,6 +22,7 @@ from tests.conftest import NOBODY_LISTENS, REPOSITORY, CommandResult, RunCommand
 from tests.in_process_commands import run_here
 from tests.layer_builders import (
     ASGI,
+    PROBE,
     StartProcess,
     add_members,
     channels_of,
@@ -193,7 +194,7 @@ async def test_a_waiting_run_that_is_stopped_cleans_up_behind_itself(
     code: int,
 ) -> None:
     dead = await start_process("room", count=2)
-    argv = ("reap_stale", "--wait", "--confirm-after", "60", "--probe-timeout", "0.3")
+    argv = ("reap_stale", "--wait", "--confirm-after", "60", *PROBE)
     with started(redis_server, *argv) as process:
         await until(lambda: suspected(redis_client) == {dead.name}, 20)
         assert redis_client.exists(ASGI.lock)
@@ -240,6 +241,6 @@ async def test_watching_goes_on_until_it_is_interrupted(redis_server: EmbeddedRe
 
 def test_a_command_asks_nothing_and_reads_no_input(redis_server: EmbeddedRedis) -> None:
     began = time.monotonic()
-    with started(redis_server, "reap_stale", "--probe-timeout", "0.3", stdin=subprocess.PIPE) as process:
+    with started(redis_server, "reap_stale", *PROBE, stdin=subprocess.PIPE) as process:
         assert process.wait(30) == 0
     assert time.monotonic() - began < 20

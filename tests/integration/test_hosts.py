@@ -24,7 +24,7 @@ from project.embedded_redis import EmbeddedRedis, available_redis_servers
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside
-from tests.layer_builders import StartProcess, layer_of, run_reap, suspect_everybody, until
+from tests.layer_builders import PROBE, StartProcess, layer_of, run_reap, suspect_everybody, until
 
 SECRET = "hunter2-is-secret"
 BASE = "channels_redis.core.RedisChannelLayer"
@@ -37,7 +37,7 @@ async def works(start_process: StartProcess, address: str) -> None:
     await suspect_everybody()
     report = await run_reap()
     assert (report.removed, report.complete, report.stopped) == (2, True, None)
-    result = await run_beside("channels_groups", "--probe-timeout", "0.5", "--format", "json")
+    result = await run_beside("channels_groups", *PROBE, "--format", "json")
     assert (result.returncode, result.err) == (0, "")
     found = json.loads(result.out)
     assert [(process["process"], process["state"]) for process in found["processes"]] == [(live.name, "live")]
@@ -49,7 +49,7 @@ async def fails_with_one_line(*argv: str) -> str:
     """Both commands end with 1, and with one line that is returned."""
     said = set()
     for command in ("channels_groups", "reap_stale"):
-        result: CommandResult = await run_beside(command, "--probe-timeout", "0.3", *argv)
+        result: CommandResult = await run_beside(command, *PROBE, *argv)
         assert result.returncode == 1
         assert result.err.count("\n") == 1, result.err
         assert "Traceback" not in result.err

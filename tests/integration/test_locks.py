@@ -82,10 +82,10 @@ async def test_the_lock_of_a_holder_that_was_killed_expires(redis_client: redis.
 
 
 async def test_the_lock_is_renewed_while_it_is_held(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.6)
     async with open_layer("default") as opened, run_lock(opened):
         token = redis_client.get(ASGI.lock)
-        until = time.monotonic() + 0.9
+        until = time.monotonic() + 1.3
         while time.monotonic() < until:
             await asyncio.sleep(0.05)
             assert redis_client.get(ASGI.lock) == token

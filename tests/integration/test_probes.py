@@ -27,6 +27,9 @@ from tests.layer_builders import (
     until,
 )
 
+# Long enough for whoever lives, however busy the machine is; nobody waits for all of it.
+LONG_SECONDS = 30.0
+
 
 async def probe(*processes: AppProcess, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> list[Evidence]:
     async with open_layer("default") as opened:
@@ -43,10 +46,10 @@ async def test_a_live_process_takes_two_probes_and_a_silent_one_none(
 ) -> None:
     live, silent = await start_process(live=True), await start_process()
 
-    of_live, of_silent = await probe(live, silent)
+    (of_live,), (of_silent,) = await probe(live, timeout_seconds=LONG_SECONDS), await probe(silent)
 
     assert isinstance(of_live, ProbesTaken)
-    assert 0 < of_live.round_trip_ms < PROBE_TIMEOUT_SECONDS * 1000
+    assert 0 < of_live.round_trip_ms < LONG_SECONDS * 1000
     assert isinstance(of_silent, ProbeUnanswered)
     assert of_silent.taken == 0
     assert of_silent.waited_seconds >= PROBE_TIMEOUT_SECONDS
@@ -58,9 +61,9 @@ async def test_a_round_in_which_all_answer_does_not_wait_for_the_timeout(
     processes = [await start_process(live=True) for _ in range(5)]
     started = time.monotonic()
 
-    assert all(isinstance(found, ProbesTaken) for found in await probe(*processes, timeout_seconds=30))
+    assert all(isinstance(found, ProbesTaken) for found in await probe(*processes, timeout_seconds=LONG_SECONDS))
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < LONG_SECONDS / 2
 
 
 async def test_one_probe_taken_proves_no_life(redis_client: redis.Redis, start_process: StartProcess) -> None:
@@ -90,7 +93,7 @@ async def test_a_process_with_two_inboxes_lives_if_it_reads_either(
     await process.live(await process.layer.new_channel("second"))
     async with open_layer("default") as opened:
         inboxes = {process.name: {f"first.{process.name}!", f"second.{process.name}!", process.inbox}}
-        evidence = await probe_processes(opened, inboxes, PROBE_TIMEOUT_SECONDS)
+        evidence = await probe_processes(opened, inboxes, LONG_SECONDS)
     assert isinstance(evidence[process.name], ProbesTaken)
 
 
@@ -117,7 +120,7 @@ async def test_probes_are_written_as_the_layer_is_configured(
     settings.CHANNEL_LAYERS = layer_of(redis_server.url, **config)
     live, silent = await start_process(live=True), await start_process()
 
-    of_live, of_silent = await probe(live, silent)
+    (of_live,), (of_silent,) = await probe(live, timeout_seconds=LONG_SECONDS), await probe(silent)
 
     assert (type(of_live), type(of_silent)) == (ProbesTaken, ProbeUnanswered)
     assert live.received == []
@@ -141,7 +144,7 @@ async def test_many_processes_are_probed_at_once(redis_client: redis.Redis, star
     silent = [new_process_name() for _ in range(1000)]
     async with open_layer("default") as opened:
         inboxes = {name: {f"specific.{name}!"} for name in [*silent, *(process.name for process in live)]}
-        evidence = await probe_processes(opened, inboxes, 1.0)
+        evidence = await probe_processes(opened, inboxes, 3 * PROBE_TIMEOUT_SECONDS)
 
     assert all(isinstance(evidence[process.name], ProbesTaken) for process in live)
     assert all(isinstance(evidence[name], ProbeUnanswered) for name in silent)
@@ -268,7 +271,7 @@ async def test_a_process_that_drains_a_full_inbox_lives(
     await fill(process, messages)
     await process.live()
 
-    (evidence,) = await probe(process)
+    (evidence,) = await probe(process, timeout_seconds=LONG_SECONDS)
 
     assert isinstance(evidence, (InboxDrained, ProbesTaken))
 
@@ -286,7 +289,7 @@ async def test_a_full_inbox_that_is_drained_slowly_is_a_sign_of_life(
             await asyncio.sleep(0.05)
 
     draining = asyncio.create_task(drain())
-    (evidence,) = await probe(process, timeout_seconds=3)
+    (evidence,) = await probe(process, timeout_seconds=LONG_SECONDS)
     stop.set()
     await draining
 
@@ -376,7 +379,7 @@ async def test_inboxes_are_probed_on_the_shard_where_they_are(
     async with two_shards(start_redis, settings) as (opened, _):
         live = [await start_process(live=True) for _ in range(8)]
         assert {opened.shard_of_inbox(process.inbox).index for process in live} == {0, 1}
-        assert all(isinstance(found, ProbesTaken) for found in await probe(*live))
+        assert all(isinstance(found, ProbesTaken) for found in await probe(*live, timeout_seconds=LONG_SECONDS))
 
 
 async def test_there_is_a_control_on_each_shard_and_it_answers(
@@ -386,7 +389,7 @@ async def test_there_is_a_control_on_each_shard_and_it_answers(
         async with control_receivers(opened) as controls:
             assert {opened.shard_of_inbox(inbox).index: shard for shard, (_, inbox) in controls.items()} == {0: 0, 1: 1}
             mine: dict[str, Awaitable[Any] | set[str]] = {process: {inbox} for process, inbox in controls.values()}
-            evidence = await probe_processes(opened, mine, PROBE_TIMEOUT_SECONDS)  # type: ignore[arg-type]
+            evidence = await probe_processes(opened, mine, LONG_SECONDS)  # type: ignore[arg-type]
             assert all(isinstance(found, ProbesTaken) for found in evidence.values())
         for server in servers:
             with redis.Redis.from_url(server.url) as client:

@@ -66,7 +66,7 @@ async def test_reap_stops_when_its_own_probe_is_taken_slowly(
     await suspect_everybody()
     settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=f"{BUILDERS}.SlowLayer")
 
-    report = await run_reap(probe_timeout_seconds=SlowLayer.pause_seconds * 1.7)
+    report = await run_reap(probe_timeout_seconds=SlowLayer.pause_seconds * 1.8)
 
     assert report.stopped
     assert "more than half of the probe timeout" in report.stopped

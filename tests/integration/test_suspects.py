@@ -14,7 +14,7 @@ from ops.model.reaping import Suspicion
 from ops.store.shards import open_layer
 from ops.store.suspects import MEMORY_SECONDS, read_seen_live, read_suspicions, record_seen_live, record_suspicions
 from project.embedded_redis import EmbeddedRedis
-from tests.layer_builders import ASGI, StartProcess, dump, run_reap
+from tests.layer_builders import ASGI, PROBE_TIMEOUT_SECONDS, StartProcess, dump, run_reap
 
 times = st.floats(min_value=1e9, max_value=4e9)
 names = st.text("0123456789abcdef", min_size=32, max_size=32) | st.binary(max_size=12).map(
@@ -100,7 +100,7 @@ async def test_a_damaged_memory_neither_stops_a_run_nor_kills_anybody(
         for entry in (b"{", b"[]", b'{"since": "nan"}', json.dumps({**future, "since": "-inf"}), json.dumps(future)):
             redis_client.hset(ASGI.suspects(), process.name, entry)
             redis_client.hset(ASGI.seen, process.name, entry)
-            report = await run_reap(probe_timeout_seconds=0.15)
+            report = await run_reap(probe_timeout_seconds=PROBE_TIMEOUT_SECONDS / 2)
             assert report.removed == 0
     assert redis_client.zcard(ASGI.group("room")) == 2
 
