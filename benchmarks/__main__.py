@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from redis.exceptions import RedisError
 from rich.console import Console
 
 from benchmarks import blocking, layer, memory, reap, scan
@@ -87,7 +88,13 @@ def benchmark(options: argparse.Namespace) -> dict[str, object]:
         results = Results(layout, options.repeat, session.server.binary)
         session.fill()
         for name in options.only:
-            SUBJECTS[name].run(session, results)
+            try:
+                SUBJECTS[name].run(session, results)
+            except (BenchmarkFailed, RedisError) as problem:
+                # Minutes of other measurements are not lost for it; but what it left is not what they start from.
+                results.failures[name] = str(problem)
+                say(f"{name} failed: {problem}")
+                session.fill()
     return results.document(time.monotonic() - began)
 
 
@@ -111,7 +118,7 @@ def main() -> int:
         options.json.write_text(json.dumps(document, indent=1) + "\n")
     console = Console(highlight=False)
     print_report(console if console.is_terminal else Console(width=NARROWEST, highlight=False), document)
-    return 0
+    return 1 if document["failures"] else 0
 
 
 if __name__ == "__main__":

@@ -60,12 +60,13 @@ class Figure:
 
 @dataclass
 class Results:
-    """All figures of one run, and what they were measured with."""
+    """All figures of one run, and what they were measured with. ``failures``: subjects that could not be measured."""
 
     layout: Layout
     repeat: int
     binary: str
     figures: list[Figure] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
     taken_at: float = field(default_factory=time.time)
 
     def add(

@@ -71,7 +71,8 @@ def _watch(url: str, seconds: float) -> tuple[Counter[int], Counter[int]]:
     """
     sent: Counter[int] = Counter()
     done: Counter[int] = Counter()
-    with redis.Redis.from_url(url) as client, client.monitor() as monitor:
+    # Nothing may come for longer than the five seconds that redis-py waits for by default.
+    with redis.Redis.from_url(url, socket_timeout=None) as client, client.monitor() as monitor:
         threading.Timer(seconds, _end_watch, [url]).start()
         until = time.monotonic() + seconds
         for command in monitor.listen():

@@ -18,7 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import django
 from channels.consumer import AsyncConsumer
+from channels.layers import DEFAULT_CHANNEL_LAYER, channel_layers
 
 from benchmarks.keyspace import GROUP_PREFIX, LARGE_GROUPS, SMALL_GROUP, Layout
 from benchmarks.layer_speed import make_layer
@@ -30,16 +32,23 @@ EVERYBODY = "everybody"
 
 
 class Connection(AsyncConsumer):  # type: ignore[misc]  # channels has no types
-    """A consumer as the layer sees it: it asks for a channel when it starts, joins groups and waits."""
+    """A consumer that joins groups when its client connects, and hears nothing any more."""
 
-    async def __call__(self, layer: Any, groups: Iterable[str], starting: asyncio.Semaphore) -> None:
-        async with starting:
-            channel = await layer.new_channel()
-            for group in groups:
-                await layer.group_add(group, channel)
+    def __init__(self, groups: Iterable[str], starting: asyncio.Semaphore) -> None:
+        self.groups = groups
+        self._starting = starting
+
+    async def run(self) -> None:
+        events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+        events.put_nowait({"type": "websocket.connect"})
+        await self({}, events.get, events.put)
+
+    async def websocket_connect(self, message: dict[str, str]) -> None:
+        async with self._starting:
+            for group in self.groups:
+                await self.channel_layer.group_add(group, self.channel_name)
         # A layer that remembers a group's name shall not find it paid for by its consumer.
-        del groups, group
-        await layer.receive(channel)
+        self.groups = ()
 
 
 async def idle(url: str, kind: str, connections: str) -> None:
@@ -86,14 +95,15 @@ async def indexed(url: str, layout: str) -> None:
 
 
 async def _connect(layer: Any, groups: Iterable[tuple[str, ...]]) -> list[asyncio.Task[None]]:
-    """Start a connection for each, and return when all of them wait."""
-    starting = asyncio.Semaphore(STARTING_AT_ONCE)
-    tasks = [asyncio.create_task(Connection()(layer, names, starting)) for names in groups]
-    already = layer.receive_count
-    while layer.receive_count < already + len(tasks):
+    """Start a consumer for each, and return when all of them have joined and wait."""
+    channel_layers.set(DEFAULT_CHANNEL_LAYER, layer)
+    already, starting = layer.receive_count, asyncio.Semaphore(STARTING_AT_ONCE)
+    connections = [Connection(names, starting) for names in groups]
+    tasks = [asyncio.create_task(connection.run()) for connection in connections]
+    while layer.receive_count < already + len(tasks) or any(connection.groups for connection in connections):
         if failed := [task for task in tasks if task.done()]:
             failed[0].result()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)
     return tasks
 
 
@@ -120,6 +130,7 @@ WHAT = {"idle": idle, "dead": dead, "indexed": indexed}
 
 
 def main(what: str, url: str, *arguments: str) -> None:
+    django.setup()
     asyncio.run(WHAT[what](url, *arguments))
 
 

@@ -76,7 +76,8 @@ def _conclusion(document: dict[str, Any]) -> str:
         f"{figure['what']} ({_number(figure)})" for figure in document["figures"] if figure["verdict"] == "MISSED"
     ]
     said = f"Targets missed: {'; '.join(missed)}." if missed else "No target that applies at this size was missed."
-    return f"{said} The whole run took {document['seconds']:.0f} s."
+    failed = "".join(f" Not measured to the end: {name}." for name in document["failures"])
+    return f"{said}{failed} The whole run took {document['seconds']:.0f} s."
 
 
 def _tables(document: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
