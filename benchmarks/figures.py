@@ -118,5 +118,6 @@ class Results:
                 "kernel": f"{platform.system()} {platform.release()}",
                 "machine": platform.machine(),
             },
+            "failures": self.failures,
             "figures": [{**asdict(figure), "verdict": figure.verdict(self.layout.members)} for figure in self.figures],
         }
