@@ -12,6 +12,7 @@ from ops.operations.observe import Look, Observation, Progress, selection_on
 from ops.store import journal
 from ops.store.census import GroupSlice, ScanNotes, read_slices
 from ops.store.index import forget_index, read_indexed
+from ops.store.journal import inbox_part
 from ops.store.leases import forget_leases
 from ops.store.shards import OpenLayer, Shard
 
@@ -97,6 +98,7 @@ class _Purging:
             for process in processes
             for inbox in self._tallies[process].inboxes
         }
+        oldest = min(judged.values(), default=0.0)
         purged = journal.Purged()
         try:
             async with shard.wire() as writing:
@@ -108,7 +110,7 @@ class _Purging:
                 groups = members = 0
                 async for slices in read(shard):
                     for found in slices:
-                        await script.remove(found.key, *self._judged_among(found, judged))
+                        await script.remove(found.key, *self._judged_among(found, judged, oldest))
                         groups, members = groups + found.last, members + len(found.members)
                     self._progress("removing", groups, members)
                 await script.finish()
@@ -116,19 +118,23 @@ class _Purging:
             shard.problem = str(error)
         self._count(purged, processes)
 
-    def _judged_among(self, found: GroupSlice, judged: Mapping[bytes, float]) -> tuple[list[bytes], list[float]]:
-        """The channels of judged inboxes that had joined by the time they were judged, with their scores."""
-        members, scores = [], []
-        for member, score in zip(found.members, found.scores, strict=True):
-            limit = judged.get(inbox := journal.inbox_part(member))
-            if limit is None:
-                continue
-            if score > limit:
-                self.purged.moved.add(inbox)
-                continue
-            members.append(member)
-            scores.append(score)
-        return members, scores
+    def _judged_among(
+        self, found: GroupSlice, judged: Mapping[bytes, float], oldest: float
+    ) -> tuple[list[bytes], list[float]]:
+        """The channels of judged inboxes that had joined by the time they were judged, with their scores.
+
+        ``oldest``: the least of those times; who joined before it joined in time, whosever channel it is.
+        """
+        chosen = [
+            (member, score)
+            for member, score in zip(found.members, found.scores, strict=True)
+            if member[: member.find(b"!") + 1] in judged  # inbox_part(), which a call for each member would double
+        ]
+        if chosen and max(score for _, score in chosen) > oldest:
+            late = {inbox_part(member) for member, score in chosen if score > judged[inbox_part(member)]}
+            self.purged.moved |= late
+            chosen = [(member, score) for member, score in chosen if score <= judged[inbox_part(member)]]
+        return [member for member, _ in chosen], [score for _, score in chosen]
 
     def _count(self, purged: journal.Purged, processes: Collection[str]) -> None:
         process_of = {encode_name(inbox): p for p in processes for inbox in self._tallies[p].inboxes}

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 
@@ -52,8 +52,7 @@ class Page:
     groups: int
 
 
-@dataclass(frozen=True, slots=True)
-class GroupSlice:
+class GroupSlice(NamedTuple):
     """A run of members of one group, oldest first. ``scores``: unix seconds. ``last``: the group ends here.
 
     The slices of a large group come from the newest to the oldest.

@@ -48,7 +48,7 @@ class Purged:
 
     def note(self, asked_for: list[Doomed], kept: list[bytes]) -> None:
         for _, members, _ in asked_for:
-            self.by_inbox.update([inbox_part(member) for member in members])
+            self.by_inbox.update([member[: member.find(b"!") + 1] for member in members])
         self.by_inbox.subtract([inbox_part(member) for member in kept])
         self.kept += len(kept)
         self.kept_inboxes.update(map(inbox_part, kept))

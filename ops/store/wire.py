@@ -18,6 +18,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from ops.store.waiting import within
 
 READ_SIZE = 1 << 20
+UNSENT_BYTES = 1 << 16
 _INCOMPLETE = object()
 _PUSH: Any = getattr(hiredis, "PushNotification", ())  # since hiredis 3.1; before, redis-py asked for none
 
@@ -38,7 +39,8 @@ class Wire:
     async def send(self, packed: bytes) -> None:
         writer = self._streams[1]
         writer.write(packed)
-        await within(self._timeout_seconds, writer.drain())
+        if writer.transport.get_write_buffer_size() > UNSENT_BYTES:
+            await within(self._timeout_seconds, writer.drain())
 
     async def replies(self, count: int) -> list[Any]:
         """The next ``count`` replies. Raises TimeoutError or redis' ConnectionError."""
