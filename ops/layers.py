@@ -41,6 +41,7 @@ logger = logging.getLogger(core.__name__)
 SOCKET_TIMEOUT_MARGIN_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = (0.05, 0.2, 0.75)
+_CONSUMER_START = getattr(AsyncConsumer.__call__, "__code__", None)
 
 
 class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channels_redis has no types
@@ -212,24 +213,21 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         """As the stock layer, but Redis that is away is waited for, and each inbox has a receiver of its own."""
         assert self.require_valid_channel_name(channel)
         if "!" not in channel or not self._is_mine(channel):
-            return await self._receive(channel)
-        inbox = self.non_local_name(channel)
-        receiver = self._receiver_of(inbox)
+            return await super().receive(channel)  # type: ignore[no-any-return]
+        receiver = self._receiver_of(self.non_local_name(channel))
         self._keeper.keep_running()
         self.memberships.receiving(channel)
         try:
-            return await receiver._receive(channel)
+            # Not by way of another coroutine, which each connection would hold for as long as it waits.
+            message: dict[str, Any] = await super(RedisChannelLayer, receiver).receive(channel)
+            return message
         finally:
             self.memberships.received(channel)
             if not self.memberships.is_received_on(channel):
                 # The stock layer keeps the empty queue of a receiver that was cancelled.
                 if channel in receiver.receive_buffer and receiver.receive_buffer[channel].empty():
                     del receiver.receive_buffer[channel]
-                self._release(inbox, receiver)
-
-    async def _receive(self, channel: str) -> dict[str, Any]:
-        message: dict[str, Any] = await super().receive(channel)
-        return message
+                self._release(self.non_local_name(channel), receiver)
 
     def _receiver_of(self, inbox: str) -> "RedisChannelLayer":
         """This layer itself, as long as it has one inbox only."""
@@ -343,7 +341,10 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
 def _task_of_the_consumer_that_asks() -> "asyncio.Task[Any] | None":
     """The task of the consumer whose start has asked for a channel; None where anything else did."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_name in ("_task_of_the_consumer_that_asks", "new_channel"):
+    # A frame that is looked at, and its f_locals too, takes memory for as long as it runs: a connection's life.
+    while frame.f_code.co_name in ("_task_of_the_consumer_that_asks", "new_channel") and frame.f_back is not None:
         frame = frame.f_back
-    is_start = frame.f_code.co_name == "__call__" and isinstance(frame.f_locals.get("self"), AsyncConsumer)
+    is_start = frame.f_code is _CONSUMER_START or (
+        frame.f_code.co_name == "__call__" and isinstance(frame.f_locals.get("self"), AsyncConsumer)
+    )
     return asyncio.current_task() if is_start else None
