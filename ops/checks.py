@@ -41,7 +41,7 @@ def check_layer_options(**_: Any) -> list[CheckMessage]:
         known = _options_of(backend)
         for option in options:
             if option not in known:
-                near = get_close_matches(str(option), known, n=1, cutoff=0.0)
+                near = get_close_matches(str(option).lower(), known, n=1, cutoff=0.0)
                 text = f"CHANNEL_LAYERS[{alias!r}]: {backend.__module__}.{backend.__name__} has no option {option!r}."
                 found.append(Error(text, hint=f"The nearest known one is {near[0]!r}.", id="ops.E201"))
     return found
@@ -137,7 +137,7 @@ def _redis_layers() -> Iterator[tuple[str, type, Mapping[str, Any]]]:
     for alias, entry in channel_layers.configs.items():
         try:
             backend = import_string(entry["BACKEND"])
-        except (ImportError, KeyError, TypeError):
+        except (ImportError, KeyError, TypeError, AttributeError):
             continue
         options = entry.get("CONFIG", {})
         if isinstance(backend, type) and issubclass(backend, StockLayer) and isinstance(options, Mapping):
