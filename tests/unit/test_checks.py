@@ -1,0 +1,113 @@
+"""System checks of CHANNEL_LAYERS: what the settings alone show to be wrong. Nothing is connected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+from django.conf import LazySettings
+from django.core.checks import CheckMessage, run_checks
+
+from ops.checks import TAG
+
+STOCK = "channels_redis.core.RedisChannelLayer"
+DROP_IN = "ops.layers.RedisChannelLayer"
+# What a host needs so that idle websockets outlive five seconds.
+HOST = {"address": "redis://127.0.0.1:1", "socket_timeout": None}
+
+
+def found(settings: LazySettings, backend: str, **options: Any) -> list[CheckMessage]:
+    settings.CHANNEL_LAYERS = {"chat": {"BACKEND": backend, "CONFIG": {"hosts": [HOST], **options}}}
+    return run_checks(tags=[TAG])
+
+
+def ids(messages: list[CheckMessage]) -> list[str | None]:
+    return [message.id for message in messages]
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN, "channels_redis.pubsub.RedisPubSubChannelLayer"])
+def test_good_settings_are_not_objected_to(settings: LazySettings, backend: str) -> None:
+    assert found(settings, backend, prefix="chat", capacity=10) == []
+
+
+@pytest.mark.parametrize("layers", [{}, {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}])
+def test_other_layers_are_none_of_its_business(settings: LazySettings, layers: dict[str, Any]) -> None:
+    settings.CHANNEL_LAYERS = layers
+    assert run_checks(tags=[TAG]) == []
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN])
+@pytest.mark.parametrize(
+    ("option", "nearest"), [("group_expire", "group_expiry"), ("host", "hosts"), ("PREFIX", "prefix"), (5, "")]
+)
+def test_an_option_that_the_backend_does_not_take_names_the_nearest(
+    settings: LazySettings, backend: str, option: Any, nearest: str
+) -> None:
+    settings.CHANNEL_LAYERS = {"chat": {"BACKEND": backend, "CONFIG": {"hosts": [HOST], option: 1}}}
+    (error,) = run_checks(tags=[TAG])
+    assert error.id == "ops.E201"
+    assert error.msg == f"CHANNEL_LAYERS['chat']: {backend} has no option {option!r}."
+    if nearest:
+        assert error.hint == f"The nearest known one is {nearest!r}."
+
+
+@pytest.mark.parametrize("host", ["redis://h", ("h", 1), {"host": "h"}, {"address": "redis://h?db=1"}], ids=str)
+def test_a_stock_layer_whose_websockets_would_die_after_5_seconds_is_warned_of(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, host: Any
+) -> None:
+    monkeypatch.setattr(redis, "__version__", "8.1.0")
+    (warning,) = found(settings, STOCK, hosts=[HOST, host])
+    assert warning.id == "ops.W202"
+    assert "CHANNEL_LAYERS['chat']: host 1 has no socket_timeout" in warning.msg
+    assert found(settings, DROP_IN, hosts=[host]) == []
+    monkeypatch.setattr(redis, "__version__", "7.4.0")
+    assert found(settings, STOCK, hosts=[host]) == []
+
+
+@pytest.mark.parametrize("host", [HOST, {"host": "h", "socket_timeout": 30}, "redis://h?socket_timeout=30"], ids=str)
+def test_a_socket_timeout_of_ones_own_is_respected(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, host: Any
+) -> None:
+    monkeypatch.setattr(redis, "__version__", "8.1.0")
+    assert found(settings, STOCK, hosts=[host]) == []
+
+
+def test_a_lease_that_outlasts_the_confirm_time_is_an_error(settings: LazySettings) -> None:
+    settings.CHANNELS_OPS = {"CONFIRM_AFTER_SECONDS": 20}
+    assert ids(found(settings, DROP_IN)) == ["ops.E203"]
+    assert ids(found(settings, DROP_IN, lease_seconds=20.5)) == ["ops.E203"]
+    assert ids(found(settings, DROP_IN, lease_seconds=10)) == []
+    assert ids(found(settings, STOCK)) == []
+
+
+def test_members_that_expire_before_their_sockets_are_warned_of_where_daphne_serves(settings: LazySettings) -> None:
+    assert found(settings, STOCK, group_expiry=60) == []
+    settings.INSTALLED_APPS = ["daphne", *settings.INSTALLED_APPS]
+    assert ids(found(settings, STOCK, group_expiry=86399)) == ["ops.W204"]
+    assert found(settings, STOCK, group_expiry=86400) == []
+    assert found(settings, DROP_IN, group_expiry=60) == []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"BACKEND": None},
+        {"BACKEND": "no.such.Layer"},
+        {"BACKEND": "ops.checks.check_settings"},
+        {"BACKEND": STOCK, "CONFIG": None},
+        {"BACKEND": STOCK, "CONFIG": {"hosts": "redis://h"}},
+        {"BACKEND": STOCK, "CONFIG": {"hosts": [("h",)]}},
+        {"BACKEND": STOCK, "CONFIG": {"hosts": 5}},
+        {"BACKEND": STOCK, "CONFIG": {"hosts": [{"address": "redis://[", "socket_timeout": None}]}},
+        {"BACKEND": DROP_IN, "CONFIG": {"hosts": [HOST], "lease_seconds": "30"}},
+        {"BACKEND": DROP_IN, "CONFIG": {"hosts": [HOST], "lease_seconds": None}},
+        None,
+        "redis",
+    ],
+    ids=str,
+)
+def test_settings_that_are_entirely_wrong_do_not_break_the_checks(settings: LazySettings, entry: Any) -> None:
+    settings.CHANNEL_LAYERS = {"chat": entry}
+    assert all(message.id in ("ops.W202", "ops.E201") for message in run_checks(tags=[TAG]))
