@@ -14,7 +14,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ EVERYBODY = "everybody"
 class Connection(AsyncConsumer):  # type: ignore[misc]  # channels has no types
     """A consumer that joins groups when its client connects, and hears nothing any more."""
 
-    def __init__(self, groups: Iterable[str], starting: asyncio.Semaphore) -> None:
-        self.groups = groups
-        self._starting = starting
+    def __init__(self, groups: Iterable[str]) -> None:
+        self._groups = groups
+        self.joined = asyncio.Event()
 
     async def run(self) -> None:
         events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
@@ -44,11 +44,11 @@ class Connection(AsyncConsumer):  # type: ignore[misc]  # channels has no types
         await self({}, events.get, events.put)
 
     async def websocket_connect(self, message: dict[str, str]) -> None:
-        async with self._starting:
-            for group in self.groups:
-                await self.channel_layer.group_add(group, self.channel_name)
+        for group in self._groups:
+            await self.channel_layer.group_add(group, self.channel_name)
         # A layer that remembers a group's name shall not find it paid for by its consumer.
-        self.groups = ()
+        self._groups = ()
+        self.joined.set()
 
 
 async def idle(url: str, kind: str, connections: str) -> None:
@@ -94,16 +94,14 @@ async def indexed(url: str, layout: str) -> None:
     await asyncio.Event().wait()
 
 
-async def _connect(layer: Any, groups: Iterable[tuple[str, ...]]) -> list[asyncio.Task[None]]:
-    """Start a consumer for each, and return when all of them have joined and wait."""
+async def _connect(layer: Any, groups: Sequence[tuple[str, ...]]) -> list[asyncio.Task[None]]:
+    """Start a consumer for each, a few at a time, and return when all of them have joined and wait."""
     channel_layers.set(DEFAULT_CHANNEL_LAYER, layer)
-    already, starting = layer.receive_count, asyncio.Semaphore(STARTING_AT_ONCE)
-    connections = [Connection(names, starting) for names in groups]
-    tasks = [asyncio.create_task(connection.run()) for connection in connections]
-    while layer.receive_count < already + len(tasks) or any(connection.groups for connection in connections):
-        if failed := [task for task in tasks if task.done()]:
-            failed[0].result()
-        await asyncio.sleep(0.1)
+    tasks: list[asyncio.Task[None]] = []
+    for start in range(0, len(groups), STARTING_AT_ONCE):
+        connections = [Connection(names) for names in groups[start : start + STARTING_AT_ONCE]]
+        tasks += [asyncio.create_task(connection.run()) for connection in connections]
+        await asyncio.gather(*(connection.joined.wait() for connection in connections))
     return tasks
 
 
