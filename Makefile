@@ -2,13 +2,16 @@ PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
 
-.PHONY: demo test lint bench docs
+.PHONY: demo test test-oldest lint bench docs
 
 demo: .venv/.installed  ## the product in about a minute; ARGS=--keep leaves it running
 	$(PY) manage.py demo $(ARGS)
 
 test: .venv/.installed
 	$(PY) -m pytest $(ARGS)
+
+test-oldest: .venv-oldest/.installed  ## the core and the drop-in layer on the oldest versions that they say they work with
+	.venv-oldest/bin/python -m pytest tests/unit tests/integration/test_purge.py tests/integration/test_drop_in_is_a_drop_in.py -k "not stock" $(ARGS)
 
 lint: .venv/.installed
 	$(PY) -m ruff check && $(PY) -m ruff format --check && $(PY) -m mypy
@@ -20,7 +23,9 @@ docs: .venv/.installed
 	$(PY) docs/generate.py
 
 .venv/.installed: requirements-dev.txt
+.venv-oldest/.installed: requirements-oldest.txt
+%/.installed:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

@@ -100,7 +100,7 @@ def _recorded_success(path: Path, layer: str) -> float:
     """The time of the latest success in the file at ``path``; 0 when there is none, whatever the file holds."""
     try:
         families = list(text_string_to_metric_families(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):  # the last of prometheus_client before 0.21
         return 0.0
     values = [
         sample.value
