@@ -11,6 +11,7 @@ from importlib.metadata import version
 from statistics import median
 from typing import Any
 
+from benchmarks.cores import server_cores
 from benchmarks.keyspace import Layout
 from project.embedded_redis import redis_server_version
 
@@ -111,6 +112,7 @@ class Results:
             "seed": self.layout.seed,
             "repeat": self.repeat,
             "cores": os.cpu_count(),
+            "server_has_its_own_core": bool(server_cores()),
             "versions": {
                 "python": platform.python_version(),
                 **{package.lower(): version(package) for package in PACKAGES},

@@ -7,6 +7,7 @@ import shutil
 from collections import defaultdict
 
 from benchmarks.children import BenchmarkFailed, Measured, manage, measure, module
+from benchmarks.cores import on_cores
 from benchmarks.figures import Results, Target
 from benchmarks.session import Session
 
@@ -29,6 +30,9 @@ def run(session: Session, results: Results) -> None:
         runs["ours"].append(count(session))
         for name, argv in ways.items():
             runs[name].append(measure(argv, url))
+        if cli and session.server_cores:
+            with on_cores(session.server_cores):
+                runs["bigkeys_together"].append(measure(ways["bigkeys"], url))
     _note(results, runs)
 
 
@@ -52,6 +56,8 @@ def _note(results: Results, runs: dict[str, list[Measured]]) -> None:
     if runs["bigkeys"]:
         bigkeys = wall("bigkeys", "redis-cli --bigkeys")
         results.derive(SUBJECT, "to_bigkeys", what, "ratio", ours / bigkeys, target=TARGET)
+        if runs["bigkeys_together"]:
+            wall("bigkeys_together", "redis-cli --bigkeys on the server's own core, as no other host can")
     else:
         note = "skipped: redis-cli is not on PATH"
         results.derive(SUBJECT, "bigkeys", "redis-cli --bigkeys", "s", None, note=note)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import redis
 
 from benchmarks.children import BenchmarkFailed, measure, module, start
+from benchmarks.cores import on_cores, server_cores, usable_cores
 from benchmarks.keyspace import Layout
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import OwnedProcess
@@ -20,14 +21,18 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Session:
-    """What all subjects share. ``say`` reports progress; ``probe_timeout``: seconds that a reap run waits for signs of
-    life."""
+    """What all subjects share.
+
+    ``probe_timeout``: seconds that a reap run waits for signs of life; ``say`` reports progress; ``server_cores``: what
+    the server has for itself, if anything.
+    """
 
     server: EmbeddedRedis
     client: redis.Redis
     layout: Layout
     probe_timeout: float
     say: Callable[[str], None]
+    server_cores: frozenset[int]
 
     def fill(self) -> None:
         """Empty the server and write the whole keyspace."""
@@ -67,8 +72,13 @@ class Session:
 
 @contextmanager
 def open_session(layout: Layout, probe_timeout: float, say: Callable[[str], None]) -> Iterator[Session]:
-    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
-        yield Session(server, client, layout, probe_timeout, say)
+    core = server_cores()
+    with ExitStack() as stack:
+        with on_cores(core):
+            server = stack.enter_context(EmbeddedRedis())
+        client = stack.enter_context(redis.Redis.from_url(server.url))
+        stack.enter_context(on_cores(set(usable_cores()) - core))
+        yield Session(server, client, layout, probe_timeout, say, core)
 
 
 def await_blocked(client: redis.Redis, receivers: int, fleet: OwnedProcess) -> None:
