@@ -65,7 +65,7 @@ def _markdown_row(cells: Row) -> str:
 
 def _setting(document: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
-    apart = ", one of them the server's" if document["server_has_its_own_core"] else ""
+    apart = ", one of them the server's" if document.get("server_has_its_own_core") else ""
     return (
         f"{document['members']:,} members in {document['groups']:,} groups of {document['processes']} processes; "
         f"{document['repeat']} repetitions, {document['cores']} cores{apart}; {versions}; {document['taken_at']}."
