@@ -17,6 +17,7 @@ key                               type    what
 ``{prefix}:ops:journal:{id}``     list    receipts of that run, on the shard of the groups they speak of
 ``{prefix}:ops:aside:{id}:{key}`` zset    an inbox or in-flight key that the run set aside, until it expires
 ``{prefix}:ops:lock``             string  held while a run removes or restores
+``{prefix}:ops:disconnects``      stream  the disconnect log: a record for each websocket that ended, capped
 ================================  ======  ==================================================================
 
 The first four are those of channels_redis (``RedisChannelLayer``), the others are the toolkit's own. All but the
@@ -199,3 +200,7 @@ class Keyspace:
     @property
     def lock(self) -> bytes:
         return self._ops("lock")
+
+    @property
+    def disconnects(self) -> bytes:
+        return self._ops("disconnects")

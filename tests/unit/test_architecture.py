@@ -28,8 +28,11 @@ ARROWS: dict[str, set[str]] = {
     "": set(),
 }
 
-# Pure: what the model may use of the standard library has no clock, no randomness, no input and no output.
-PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "math", "re", "typing"}
+# Pure: what the model may use of the standard library has no randomness, no input and no output; of those that know
+# dates, the clock is not for it.
+PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math", "re", "typing"}
+PURE |= {"datetime"}
+CLOCKS = {"now", "utcnow", "today"}
 
 # Who may speak to Redis, and who may know the names of its failures or its version.
 CONNECTS = {"store"}
@@ -81,6 +84,12 @@ def impure_imports(source: str) -> set[str]:
     return {name for name in imported(source) if part_of(name) not in PURE | {"ops"}}
 
 
+def clock_readings(source: str) -> set[str]:
+    """Calls of what reads the clock in ``datetime``."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return {call.attr for call in calls if isinstance(call, ast.Attribute) and call.attr in CLOCKS}
+
+
 def redis_imports(module: str, source: str) -> set[str]:
     """What ``module`` may not import of Redis clients."""
     if part_of(module) in CONNECTS:
@@ -100,6 +109,7 @@ def test_no_import_goes_up(module: str) -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if part_of(module) == "model"])
 def test_the_model_is_pure(module: str) -> None:
     assert impure_imports(MODULES[module]) == set()
+    assert clock_readings(MODULES[module]) == set()
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -126,7 +136,8 @@ def test_these_rules_find_what_they_forbid() -> None:
     assert arrows_that_go_up("store.x", "def f():\n    import ops.operations.reap") == {"operations"}
     assert arrows_that_go_up("output.x", "from ops import conf, __version__") == {"conf"}
     assert arrows_that_go_up("store.x", "from ops.model import keys\nfrom ops.exceptions import OpsError") == set()
-    assert impure_imports("import time\nfrom datetime import datetime\nimport re") == {"time", "datetime"}
+    assert impure_imports("import time\nfrom datetime import datetime\nimport re") == {"time"}
+    assert clock_readings("from datetime import datetime as d\nd.now()\nd.fromtimestamp(0)") == {"now"}
     assert impure_imports("def f():\n    import asyncio") == {"asyncio"}
     assert redis_imports("operations.x", "from redis.asyncio import Redis") == {"redis.asyncio"}
     assert redis_imports("management.command", "from redis.exceptions import RedisError") == set()

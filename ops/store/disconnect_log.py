@@ -1,0 +1,153 @@
+"""The disconnect log in Redis: a capped stream on the first shard, ``{prefix}:ops:disconnects``.
+
+An entry is one record (field ``d``: JSON), or stands for all members that a reap run removed (field ``reaped``: JSON
+with ``run_id``, ``at`` and the count of each process), which readers take from the run's receipts: a run that removes
+half a million members writes one entry.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ops.model.disconnects import Disconnect, iso_time, parse_json, parse_time, to_json
+from ops.model.keys import decode_name, inbox_of
+from ops.store import journal
+from ops.store.shards import OpenLayer
+
+ENTRIES_AT_ONCE = 1000
+STREAM_LENGTH = 100_000
+RECORDS_AT_ONCE = 1000
+MOST_REAPED = 10_000_000
+BEGINNING = "0-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some records in order. ``last_id``: where to go on after these; ``unreadable``: entries that are no record."""
+
+    last_id: str
+    disconnects: list[Disconnect]
+    unreadable: int = 0
+
+
+def append_command(key: bytes, record: str, length: int) -> tuple[Any, ...]:
+    """XADD of one record to a stream of about ``length``."""
+    return "XADD", key, "MAXLEN", "~", length, "*", "d", record
+
+
+async def append(opened: OpenLayer, disconnects: Iterable[Disconnect], length: int = STREAM_LENGTH) -> int:
+    """Append a batch in one write; returns how many were taken. Raises ShardError where Redis does not answer."""
+    key = opened.keyspace.disconnects
+    replies = await opened.home.pipeline([append_command(key, to_json(one), length) for one in disconnects])
+    return sum(not isinstance(reply, Exception) for reply in replies)
+
+
+async def append_reaped(
+    opened: OpenLayer, run_id: str, at: float, removed: Mapping[str, int], length: int = STREAM_LENGTH
+) -> None:
+    """One entry for all members that the run removed, ``removed`` of each process."""
+    counts = {process: count for process, count in removed.items() if count}
+    if counts:
+        entry = json.dumps({"run_id": run_id, "at": iso_time(at), "removed": counts}, separators=(",", ":"))
+        key = opened.keyspace.disconnects
+        await opened.home.execute("XADD", key, "MAXLEN", "~", length, "*", "reaped", entry)
+
+
+async def count_entries(opened: OpenLayer) -> int:
+    """How many entries the stream has now; the oldest are gone."""
+    return int(await opened.home.execute("XLEN", opened.keyspace.disconnects))
+
+
+async def read_disconnects(
+    opened: OpenLayer, *, after: str = BEGINNING, since: float | None = None, until: float | None = None
+) -> AsyncIterator[Page]:
+    """The records after the entry ``after``, page by page, in the order in which they were written.
+
+    ``since`` and ``until``: unix seconds by the clock of Redis when they were written. An entry that stands for many
+    comes in several pages, of which only the last moves ``last_id``.
+    """
+    last = "+" if until is None else f"{int(until * 1000)}"
+    if since is not None and (after == BEGINNING or int(after.partition("-")[0]) < since * 1000):
+        start = f"{int(since * 1000)}"
+    else:
+        start = f"({after}"
+    while entries := await opened.home.execute(
+        "XRANGE", opened.keyspace.disconnects, start, last, "COUNT", ENTRIES_AT_ONCE
+    ):
+        async for page in _pages(opened, entries, after):
+            after = page.last_id
+            yield page
+        after = decode_name(entries[-1][0])
+        start = f"({after}"
+
+
+async def _pages(opened: OpenLayer, entries: list[Any], after: str) -> AsyncIterator[Page]:
+    found: list[Disconnect] = []
+    unreadable = 0
+    for entry_id, raw_fields in entries:
+        values = _fields(raw_fields)
+        if b"reaped" in values:
+            if found or unreadable:
+                yield Page(after, found, unreadable)
+                found, unreadable = [], 0
+            entry = _parse_reaped(values[b"reaped"])
+            if entry is None:
+                unreadable += 1
+            else:
+                async for reaped in _expand(opened, *entry):
+                    yield Page(after, reaped)
+        elif (one := parse_json(values.get(b"d", b""))) is not None:
+            found.append(one)
+        else:
+            unreadable += 1
+        after = decode_name(entry_id)
+    yield Page(after, found, unreadable)
+
+
+def _fields(raw: Any) -> dict[bytes, bytes]:
+    """The fields of an entry, however the client hands them out."""
+    if isinstance(raw, dict):
+        return raw
+    return dict(zip(raw[::2], raw[1::2], strict=False)) if isinstance(raw, (list, tuple)) else {}
+
+
+def _parse_reaped(raw: bytes) -> tuple[str, float, dict[str, int]] | None:
+    """The run, when it was, and how many members of each process went."""
+    try:
+        entry = json.loads(raw)
+        run_id, at, counts = entry["run_id"], parse_time(entry["at"]), dict(entry["removed"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not isinstance(run_id, str) or at is None:
+        return None
+    return run_id, at, {name: count for name, count in counts.items() if isinstance(count, int)}
+
+
+async def _expand(
+    opened: OpenLayer, run_id: str, at: float, removed: Mapping[str, int]
+) -> AsyncIterator[list[Disconnect]]:
+    """A record for each member that the run removed, from its receipts; where these have expired, by count alone."""
+    any_receipt = False
+    for shard in opened.answering:
+        async for receipt in journal.read_receipts(opened, shard, run_id):
+            reaped = [
+                _reaped(at, run_id, decode_name(channel), opened.keyspace.group_name(key))
+                for key, members, _ in receipt
+                for channel in members
+            ]
+            any_receipt = True
+            yield reaped
+    if not any_receipt:
+        for process, count in removed.items():
+            one = Disconnect(at, "process_died", "unknown", "reaper", process=process[:64], run_id=run_id[:64])
+            for start in range(0, min(count, MOST_REAPED), RECORDS_AT_ONCE):
+                yield [one] * min(RECORDS_AT_ONCE, count - start)
+
+
+def _reaped(at: float, run_id: str, channel: str, group: str) -> Disconnect:
+    inbox = inbox_of(channel)
+    process = inbox.process if inbox else None
+    return Disconnect(
+        at, "process_died", "unknown", "reaper", channel=channel, process=process, groups=(group,), run_id=run_id
+    )

@@ -1,0 +1,87 @@
+"""The stream: what is appended is read, in order and in pages, and it does not grow without end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ops.model.disconnects import Disconnect
+from ops.store import disconnect_log, journal
+from ops.store.disconnect_log import append, append_reaped, count_entries, read_disconnects
+from ops.store.shards import Shard, open_layer
+from project.embedded_redis import EmbeddedRedis
+
+PROCESS = "a" * 32
+
+
+async def all_of(opened: Any, **bounds: Any) -> list[Disconnect]:
+    return [one async for page in read_disconnects(opened, **bounds) for one in page.disconnects]
+
+
+async def test_records_are_read_in_order_and_from_where_the_last_reading_stopped(
+    redis_server: EmbeddedRedis, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(disconnect_log, "ENTRIES_AT_ONCE", 7)
+    records = [Disconnect(at=float(number)) for number in range(30)]
+    async with open_layer("default") as opened:
+        assert await append(opened, records) == 30
+        pages = [page async for page in read_disconnects(opened)]
+        assert [one for page in pages for one in page.disconnects] == records
+        assert len(pages) == 5
+        rest = [one for page in pages[2:] for one in page.disconnects]
+        assert await all_of(opened, after=pages[1].last_id) == rest
+        assert await all_of(opened, after=pages[-1].last_id) == []
+        now = await opened.home.now()
+        assert await all_of(opened, since=now + 60) == []
+        assert await all_of(opened, since=now - 60, until=now + 60) == records
+        assert await all_of(opened, until=now - 60) == []
+
+
+async def test_the_stream_is_capped(redis_server: EmbeddedRedis) -> None:
+    async with open_layer("default") as opened:
+        for start in range(0, 3000, 500):
+            await append(opened, [Disconnect(at=float(start))] * 500, length=1000)
+        assert 1000 <= await count_entries(opened) <= 1200
+
+
+async def test_an_entry_that_is_no_record_is_counted_and_passed_over(redis_server: EmbeddedRedis) -> None:
+    async with open_layer("default") as opened:
+        key = opened.keyspace.disconnects
+        for fields in (("d", "{"), ("x", "y"), ("reaped", "[]"), ("reaped", '{"run_id": 5}')):
+            await opened.home.execute("XADD", key, "*", *fields)
+        await append(opened, [Disconnect(at=1.0)])
+        pages = [page async for page in read_disconnects(opened)]
+    assert [one for page in pages for one in page.disconnects] == [Disconnect(at=1.0)]
+    assert sum(page.unreadable for page in pages) == 4
+
+
+async def test_a_reaped_entry_stands_for_each_member_of_its_receipts(redis_server: EmbeddedRedis) -> None:
+    async with open_layer("default") as opened:
+        channels = [f"specific.{PROCESS}!{number:032x}" for number in range(250)]
+        layer = opened.layer
+        for channel in channels:
+            await layer.group_add("room", channel)
+        await remove(opened, opened.home, "run-1", channels)
+        await append(opened, [Disconnect(at=1.0)])
+        await append_reaped(opened, "run-1", 2.0, {PROCESS: 250, "b" * 32: 0})
+        await append_reaped(opened, "run-2-whose-receipts-are-gone", 3.0, {PROCESS: 3})
+        assert await count_entries(opened) == 3
+        first, *reaped = await all_of(opened)
+    assert first == Disconnect(at=1.0)
+    with_channel, without = reaped[:250], reaped[250:]
+    assert {one.channel for one in with_channel} == set(channels)
+    assert {(one.at, one.cause, one.source, one.process, one.groups) for one in with_channel} == {
+        (2.0, "process_died", "reaper", PROCESS, ("room",))
+    }
+    assert [(one.at, one.channel, one.process) for one in without] == [(3.0, None, PROCESS)] * 3
+
+
+async def remove(opened: Any, shard: Shard, run_id: str, channels: list[str]) -> None:
+    """As a run does."""
+    key = opened.keyspace.group("room")
+    names = [channel.encode() for channel in channels]
+    scores = [await shard.client.zscore(key, name) for name in names]
+    async with shard.wire() as wire:
+        purge = journal.Purge(wire, opened.keyspace.journal(run_id), 60)
+        await purge.load()
+        await purge.remove(key, names, scores)
+        assert (await purge.finish()).removed == len(channels)
