@@ -28,8 +28,10 @@ from channels.exceptions import ChannelFull
 from channels_redis import core
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from ops.model.heartbeats import HEARTBEAT
 from ops.model.keys import Keyspace, index_entry
 from ops.model.memberships import Memberships
+from ops.store.acknowledgements import Acknowledger, Ping
 from ops.store.keeper import Keeper, start_task
 from ops.store.outages import Outages, will_pass
 from ops.store.prompt_writes import writing_promptly
@@ -64,9 +66,11 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         self.outages = Outages()
         self._keyspace = Keyspace(self.prefix)
         self._keeper = Keeper(self)
+        self._heartbeats = Acknowledger(self)
         # One receiver for each inbox: the stock layer polls only one of a process's inboxes at a time.
         self._receivers: dict[str, RedisChannelLayer] = {}
         self._pops: dict[str, asyncio.Future[Any]] = {}
+        self._reset_receiving()
 
     # Connections
 
@@ -220,9 +224,14 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         try:
             # Not by way of another coroutine, which each connection would hold for as long as it waits.
             message: dict[str, Any] = await super(RedisChannelLayer, receiver).receive(channel)
+            while message.get("type") == HEARTBEAT:
+                self._heartbeats.answer(channel, message)
+                message = await super(RedisChannelLayer, receiver).receive(channel)
             return message
         finally:
             self.memberships.received(channel)
+            if not self.memberships.knows(channel):
+                self._heartbeats.set_ping(channel, None)
             if not self.memberships.is_received_on(channel):
                 # The stock layer keeps the empty queue of a receiver that was cancelled.
                 if channel in receiver.receive_buffer and receiver.receive_buffer[channel].empty():
@@ -253,12 +262,11 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         self.receive_count = 0
         self.receive_lock = None
         self.receive_event_loop = None
-        self.receive_buffer: dict[str, Any] = collections.defaultdict(
-            functools.partial(core.BoundedQueue, self.capacity)
-        )
+        self.receive_buffer: dict[str, Any] = collections.defaultdict(functools.partial(_Buffer, self.capacity))
 
     def forget_messages(self, channel: str) -> None:
         """Nobody will ever receive on ``channel`` again."""
+        self._heartbeats.set_ping(channel, None)
         receiver = self._receivers.get(inbox := self.non_local_name(channel))
         if receiver is not None:
             receiver.receive_buffer.pop(channel, None)
@@ -328,14 +336,31 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
                 if not will_pass(error):
                     raise
 
+    def set_client_ping(self, channel: str, ping: Ping | None) -> None:
+        """Have heartbeats of depth ``client`` ask the client behind ``channel``; None: not any more.
+
+        ``ping`` is a coroutine function that asks it and returns whether it answered in time. What that time is, it
+        decides itself. It runs beside the consumer, which never sees the heartbeat. It goes with its channel.
+        """
+        self._heartbeats.set_ping(channel, ping)
+
     # Children
 
     def begin_in_child(self) -> None:
         """This process was forked: a name of its own, or it would take its parent's messages."""
         self.client_prefix = uuid.uuid4().hex
         self.memberships = Memberships()
+        self._heartbeats = Acknowledger(self)
         self._receivers, self._pops = {}, {}
         self._reset_receiving()
+
+
+class _Buffer(core.BoundedQueue):  # type: ignore[misc]  # channels_redis has no types
+    """What a consumer has not taken yet. A full one drops its oldest message, so no heartbeat may help to fill it."""
+
+    def put_nowait(self, item: Any) -> None:
+        if item.get("type") != HEARTBEAT or 2 * self.qsize() < self.maxsize:
+            super().put_nowait(item)
 
 
 def _task_of_the_consumer_that_asks() -> "asyncio.Task[Any] | None":

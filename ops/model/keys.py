@@ -18,6 +18,7 @@ key                               type    what
 ``{prefix}:ops:aside:{id}:{key}`` zset    an inbox or in-flight key that the run set aside, until it expires
 ``{prefix}:ops:lock``             string  held while a run removes or restores
 ``{prefix}:ops:disconnects``      stream  the disconnect log: a record for each websocket that ended, capped
+``{prefix}:ops:ack:{run}``        list    acknowledgements of heartbeats, while somebody waits for them
 ================================  ======  ==================================================================
 
 The first four are those of channels_redis (``RedisChannelLayer``), the others are the toolkit's own. All but the
@@ -196,6 +197,9 @@ class Keyspace:
 
     def aside_pattern(self, run_id: str) -> bytes:
         return escape_glob(self._ops(f"aside:{run_id}:")) + b"*"
+
+    def acknowledgements(self, run: str) -> bytes:
+        return self._ops(f"ack:{run}")
 
     @property
     def lock(self) -> bytes:

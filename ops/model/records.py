@@ -72,8 +72,8 @@ class Group:
 class Lease:
     """The lease of a process, as it was read. Times in unix seconds of the shard; ``ended``: by its own holder.
 
-    ``started_at`` is of the host's clock. ``index_parts``: how many keys its index has;
-    ``counts``: what its holder had to repair since it started, by name (LEASE_COUNTS).
+    ``started_at`` is of the host's clock. ``index_parts``: how many keys its index has; ``heartbeats``: it
+    answers them; ``counts``: what its holder had to repair since it started, by name (LEASE_COUNTS).
     The texts come from Redis, and anybody may have written them.
     """
 
@@ -87,6 +87,7 @@ class Lease:
     version: str
     index_parts: int = 0
     counts: tuple[tuple[str, int], ...] = ()
+    heartbeats: bool = False
 
 
 LEASE_COUNTS = ("outages", "leases_lost", "members_put_back", "members_refreshed", "channels_discarded")

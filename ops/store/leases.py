@@ -31,6 +31,7 @@ FIELDS = (
     "started_at",
     "version",
     "index_parts",
+    "heartbeats",
     *LEASE_COUNTS,
 )
 MOST_INDEX_PARTS = 1_000_000
@@ -46,6 +47,7 @@ def describe_process(lease_seconds: float) -> dict[str, str]:
         "pid": str(os.getpid()),
         "started_at": f"{time.time():.3f}",
         "lease_seconds": f"{lease_seconds:g}",
+        "heartbeats": "1",  # Who writes no such field may have consumers that die of one.
         "version": ", ".join([f"python {platform.python_version()}", *versions]),
     }
 
@@ -108,7 +110,7 @@ async def forget_leases(shard: Shard, keyspace: Keyspace, processes: Sequence[st
 
 
 def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
-    renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts, *counts = reply
+    renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts, heartbeats, *counts = reply
     if not (_is_number(renewed_at) and _is_number(lease_seconds)):
         return None
     return Lease(
@@ -121,6 +123,7 @@ def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
         started_at=float(started_at or 0) if _is_number(started_at) else 0.0,
         version=_text(version),
         index_parts=min(_whole(index_parts), MOST_INDEX_PARTS),
+        heartbeats=heartbeats == b"1",
         counts=tuple(zip(LEASE_COUNTS, map(_whole, counts), strict=True)),
     )
 
