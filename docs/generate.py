@@ -16,7 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = REPOSITORY / "docs" / "commands.md"
 PICTURES = REPOSITORY / "docs" / "images"
-COMMANDS = ("channels_groups", "reap_stale")
+COMMANDS = ("channels_groups", "reap_stale", "send_heartbeat")
 COLUMNS = 96
 
 INTRODUCTION = """# Command reference

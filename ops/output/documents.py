@@ -6,6 +6,7 @@ Every string from Redis passes ``visible``, and the JSON itself is ASCII, so tha
 import json
 from typing import Any
 
+from ops.model.heartbeats import GroupHeartbeat, percentiles
 from ops.model.keys import visible
 from ops.model.reaping import ReapReport, RunRecord, UndoReport
 from ops.model.records import Group, Inspection, Lease, Member, Process, StateCounts
@@ -172,3 +173,28 @@ def nothing_to_reap_document(layer: str, dry_run: bool, note: str) -> dict[str, 
     """The report of a layer that cannot have orphans."""
     empty = ReapReport("", layer, dry_run, True, None, 0, 0, 0, 0, 0, (), 0.0, 0.0, 0.0, notes=(note,))
     return {**reap_document(empty), "started_at": None, "run_id": None}
+
+
+def heartbeat_document(depth: str, complete: bool, groups: list[GroupHeartbeat]) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "depth": depth,
+        "complete": complete,
+        "groups": [
+            {
+                "group": visible(found.group),
+                "members": found.members,
+                "sent": found.sent,
+                "answered": found.answered,
+                "silent": [visible(channel) for channel in found.silent],
+                "not_capable": found.not_capable,
+                "skipped": found.skipped,
+                "rtt_ms": _rounded(percentiles(found.rtts_ms)),
+            }
+            for found in groups
+        ],
+    }
+
+
+def _rounded(values: dict[str, float] | None) -> dict[str, float] | None:
+    return None if values is None else {name: round(value, 3) for name, value in values.items()}

@@ -6,6 +6,7 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
+from ops.model.heartbeats import GroupHeartbeat, percentiles
 from ops.model.keys import visible
 from ops.model.reaping import ReapReport, RunRecord
 from ops.model.records import Group, Inspection, Process
@@ -159,6 +160,28 @@ def history_table(runs: list[RunRecord]) -> RenderableType:
         started = (iso(run.started_at) or "-")[:16].replace("T", " ")  # the seconds are in the run's id
         table.add_row(visible(run.run_id), run.state, started, _number(run.removed), _number(run.processes))
     return table
+
+
+def heartbeat_report(groups: list[GroupHeartbeat]) -> RenderableType:
+    """The answer of ``send_heartbeat``."""
+    numbers = ("Members", "Answered", "Silent", "Not able", "p50 ms", "p95 ms", "p99 ms")
+    table = _table("Group", *numbers, numbers=frozenset(numbers), wide="Group")
+    parts: list[RenderableType] = [table]
+    for found in groups:
+        rtts = percentiles(found.rtts_ms)
+        table.add_row(
+            Text(visible(found.group)),
+            _number(found.members),
+            _number(found.answered, "live"),
+            _number(len(found.silent), "orphan"),
+            _number(found.not_capable, "unknown"),
+            *(f"{rtts[name]:.1f}" if rtts else "-" for name in ("p50", "p95", "p99")),
+        )
+        parts.extend(Text(f"silent: {visible(channel)}", style="red") for channel in found.silent)
+        if found.skipped:
+            skipped = counted(found.skipped, "member")
+            parts.append(Text(f"{visible(found.group)}: {skipped} not asked, the inbox is near capacity or unreadable"))
+    return Stack(*parts)
 
 
 def print_report(console: Console, report: RenderableType) -> None:
