@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import sys
 from typing import Any
 
+import msgpack
+import pytest
 import redis
 
+from ops.store.heartbeats import KEPT_SECONDS
 from project.embedded_redis import EmbeddedRedis
-from tests.conftest import CommandResult, RunCommand
+from tests.conftest import REPOSITORY, CommandResult, RunCommand
 from tests.integration import test_drop_in_keeps_members
 from tests.integration.test_drop_in_keeps_members import MakeLayer, has_a_lease
 from tests.integration.test_layer_answers_heartbeats import Consumer
-from tests.layer_builders import StartProcess
+from tests.layer_builders import StartProcess, until
 
 make_layer = test_drop_in_keeps_members.make_layer
 
@@ -55,3 +61,35 @@ async def test_a_mixed_group_is_counted_member_by_member_at_each_depth(
     assert redis_client.keys("asgi:ops:ack:*") == []
     for consumer in consumers:
         await consumer.hears("still here")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_command_leaves_nothing(
+    sign: signal.Signals, redis_server: EmbeddedRedis, redis_client: redis.Redis, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server)
+    silent = await Consumer(layer).start()
+    await has_a_lease(layer)
+
+    async def never() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    layer.set_client_ping(silent.channel, never)
+    argv = ("manage.py", "send_heartbeat", "room", "--depth", "client", "--timeout", "60")
+    env = {**os.environ, "REDIS_URL": redis_server.url}
+    command = await asyncio.create_subprocess_exec(sys.executable, *argv, cwd=REPOSITORY, env=env)
+    try:
+        await until(lambda: bool(redis_client.keys("asgi:ops:ack:*")) and bool(layer._heartbeats._pinging), 20)
+        [key] = redis_client.keys("asgi:ops:ack:*")
+        assert 60 < redis_client.ttl(key) <= 60 + KEPT_SECONDS
+        # Whoever was not asked does not count, nor does what is no acknowledgement.
+        redis_client.rpush(key, b"\xc1", msgpack.packb([1, True, ["specific.x!y"]]), msgpack.packb([1, True, 5]))
+        await until(lambda: redis_client.llen(key) == 1)
+        command.send_signal(sign)
+        assert await asyncio.wait_for(command.wait(), 20) == 128 + sign
+    finally:
+        if command.returncode is None:
+            command.kill()
+            await command.wait()
+    assert redis_client.keys("asgi:ops:ack:*") == []
