@@ -61,9 +61,11 @@ async def _collect(options: dict[str, Any], progress: Progress) -> tuple[list[Gr
     look = Look(names=tuple(options["groups"]), glob=options["match"])
     wanted = HeartbeatOptions(look, options["depth"], options["timeout"])
     groups: list[GroupHeartbeat] = []
+    members = 0
     async with open_layer(options["layer"]) as opened:
         async with aclosing(heartbeat(opened, wanted)) as found:
             async for group in found:
                 groups.append(group)
-                progress("asking", len(groups), sum(one.members for one in groups) if len(groups) < 1000 else 0)
+                members += group.members
+                progress("asking", len(groups), members)
         return groups, opened.problems
