@@ -179,10 +179,13 @@ def receipts(client: redis.Redis, run_id: str, keyspace: Keyspace = ASGI) -> dic
     """Group key -> member -> score, as the journal of a run has it on this server."""
     found: dict[bytes, dict[bytes, float]] = {}
     for raw in client.lrange(keyspace.journal(run_id), 0, -1):
-        for key, members, scores in msgpack.unpackb(raw, raw=True):
+        groups, scores = msgpack.unpackb(raw, raw=True)
+        assert len(scores) == sum(len(members) for _, members in groups)
+        taken = iter(scores)
+        for key, members in groups:
             group = found.setdefault(key, {})
             assert not group.keys() & set(members), "a member has two receipts"
-            group.update(zip(members, scores, strict=True))
+            group.update(zip(members, taken, strict=False))
     return found
 
 

@@ -12,7 +12,6 @@ from ops.operations.observe import Look, Observation, Progress, selection_on
 from ops.store import journal
 from ops.store.census import GroupSlice, ScanNotes, read_slices
 from ops.store.index import forget_index, read_indexed
-from ops.store.journal import inbox_part
 from ops.store.leases import forget_leases
 from ops.store.shards import OpenLayer, Shard
 
@@ -85,7 +84,8 @@ class _Purging:
     async def _by_group(self, shard: Shard) -> AsyncIterator[list[GroupSlice]]:
         selection = selection_on(self._opened, shard, Look(glob=self._doom.glob))
         async with shard.wire() as reading:
-            async for slices in read_slices(reading, self._opened.keyspace, selection, ScanNotes()):
+            # Without scores: the script has to look at them anyway.
+            async for slices in read_slices(reading, self._opened.keyspace, selection, ScanNotes(), scores=False):
                 yield slices
 
     async def _on_every_shard(self, read: Reader, processes: Collection[str]) -> None:
@@ -98,7 +98,6 @@ class _Purging:
             for process in processes
             for inbox in self._tallies[process].inboxes
         }
-        oldest = min(judged.values(), default=0.0)
         purged = journal.Purged()
         try:
             async with shard.wire() as writing:
@@ -110,31 +109,13 @@ class _Purging:
                 groups = members = 0
                 async for slices in read(shard):
                     for found in slices:
-                        await script.remove(found.key, *self._judged_among(found, judged, oldest))
+                        await script.remove(found.key, *_judged_among(found.members, judged))
                         groups, members = groups + found.last, members + len(found.members)
                     self._progress("removing", groups, members)
                 await script.finish()
         except ShardError as error:
             shard.problem = str(error)
         self._count(purged, processes)
-
-    def _judged_among(
-        self, found: GroupSlice, judged: Mapping[bytes, float], oldest: float
-    ) -> tuple[list[bytes], list[float]]:
-        """The channels of judged inboxes that had joined by the time they were judged, with their scores.
-
-        ``oldest``: the least of those times; who joined before it joined in time, whosever channel it is.
-        """
-        chosen = [
-            (member, score)
-            for member, score in zip(found.members, found.scores, strict=True)
-            if member[: member.find(b"!") + 1] in judged  # inbox_part(), which a call for each member would double
-        ]
-        if chosen and max(score for _, score in chosen) > oldest:
-            late = {inbox_part(member) for member, score in chosen if score > judged[inbox_part(member)]}
-            self.purged.moved |= late
-            chosen = [(member, score) for member, score in chosen if score <= judged[inbox_part(member)]]
-        return [member for member, _ in chosen], [score for _, score in chosen]
 
     def _count(self, purged: journal.Purged, processes: Collection[str]) -> None:
         process_of = {encode_name(inbox): p for p in processes for inbox in self._tallies[p].inboxes}
@@ -167,3 +148,10 @@ class _Purging:
         return await journal.set_aside(
             self._opened, doom.run_id, shard, key, doom.journal_seconds, expiring_too=expiring_too
         )
+
+
+def _judged_among(members: list[bytes], judged: Mapping[bytes, float]) -> tuple[list[bytes], list[float]]:
+    """The channels of judged inboxes, each with the time by which it had joined when that was judged."""
+    inboxes = [member[: member.find(b"!") + 1] for member in members]  # inbox_part(), which a call each would double
+    chosen = [member for member, inbox in zip(members, inboxes, strict=True) if inbox in judged]
+    return chosen, [judged[inbox] for inbox in inboxes if inbox in judged]

@@ -53,7 +53,8 @@ class Page:
 
 
 class GroupSlice(NamedTuple):
-    """A run of members of one group, oldest first. ``scores``: unix seconds. ``last``: the group ends here.
+    """A run of members of one group, oldest first. ``scores``: unix seconds, empty where they were not asked for.
+    ``last``: the group ends here.
 
     The slices of a large group come from the newest to the oldest.
     """
@@ -108,13 +109,15 @@ async def count_members(
 
 
 async def read_slices(
-    wire: Wire, keyspace: Keyspace, selection: Selection, notes: ScanNotes
+    wire: Wire, keyspace: Keyspace, selection: Selection, notes: ScanNotes, *, scores: bool = True
 ) -> AsyncIterator[list[GroupSlice]]:
-    """The members of every group with their scores. All slices of a group come one after the other."""
-    async for page in _read_pages(wire, keyspace, selection, notes, scores=True):
-        yield [
-            GroupSlice(key, *with_scores(reply), page.last) for key, reply in zip(page.keys, page.replies, strict=True)
-        ]
+    """The members of every group, with their scores or without. All slices of a group come one after the other."""
+    async for page in _read_pages(wire, keyspace, selection, notes, scores=scores):
+        replies = zip(page.keys, page.replies, strict=True)
+        if scores:
+            yield [GroupSlice(key, *with_scores(reply), page.last) for key, reply in replies]
+        else:
+            yield [GroupSlice(key, reply, [], page.last) for key, reply in replies]
 
 
 class _MemberCounter:

@@ -13,6 +13,7 @@ import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import msgpack
@@ -31,7 +32,10 @@ RUNS_KEPT = 10_000
 SCAN_COUNT = 1000
 
 Doomed = tuple[bytes, list[bytes], list[float]]
-"""A group's key, the channels to remove from it, and the score that each was judged with."""
+"""A group's key, channels to remove from it, and the time by which each had joined when it was judged, unix seconds."""
+
+Removed = tuple[bytes, list[bytes], list[float]]
+"""A group's key, channels that were removed from it, and the score that each had."""
 
 
 @dataclass(slots=True)
@@ -76,11 +80,14 @@ class Purge:
         await self._wire.send(pack(b"SCRIPT", b"LOAD", self._script.source))
         checked((await self._wire.replies(1))[0])
 
-    async def remove(self, key: bytes, members: list[bytes], scores: list[float]) -> None:
-        """Remove ``members`` of the group ``key`` which still have their score; returns when they are under way."""
+    async def remove(self, key: bytes, members: list[bytes], joined_by: list[float]) -> None:
+        """Remove those ``members`` of the group ``key`` that have not joined since; returns when they are under way.
+
+        ``joined_by``: for each the highest score with which it may go, unix seconds by its own host's clock.
+        """
         for start in range(0, len(members), MEMBERS_AT_ONCE):
             end = start + MEMBERS_AT_ONCE
-            await self._add((key, members[start:end], scores[start:end]))
+            await self._add((key, members[start:end], joined_by[start:end]))
 
     async def _add(self, doomed: Doomed) -> None:
         if self._members + len(doomed[1]) > MEMBERS_AT_ONCE or len(self._batch) >= GROUPS_AT_ONCE:
@@ -92,10 +99,11 @@ class Purge:
         if not self._batch:
             return
         keys = [key for key, _, _ in self._batch]
-        blob = msgpack.packb([[members, scores] for _, members, scores in self._batch], use_bin_type=False)
+        members = msgpack.packb([(key, members) for key, members, _ in self._batch], use_bin_type=False)
+        joined_by = msgpack.packb([at for _, _, joined_by in self._batch for at in joined_by])
         count = b"%d" % (len(keys) + 1)
         await self._wire.send(
-            pack(b"EVALSHA", self._script.sha, count, self._journal, *keys, self._journal_seconds, blob)
+            pack(b"EVALSHA", self._script.sha, count, self._journal, *keys, self._journal_seconds, members, joined_by)
         )
         self._under_way.append(self._batch)
         self._batch, self._members = [], 0
@@ -215,50 +223,52 @@ def _count(value: object) -> int:
 # Reading receipts, and putting back what they say
 
 
-async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIterator[list[Doomed]]:
+async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIterator[list[Removed]]:
     """What the run removed on ``shard``, in order. A receipt that cannot be read is passed over."""
     journal = opened.keyspace.journal(run_id)
     start = 0
     while raws := await shard.execute("LRANGE", journal, start, start + RECEIPTS_AT_ONCE - 1):
         start += len(raws)
         for raw in raws:
-            yield _parse_receipt(raw)
+            yield parse_receipt(raw)
 
 
-def _parse_receipt(raw: bytes) -> list[Doomed]:
+def parse_receipt(raw: bytes) -> list[Removed]:
+    """One entry of a journal, as ``purge_members.lua`` writes it; empty where it cannot be read."""
     try:
-        entries = msgpack.unpackb(raw, raw=True, use_list=True)
-        return [_parse_doomed(*entry) for entry in entries]
-    except (ValueError, TypeError, msgpack.UnpackException):
+        groups, scores = msgpack.unpackb(raw, raw=True, use_list=True)
+        taken = iter([float(score) for score in scores])
+        removed = [_parse_removed(key, members, list(islice(taken, len(members)))) for key, members in groups]
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException):
         return []
+    return [] if any(True for _ in taken) else removed
 
 
-def _parse_doomed(key: Any, members: Any, scores: Any) -> Doomed:
-    if not isinstance(key, bytes) or not isinstance(members, list) or not isinstance(scores, list):
-        raise TypeError("a receipt holds a key, members and scores")
+def _parse_removed(key: Any, members: Any, scores: list[float]) -> Removed:
+    if not isinstance(key, bytes) or not isinstance(members, list):
+        raise TypeError("a receipt holds keys and members")
     if not all(isinstance(member, bytes) for member in members):
         raise TypeError("members are bytes")
-    numbers = [float(score) for score in scores]
-    if len(members) != len(numbers) or any(map(math.isnan, numbers)):
+    if len(members) != len(scores) or any(map(math.isnan, scores)):
         raise ValueError("a receipt has a score for each member")
-    return key, members, numbers
+    return key, members, scores
 
 
 async def count_receipts(opened: OpenLayer, run_id: str) -> int:
     """How many members the receipts of the run speak of."""
     total = 0
     for shard in opened.answering:
-        async for doomed in read_receipts(opened, shard, run_id):
-            total += sum(len(members) for _, members, _ in doomed)
+        async for removed in read_receipts(opened, shard, run_id):
+            total += sum(len(members) for _, members, _ in removed)
     return total
 
 
-async def restore_members(opened: OpenLayer, shard: Shard, receipts: Sequence[Doomed]) -> tuple[int, int, int]:
+async def restore_members(opened: OpenLayer, shard: Shard, receipts: Sequence[Removed]) -> tuple[int, int, int]:
     """Put members back where they are absent: (restored, already present, groups that hold something else now).
 
     Keys that are no group of this layer are left alone, whatever a damaged receipt says.
     """
-    groups = [doomed for doomed in receipts if doomed[0].startswith(opened.keyspace.group_prefix) and doomed[1]]
+    groups = [removed for removed in receipts if removed[0].startswith(opened.keyspace.group_prefix) and removed[1]]
     if not groups:
         return 0, 0, 0
     blob = msgpack.packb([[members, scores] for _, members, scores in groups], use_bin_type=False)

@@ -18,13 +18,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
-import msgpack
 import pytest
 import redis
 from channels_redis.core import RedisChannelLayer
 
 from ops.layers import RedisChannelLayer as DropInLayer
 from ops.model.keys import Keyspace
+from ops.store.journal import parse_receipt
 from ops.store.leases import describe_process, renew_lease
 from ops.store.locks import LOCK_SECONDS
 from project.embedded_redis import EmbeddedRedis
@@ -169,7 +169,7 @@ class Lane:
                 [
                     (key.decode().rpartition(":")[2], (self._group(group), channel.decode(), score))
                     for key, receipt in receipts
-                    for group, channels, scores in msgpack.unpackb(receipt, raw=True)
+                    for group, channels, scores in parse_receipt(receipt)
                     for channel, score in zip(channels, scores, strict=True)
                 ],
             )

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 import redis
 
-from ops.store.journal import Doomed, Purge, Purged, restore_members, set_aside
+from ops.store.journal import Doomed, Purge, Purged, inbox_part, parse_receipt, restore_members, set_aside
 from ops.store.scripts import script
 from ops.store.shards import OpenLayer, open_layer
 from project.embedded_redis import EmbeddedRedis
@@ -38,16 +38,32 @@ def names(count: int, process: str | None = None) -> list[bytes]:
     return [name.encode() for name in channels_of(process or new_process_name(), count)]
 
 
-async def test_a_member_goes_only_with_the_score_that_was_judged(opened: OpenLayer, redis_client: redis.Redis) -> None:
+async def test_a_member_goes_only_if_it_has_not_joined_since_it_was_judged(
+    opened: OpenLayer, redis_client: redis.Redis
+) -> None:
     same, newer, older, absent = names(4)
     redis_client.zadd(ROOM, {same: 100.5, newer: 100.5000001, older: 99})
 
     purged = await purge(opened, (ROOM, [same, newer, older, absent], [100.5] * 4))
 
-    assert (purged.removed, purged.kept) == (1, 3)
-    assert members_of(redis_client, "room") == {newer.decode(): 100.5000001, older.decode(): 99}
-    assert receipts(redis_client, RUN) == {ROOM: {same: 100.5}}
-    assert purged.kept_inboxes == {newer[: newer.index(b"!") + 1]}
+    assert (purged.removed, purged.kept) == (2, 2)
+    assert members_of(redis_client, "room") == {newer.decode(): 100.5000001}
+    assert receipts(redis_client, RUN) == {ROOM: {same: 100.5, older: 99}}
+    assert purged.kept_inboxes == {inbox_part(newer)}
+
+
+async def test_each_member_has_a_time_of_its_own(opened: OpenLayer, redis_client: redis.Redis) -> None:
+    """The clocks of two hosts may differ: what is late for one process is not for another."""
+    early, late, later = names(3)
+    other = ASGI.group("other")
+    redis_client.zadd(ROOM, {early: 100, late: 200})
+    redis_client.zadd(other, {later: 300})
+
+    purged = await purge(opened, (ROOM, [late, early], [150.0, 100.0]), (other, [later], [300.0]))
+
+    assert (purged.removed, purged.kept) == (2, 1)
+    assert members_of(redis_client, "room") == {late.decode(): 200}
+    assert receipts(redis_client, RUN) == {ROOM: {early: 100}, other: {later: 300}}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +244,14 @@ async def test_a_server_that_forgot_the_scripts_gets_them_again(opened: OpenLaye
         assert await set_aside(opened, RUN, opened.home, key, 500, expiring_too=True) == 1
 
 
-def test_a_receipt_is_a_list_of_key_members_and_scores() -> None:
-    """The format is read by other versions of the toolkit: a change needs a new journal key."""
-    assert "{key, members, scores}" in script("purge_members").source.decode()
-    assert msgpack.unpackb(msgpack.packb([[b"key", [b"member"], [1.5]]]), raw=True) == [[b"key", [b"member"], [1.5]]]
+async def test_a_receipt_has_one_form_whoever_stays(opened: OpenLayer, redis_client: redis.Redis) -> None:
+    """Other versions of the toolkit read it: a change needs a new journal key."""
+    going, staying = names(2)
+    redis_client.zadd(ROOM, {going: 1.5, staying: 2.5})
+    await purge(opened, (ROOM, [going, staying], [1.5, 1.5]))
+    redis_client.zadd(ROOM, {going: 1.5})
+    await purge(opened, (ROOM, [going], [1.5]))
+
+    raws = redis_client.lrange(ASGI.journal(RUN), 0, -1)
+    assert [msgpack.unpackb(raw, raw=True) for raw in raws] == [[[[ROOM, [going]]], [1.5]]] * 2
+    assert [parse_receipt(raw) for raw in raws] == [[(ROOM, [going], [1.5])]] * 2

@@ -211,7 +211,7 @@ async def test_reap_keeps_a_member_that_rejoined_after_it_was_judged(
 async def test_reap_keeps_a_member_that_rejoined_after_it_was_read_for_removal(
     redis_client: redis.Redis, start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last moment: its removal is under way with the score that was read."""
+    """The last moment: its removal is under way."""
     process = await start_process()
     rejoining, _ = await process.join("room", count=2)
     await suspect_everybody()

@@ -238,8 +238,8 @@ values = st.recursive(
 )
 members = st.lists(st.binary(max_size=20), max_size=4)
 group_keys = st.binary(max_size=9).map(ASGI.group_prefix.__add__)
-entries = st.tuples(group_keys, members | values, st.lists(st.floats()) | values)
-damaged = st.binary(max_size=40) | st.lists(entries | values, max_size=4).map(
+groups = st.lists(st.tuples(group_keys, members | values) | values, max_size=4)
+damaged = st.binary(max_size=40) | (st.tuples(groups | values, st.lists(st.floats()) | values) | values).map(
     lambda value: msgpack.packb(value, use_bin_type=False)
 )
 
@@ -253,7 +253,7 @@ async def test_damaged_receipts_do_not_keep_the_others_from_being_restored(
 ) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
-        good = msgpack.packb([[ASGI.group("room"), [b"a.member"], [12.5]]], use_bin_type=False)
+        good = msgpack.packb([[[ASGI.group("room"), [b"a.member"]]], [12.5]], use_bin_type=False)
         client.rpush(ASGI.journal("run"), *garbage, good, *garbage)
         client.hset(ASGI.run("run"), mapping={"started_at": "1.0"})
         client.set("sessions", "untouched")

@@ -1,54 +1,60 @@
 -- Remove members from groups, and write the receipt first. A member stays if it joined again since it was judged.
 --
 -- KEYS[1]  the journal of this run (list) on the shard of the groups
--- KEYS[2…] the groups (zset: channel -> time it joined)
+-- KEYS[2…] the groups (zset: channel -> time it joined), in the order of ARGV[2]
 -- ARGV[1]  seconds that the journal is kept from now
--- ARGV[2]  MessagePack: for each group {members, the score each was judged with}
+-- ARGV[2]  MessagePack: for each group {group key, members}
+-- ARGV[3]  MessagePack: for each of all these members the time by which it had joined when it was judged
 --
 -- Returns  {members removed, the channels that stayed because they had left the group or joined it again}
--- A receipt is MessagePack: a list of {group key, members, scores}.
-local batch = cmsgpack.unpack(ARGV[2])
-local receipt = {}
-local removed, kept = 0, {}
+-- A receipt is MessagePack: {a list of {group key, members}, the scores of all these members in turn}.
+local ARRAY_OF_TWO = '\146'
+local call, pcall, tonumber, unpack = redis.call, redis.pcall, tonumber, unpack
+local batch, limits = cmsgpack.unpack(ARGV[2]), cmsgpack.unpack(ARGV[3])
+local scores, kept = {}, {}
+local at = 0
 for i = 1, #batch do
-    local key = KEYS[i + 1]
-    local members, scores = batch[i][1], batch[i][2]
-    local found = redis.pcall('ZMSCORE', key, unpack(members))
-    if found.err then
-        for j = 1, #members do
+    local members = batch[i][2]
+    local found = pcall('ZMSCORE', KEYS[i + 1], unpack(members))
+    for j = 1, #members do
+        at = at + 1
+        local score = not found.err and tonumber(found[j])
+        if score and score <= limits[at] then
+            scores[at] = score
+        else
+            scores[at] = false
             kept[#kept + 1] = members[j]
         end
-    else
-        local same = true
-        for j = 1, #members do
-            if tonumber(found[j]) ~= scores[j] then
-                same = false
-                break
-            end
-        end
-        if not same then
-            local still_members, still_scores = {}, {}
-            for j = 1, #members do
-                if tonumber(found[j]) == scores[j] then
-                    still_members[#still_members + 1] = members[j]
-                    still_scores[#still_scores + 1] = scores[j]
-                else
-                    kept[#kept + 1] = members[j]
-                end
-            end
-            members, scores = still_members, still_scores
-        end
-        if #members > 0 then
-            receipt[#receipt + 1] = {key, members, scores}
-            removed = removed + #members
-        end
     end
 end
-if removed > 0 then
-    redis.call('RPUSH', KEYS[1], cmsgpack.pack(receipt))
-    redis.call('EXPIRE', KEYS[1], ARGV[1])
-    for i = 1, #receipt do
-        redis.call('ZREM', receipt[i][1], unpack(receipt[i][2]))
-    end
+if #kept == at then
+    return {0, kept}
 end
-return {removed, kept}
+local groups, receipt = batch, nil
+if #kept == 0 then
+    -- What was asked for is what goes: it need not be packed again.
+    receipt = ARRAY_OF_TWO .. ARGV[2] .. cmsgpack.pack(scores)
+else
+    local chosen = {}
+    groups, at = {}, 0
+    for i = 1, #batch do
+        local going = {}
+        for j = 1, #batch[i][2] do
+            at = at + 1
+            if scores[at] then
+                going[#going + 1] = batch[i][2][j]
+                chosen[#chosen + 1] = scores[at]
+            end
+        end
+        if #going > 0 then
+            groups[#groups + 1] = {batch[i][1], going}
+        end
+    end
+    receipt = cmsgpack.pack({groups, chosen})
+end
+call('RPUSH', KEYS[1], receipt)
+call('EXPIRE', KEYS[1], ARGV[1])
+for i = 1, #groups do
+    call('ZREM', groups[i][1], unpack(groups[i][2]))
+end
+return {at - #kept, kept}
