@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from ops.model.client_pings import PING, PONG
 from project.workers import Worker
 
 OPEN_WITHIN_SECONDS = 30.0
@@ -22,7 +23,7 @@ CLOSE_WITHIN_SECONDS = 2.0
 
 @dataclass(eq=False)
 class FleetSocket:
-    """One client: who serves it, what it got and, once closed, how that went."""
+    """One client: who serves it, what it got and, once closed, how that went. It answers pings unless told not to."""
 
     url: str
     connection: ClientConnection = field(repr=False)
@@ -31,6 +32,8 @@ class FleetSocket:
     texts: set[str] = field(default_factory=set, repr=False)
     close_code: int | None = None
     close_reason: str = ""
+    answers_pings: bool = True
+    pings: int = 0
 
     @property
     def channel(self) -> str:
@@ -60,6 +63,12 @@ class FleetSocket:
     def abort(self) -> None:
         """Drop the connection without a closing handshake, as a phone that loses the network does."""
         self.connection.transport.abort()
+
+    async def answer(self, ping: dict[str, Any]) -> None:
+        """Do as the toolkit's JavaScript client does; a frozen page would not."""
+        self.pings += 1
+        if self.answers_pings:
+            await self.send({"type": PONG, "id": ping["id"]})
 
 
 class SocketFleet:
@@ -136,7 +145,11 @@ class SocketFleet:
     async def _read(self, socket: FleetSocket) -> None:
         try:
             while True:
-                socket.note(json.loads(await socket.connection.recv()))
+                message = json.loads(await socket.connection.recv())
+                if message.get("type") == PING:
+                    await socket.answer(message)
+                else:
+                    socket.note(message)
                 self._news.set()
         except ConnectionClosed:
             # 1006 stands for a connection that ended without a closing handshake.

@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(?:#[^)]*)?\)")
+TAKEN = re.compile(r"<!-- from (\S+) -->\n```python\n(.*?)```", re.DOTALL)
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`")
 
 
@@ -29,6 +31,22 @@ def test_tests_that_a_document_names_exist(document: Path) -> None:
     for path, name in NAMED_TEST.findall(document.read_text("utf-8")):
         source = (REPOSITORY / path).read_text("utf-8")
         assert not name or re.search(rf"def {name}\(", source), f"{path} has no {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_code_that_a_document_takes_from_a_file_is_in_that_file(document: Path) -> None:
+    text = document.read_text("utf-8")
+    taken = TAKEN.findall(text)
+    assert len(taken) == text.count("<!-- from "), "a marker must stand right above its code"
+    for path, code in taken:
+        # A method may stand in a document without its class; how many blank lines are between two is no matter.
+        source = without_blank_lines((REPOSITORY / path).read_text("utf-8"))
+        here = without_blank_lines(code)
+        assert here in source or indent(here, "    ") in source, f"{path} has not:\n{code}"
+
+
+def without_blank_lines(code: str) -> str:
+    return "".join(f"{line}\n" for line in code.splitlines() if line.strip())
 
 
 def test_each_module_of_the_toolkit_has_its_place_in_the_architecture() -> None:

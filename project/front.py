@@ -1,0 +1,106 @@
+"""One address for several servers, as a load balancer gives, and a network that goes silent but closes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from project.workers import Worker
+
+CHUNK_BYTES = 65536
+CONNECT_WITHIN_SECONDS = 2.0
+
+
+class Front:
+    """Listens on a free port of 127.0.0.1. Each connection goes to the next of the workers that accepts it."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self.workers = list(workers)
+        self._next = 0
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self._silent: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Front:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None, "not started"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def http_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def fall_silent(self) -> None:
+        """Pass nothing on any more for the connections that there are, and close none: packets that are dropped.
+
+        New connections are served.
+        """
+        self._silent |= self._connections
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.ensure_future(self._serve(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+        connection.add_done_callback(self._silent.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        try:
+            found = await self._open_to_a_worker()
+            if found is None:
+                return
+            writers.append(found[1])
+            me = asyncio.current_task()
+            ways = [
+                asyncio.ensure_future(_pass_on(source, sink, lambda: me in self._silent))
+                for source, sink in ((reader, found[1]), (found[0], writer))
+            ]
+            try:
+                # Where one side ends, so does the other: nobody here needs half a connection.
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+        finally:
+            for one in writers:
+                one.close()
+
+    async def _open_to_a_worker(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        for _ in self.workers:
+            worker = self.workers[self._next % len(self.workers)]
+            self._next += 1
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                return await asyncio.wait_for(asyncio.open_connection("127.0.0.1", worker.port), CONNECT_WITHIN_SECONDS)
+        return None
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_silent: Callable[[], bool]) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := await source.read(CHUNK_BYTES):
+            if is_silent():
+                break
+            sink.write(chunk)
+            await sink.drain()
+    if is_silent():
+        # Not even the end is passed on.
+        await asyncio.Event().wait()
