@@ -5,6 +5,7 @@
     OpsError                      could not run                        exit 1
     ├── LayerError                the layer cannot be used
     ├── ShardError                a shard did not answer, or refused
+    │   └── PermissionMissing     … because of its ACL
     ├── RunNotFound               no such run to undo
     ├── InvalidArguments          bad usage                            exit 2
     └── AnotherRunHoldsTheLock    another run is at work               exit 75
@@ -23,6 +24,10 @@ class LayerError(OpsError):
 
 class ShardError(OpsError):
     """A shard of the layer did not answer in time, or refused a command."""
+
+
+class PermissionMissing(ShardError):
+    """The Redis user may not do what is needed; the message names the ACL rule to add."""
 
 
 class RunNotFound(OpsError):

@@ -166,6 +166,11 @@ class Keyspace:
         """A SCAN pattern for every key of the layer (and for those of a layer whose prefix begins with this one's)."""
         return escape_glob(encode_name(self.prefix)) + b"*"
 
+    @property
+    def everything_rule(self) -> str:
+        """The rule of a Redis ACL that lets a user have every key of the layer."""
+        return visible("~" + decode_name(self.everything_pattern))
+
     def _ops(self, name: str) -> bytes:
         return encode_name(f"{self.prefix}:ops:{name}")
 

@@ -83,6 +83,8 @@ async def observe(
         return Observation(0.0, census, {}, {}, notes=notes)
     now = await opened.answering[0].now()
     observation = Observation(now, census, {}, {}, notes=notes)
+    if opened.complete and not opened.epoch:
+        notes.append("what earlier runs suspected cannot count where INFO is refused; add to the user's ACL: +info")
     await _read_leases(opened, observation)
     probed = await _probe(opened, look, census, observation) if look.probe else {}
     # Who is silent now was silent until now, all through the wait for its probes.

@@ -39,27 +39,29 @@ class Purged:
     leftovers: list[Leftover] = field(default_factory=list)
 
 
-async def purge(opened: OpenLayer, doom: Doom, *, dry_run: bool, progress: Progress) -> Purged:
-    """Remove, shard by shard at once; a shard that fails is marked in ``opened``, and what went there is counted."""
-    work = _Purging(opened, doom, dry_run, progress)
+async def purge(opened: OpenLayer, doom: Doom, purged: Purged, *, dry_run: bool, progress: Progress) -> None:
+    """Remove, shard by shard at once; a shard that fails is marked in ``opened``.
+
+    What went is counted in ``purged``, however this ends. Raises ShardError.
+    """
+    work = _Purging(opened, doom, purged, dry_run, progress)
     if dry_run:
         tallies = doom.observation.census.processes
-        work.purged.removed.update({process: tallies[process].members for process in doom.dead})
+        purged.removed.update({process: tallies[process].members for process in doom.dead})
     else:
         await work.remove_members()
     if doom.glob is None and opened.complete:
         await work.set_aside_leftovers()
-    return work.purged
 
 
 class _Purging:
-    def __init__(self, opened: OpenLayer, doom: Doom, dry_run: bool, progress: Progress) -> None:
+    def __init__(self, opened: OpenLayer, doom: Doom, purged: Purged, dry_run: bool, progress: Progress) -> None:
+        self.purged = purged
         self._opened = opened
         self._doom = doom
         self._dry_run = dry_run
         self._progress = progress
         self._tallies = doom.observation.census.processes
-        self.purged = Purged()
 
     async def remove_members(self) -> None:
         """By the index of the processes that keep one; then, where that was not all, by reading the groups."""

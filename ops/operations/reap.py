@@ -77,7 +77,7 @@ class _Run:
         if opened.complete and not opened.epoch:
             raise ShardError(
                 "this Redis user may not run INFO, and without it a restart inside the confirm time cannot be seen; "
-                "grant it: +info"
+                "add to its ACL: +info"
             )
         if opened.home.problem is None:
             self._suspicions = await suspects.read_suspicions(opened, self._options.glob)
@@ -148,9 +148,10 @@ class _Run:
         opened, options = self._opened, self._options
         if not options.dry_run:
             await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds, options.glob)
-        self._purged = await purge(
+        await purge(
             opened,
             Doom(run_id, dead, observation, options.glob, options.journal_seconds),
+            self._purged,
             dry_run=options.dry_run,
             progress=self._progress,
         )

@@ -1,7 +1,6 @@
 """Sending heartbeats to channels, and reading what acknowledges them."""
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections import defaultdict
@@ -14,7 +13,7 @@ import msgpack
 from ops.exceptions import ShardError
 from ops.model.heartbeats import GroupHeartbeat, Heartbeat
 from ops.model.keys import encode_name
-from ops.store.shards import OpenLayer, Shard
+from ops.store.shards import OpenLayer, Shard, suppressing_outages
 
 INBOXES_AT_ONCE = 200
 KEPT_SECONDS = 60  # beyond the wait: a command that is killed leaves its key no longer than that
@@ -125,7 +124,7 @@ class Asker:
                 found.not_capable += 1
 
     async def close(self) -> None:
-        with contextlib.suppress(ShardError):
+        with suppressing_outages():
             await self._opened.home.execute("DEL", self.key)
 
 
@@ -135,7 +134,7 @@ async def _take_back(placed: Sequence[tuple[Shard, bytes, bytes]]) -> None:
     for shard, key, message in placed:
         by_shard[shard].append(("ZREM", key, message))
     for shard, commands in by_shard.items():
-        with contextlib.suppress(ShardError):
+        with suppressing_outages():
             await shard.pipeline(commands)
 
 

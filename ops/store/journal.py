@@ -17,9 +17,11 @@ from itertools import islice
 from typing import Any
 
 import msgpack
+from redis.exceptions import ResponseError
 
 from ops.model.keys import INFLIGHT_SUFFIX, decode_name, encode_name
 from ops.model.reaping import RunRecord
+from ops.store.permissions import refusal_of_script
 from ops.store.scripts import call_script, script
 from ops.store.shards import OpenLayer, Shard
 from ops.store.wire import Wire, checked, pack
@@ -118,8 +120,17 @@ class Purge:
 
     async def _collect(self, calls: int) -> None:
         for reply in await self._wire.replies(calls):
-            _, kept = checked(reply)
+            _, kept = self._checked(reply)
             self.purged.note(self._under_way.popleft(), kept)
+
+    def _checked(self, reply: Any) -> Any:
+        try:
+            return checked(reply)
+        except ResponseError as error:
+            refusal = refusal_of_script(error, self._script.source)
+            if refusal is None:
+                raise
+            raise refusal from None
 
 
 async def set_aside(

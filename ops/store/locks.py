@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from redis.asyncio.lock import Lock
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError, RedisError, ResponseError
 
-from ops.exceptions import AnotherRunHoldsTheLock
+from ops.exceptions import AnotherRunHoldsTheLock, PermissionMissing
 from ops.store.shards import OpenLayer
 from ops.store.waiting import within
 
 LOCK_SECONDS = 30.0
 RENEWALS_PER_LIFETIME = 3
+RULES = "+get +del +pexpire"  # of redis-py's Lock, in scripts of its own
 
 
 @asynccontextmanager
@@ -29,7 +30,7 @@ async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
         acquired = await opened.home.ask(lock.acquire(token=token))
     except asyncio.CancelledError:
         lock.local.token = token  # The answer was not waited for, and may have been yes.
-        await _release(lock)
+        await _release(opened, lock)
         raise
     if not acquired:
         raise AnotherRunHoldsTheLock(f"another run is at work on layer {opened.alias!r}; nothing was done, come again")
@@ -40,12 +41,19 @@ async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
         renewer.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await renewer
-        await _release(lock)
+        await _release(opened, lock)
 
 
-async def _release(lock: Lock) -> None:
-    with contextlib.suppress(LockError, RedisError, OSError, asyncio.TimeoutError):
+async def _release(opened: OpenLayer, lock: Lock) -> None:
+    """Let go of it; where that fails, it lapses by itself. Raises PermissionMissing: it would fail each time."""
+    try:
         await within(LOCK_SECONDS, lock.release())
+    except ResponseError as error:
+        failure = opened.home.failure(error, in_script=RULES)
+        if isinstance(failure, PermissionMissing):
+            raise failure from None
+    except (LockError, RedisError, OSError, asyncio.TimeoutError):
+        pass
 
 
 async def _renew(lock: Lock) -> None:

@@ -19,12 +19,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from ops.exceptions import ShardError
 from ops.model.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
+from ops.store.outages import will_pass
 from ops.store.scripts import call_script
-from ops.store.shards import OpenLayer, Shard, close_layer, make_layer
+from ops.store.shards import OpenLayer, Shard, close_layer, make_layer, suppressing_outages
 
 INBOXES_AT_ONCE = 200
 FIRST_LOOK_SECONDS = 0.002
@@ -194,7 +194,7 @@ class _Round:
         """Remove the probes that nobody took, as far as their shards answer."""
 
         async def remove(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
-            with contextlib.suppress(ShardError):
+            with suppressing_outages():
                 await shard.pipeline([("ZREM", inbox.key, *inbox.placed) for _, inbox in batch])
 
         placed = [(probed, inbox) for probed in self.processes for inbox in probed.inboxes if inbox.placed]
@@ -240,10 +240,10 @@ async def control_receivers(opened: OpenLayer) -> AsyncIterator[dict[int, tuple[
     """Receivers of the reaper's own, one for each shard: shard index -> (process, inbox).
 
     Each is an ordinary layer of the same configuration with a coroutine in ``receive()``, so it answers a probe as a
-    healthy process does, through the same Redis.
+    healthy process does, through the same Redis. Raises PermissionMissing where it may not.
     """
     layers: list[Any] = []
-    tasks: list[asyncio.Task[None]] = []
+    tasks: dict[Shard, asyncio.Task[None]] = {}
     inboxes: dict[int, tuple[str, str]] = {}
     try:
         for shard in opened.answering:
@@ -251,12 +251,16 @@ async def control_receivers(opened: OpenLayer) -> AsyncIterator[dict[int, tuple[
             layers.append(layer)
             channel = await _channel_on(layer, shard.index)
             inboxes[shard.index] = (layer.client_prefix, layer.non_local_name(channel))
-            tasks.append(asyncio.create_task(_receive_forever(layer, channel)))
+            tasks[shard] = asyncio.create_task(_receive_forever(layer, channel))
         yield inboxes
+        for shard, task in tasks.items():
+            if task.done():
+                with shard.naming_failures():
+                    task.result()
     finally:
-        for task in tasks:
+        for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
         for layer in layers:
             with contextlib.suppress(RedisError, OSError):
                 await close_layer(layer)
@@ -267,7 +271,7 @@ async def _remove_inboxes(opened: OpenLayer, inboxes: Mapping[int, tuple[str, st
     """A receiver that was cancelled between taking a probe and acknowledging it leaves an in-flight key for ever."""
     keyspace = opened.keyspace
     for index, (_, inbox) in inboxes.items():
-        with contextlib.suppress(ShardError):
+        with suppressing_outages():
             await opened.shards[index].execute("DEL", keyspace.inbox(inbox), keyspace.inflight(inbox))
 
 
@@ -284,5 +288,7 @@ async def _receive_forever(layer: Any, channel: str) -> None:
     while True:
         try:
             await layer.receive(channel)
-        except (RedisError, OSError, asyncio.TimeoutError):
+        except (RedisError, OSError, asyncio.TimeoutError) as error:
+            if isinstance(error, ResponseError) and not will_pass(error):
+                raise
             await asyncio.sleep(FIRST_LOOK_SECONDS)

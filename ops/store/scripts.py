@@ -7,8 +7,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
+from ops.store.permissions import refusal_of_script
 from ops.store.shards import Shard
 
 
@@ -31,9 +32,15 @@ async def run_script(client: Any, name: str, keys: Sequence[Any], args: Sequence
     """Run ``lua/{name}.lua`` by its SHA on a redis-py client; in full where the server does not know it yet."""
     wanted = script(name)
     try:
-        return await client.evalsha(wanted.sha, len(keys), *keys, *args)
-    except NoScriptError:
-        return await client.eval(wanted.source, len(keys), *keys, *args)
+        try:
+            return await client.evalsha(wanted.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await client.eval(wanted.source, len(keys), *keys, *args)
+    except ResponseError as error:
+        refusal = refusal_of_script(error, wanted.source)
+        if refusal is None:
+            raise
+        raise refusal from None
 
 
 async def call_script(shard: Shard, name: str, keys: Sequence[bytes], args: Sequence[Any]) -> Any:

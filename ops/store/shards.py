@@ -5,7 +5,7 @@ Hosts are never parsed here: URL, dict, tuple, unix socket, TLS, password and Se
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,9 +18,10 @@ from channels_redis.utils import create_pool
 from redis import asyncio as aioredis
 from redis.exceptions import NoPermissionError, RedisError
 
-from ops.exceptions import LayerError, ShardError
+from ops.exceptions import LayerError, PermissionMissing, ShardError
 from ops.model.keys import Keyspace, encode_name
 from ops.model.records import ShardInfo
+from ops.store.permissions import RULES_OF_THE_LAYER, rule_that_is_missing
 from ops.store.waiting import within
 from ops.store.wire import Wire, open_wire
 
@@ -43,9 +44,10 @@ class ServerIdentity:
 class Shard:
     """One Redis of the layer. Every failure becomes a ShardError that names the shard and holds no secret."""
 
-    def __init__(self, index: int, client: "aioredis.Redis") -> None:
+    def __init__(self, index: int, client: "aioredis.Redis", keyspace: Keyspace) -> None:
         self.index = index
         self.client = client
+        self._keyspace = keyspace
         self.address = address_of(client.connection_pool)
         self.identity = ServerIdentity("", "")
         self.problem: str | None = None
@@ -63,13 +65,21 @@ class Shard:
             return await within(timeout_seconds, question)
 
     async def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """The replies to ``commands``, sent in one write; an error reply is returned, not raised."""
+        """The replies to ``commands``, sent in one write; an error reply is returned, not raised.
+
+        But for one that says that this user may not: that holds for everything, and must not pass for an absent key.
+        """
         if not commands:
             return []
         pipe = self.client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
-        return await self.ask(pipe.execute(raise_on_error=False))
+        replies = await self.ask(pipe.execute(raise_on_error=False))
+        with self.naming_failures():
+            for reply in replies:
+                if isinstance(reply, NoPermissionError):
+                    raise reply
+        return replies
 
     @asynccontextmanager
     async def wire(self) -> AsyncIterator[Wire]:
@@ -95,7 +105,7 @@ class Shard:
         except NoPermissionError:
             return ServerIdentity("", "")
         except (RedisError, OSError, asyncio.TimeoutError) as error:
-            raise ShardError(self._describe(error)) from None
+            raise self.failure(error) from None
         uptime = float(info.get("uptime_in_seconds", 0))
         return ServerIdentity(str(info.get("run_id", "")), str(info.get("redis_version", "")), uptime)
 
@@ -104,16 +114,38 @@ class Shard:
         try:
             yield
         except (RedisError, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
-            raise ShardError(self._describe(error)) from None
+            raise self.failure(error) from None
+
+    def failure(self, error: BaseException, in_script: str = RULES_OF_THE_LAYER) -> ShardError:
+        """``error`` in one line that names this shard and, where this user may not, the rule that is missing.
+
+        ``in_script``: the rules to name where Redis does not say which command a script was refused.
+        """
+        rule = rule_that_is_missing(error, self._keyspace, in_script)
+        if rule is not None:
+            return PermissionMissing(
+                f"shard {self.index} ({self.address}) refused what this Redis user has no permission for; add to its "
+                f"ACL: {rule}"
+            )
+        return ShardError(self._describe(error))
 
     def _describe(self, error: BaseException) -> str:
         where = f"shard {self.index} ({self.address})"
         if isinstance(error, asyncio.TimeoutError):
             return f"{where} did not answer within {ANSWER_TIMEOUT_SECONDS:g} s; is it up, and reachable from here?"
         said = _without_secrets(" ".join(str(error).split()), self.client.connection_pool)
-        if isinstance(error, NoPermissionError):
-            return f"{where} refused a command; grant it to this Redis user: {said}"
         return f"{where} cannot be used: {said.rstrip('.') or type(error).__name__}"
+
+
+@contextmanager
+def suppressing_outages() -> Iterator[None]:
+    """Go on where a shard does not answer, but not where this Redis user may not: that would never be noticed."""
+    try:
+        yield
+    except PermissionMissing:
+        raise
+    except ShardError:
+        pass
 
 
 def address_of(pool: Any) -> str:
@@ -233,7 +265,8 @@ def _prefix_of(layer: Any) -> str:
 
 async def _identified_shards(alias: str, layer: Any) -> tuple[Shard, ...]:
     try:
-        shards = tuple(Shard(index, client) for index, client in enumerate(_clients_of(alias, layer)))
+        keyspace = Keyspace(_prefix_of(layer))
+        shards = tuple(Shard(index, client, keyspace) for index, client in enumerate(_clients_of(alias, layer)))
         await asyncio.gather(*(shard.identify() for shard in shards))
         return shards
     except (TypeError, ValueError, AttributeError, LookupError):

@@ -298,7 +298,7 @@ async def test_no_probe_writes_nothing_and_concludes_nothing(
     assert all("not probed" in process["evidence"][0] for process in found["processes"])
     probing = await groups()
     assert probing.returncode == 1, "only reading is not enough for it"
-    assert "refused a command; grant it to this Redis user" in probing.err
+    assert "refused what this Redis user has no permission for; add to its ACL: " in probing.err
     redis_client.acl_deluser("reader")
 
 

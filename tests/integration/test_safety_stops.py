@@ -440,7 +440,7 @@ async def test_a_redis_user_who_may_not_run_scripts_is_told_so(
 
     report = await report_or_error()
 
-    assert "refused a command; grant it to this Redis user" in said_by(report)
+    assert "refused what this Redis user has no permission for; add to its ACL: " in said_by(report)
     assert "secret" not in said_by(report)
 
 

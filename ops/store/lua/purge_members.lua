@@ -16,6 +16,9 @@ local at = 0
 for i = 1, #batch do
     local members = batch[i][2]
     local found = pcall('ZMSCORE', KEYS[i + 1], unpack(members))
+    if found.err and not string.find(found.err, 'WRONGTYPE', 1, true) then
+        call('ZMSCORE', KEYS[i + 1], unpack(members))
+    end
     for j = 1, #members do
         at = at + 1
         local score = not found.err and tonumber(found[j])

@@ -1,0 +1,246 @@
+"""The Redis users of deploy/redis/: they may do what the commands need and nothing else; what they lack is named."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import redis
+from django.conf import LazySettings
+
+from ops.model.keys import index_entry
+from project.embedded_redis import EmbeddedRedis, redis_server_version
+from tests.conftest import REPOSITORY, CommandResult, StartRedis
+from tests.in_process_commands import run_beside
+from tests.layer_builders import ASGI, AppProcess, add_members, channels_of, layer_of, members_of, new_process_name
+from tests.layer_builders import suspect_everybody as remember_silence
+
+PASSWORD = "hunter2-is-secret"
+DROP_IN = "ops.layers.RedisChannelLayer"
+QUICK = ("--probe-timeout", "0.15")
+
+
+def users_in(conf: str) -> dict[str, str]:
+    """User -> rules, as the file has them."""
+    text = (REPOSITORY / "deploy" / "redis" / conf).read_text()
+    return dict(re.findall(r"^user (\S+) off (.*)$", text, re.MULTILINE))
+
+
+def conf_for(binary: str | None) -> str:
+    return "users-6.2.conf" if redis_server_version(binary or "").startswith("6") else "users-7.conf"
+
+
+@dataclass
+class Guarded:
+    """A Redis with the users, and a layer in it with a live process and a dead one that left all there is to leave."""
+
+    server: EmbeddedRedis
+    users: dict[str, str]
+    admin: redis.Redis
+    settings: LazySettings
+    live: AppProcess
+    dead: str = ""
+
+    def become(self, user: str, rules: str | None = None) -> None:
+        """Commands are this user from now on, with its rules in the file, or with those."""
+        words = re.findall(r"\([^)]*\)|\S+", self.users[user] if rules is None else rules)
+        self.admin.execute_command("ACL SETUSER", user, "reset", "on", f">{PASSWORD}", *words)
+        self.settings.CHANNEL_LAYERS = {
+            **layer_of(f"redis://{user}:{PASSWORD}@127.0.0.1:{self.server.port}"),
+            "app": layer_of(self.server.url, backend=DROP_IN)["default"],
+        }
+
+    async def leave_a_dead_process(self) -> None:
+        """With members, a lease that lapsed, an index, messages in the inbox and in flight; silent for long enough."""
+        admin, self.dead = self.admin, new_process_name()
+        channels = channels_of(self.dead, 3)
+        admin.delete(ASGI.group("room"), ASGI.lock, *admin.scan_iter("asgispecific.*"))
+        await self.live.layer.group_add("room", self.live.channel)
+        add_members(admin, "room", channels)
+        lease = {"renewed_at": "1000.0", "lease_seconds": "1", "index_parts": "1", "heartbeats": "1"}
+        admin.hset(ASGI.lease(self.dead), mapping=lease)
+        admin.rpush(ASGI.index(self.dead, 0), *(index_entry("room", channel) for channel in channels))
+        for key in (ASGI.inbox(f"specific.{self.dead}!"), ASGI.inflight(f"specific.{self.dead}!")):
+            admin.zadd(key, {"a message": 1.0})
+        await remember_silence("app")
+        admin.script_flush()
+
+
+class Receiving(AppProcess):
+    """A live process with the drop-in layer, whose channel heartbeats can reach."""
+
+    channel = ""
+
+
+@pytest_asyncio.fixture
+async def guarded(redis_binary: str | None, start_redis: StartRedis, settings: LazySettings) -> AsyncIterator[Guarded]:
+    users = users_in(conf_for(redis_binary))
+    server = start_redis(binary=redis_binary, **{f"user {name}": f"off {rules}" for name, rules in users.items()})
+    settings.CHANNEL_LAYERS = {"app": layer_of(server.url, backend=DROP_IN, lease_seconds=1)["default"]}
+    live = Receiving("app")
+    [live.channel] = await live.join("room")
+    await live.live(live.channel)
+    with redis.Redis.from_url(server.url) as admin:
+        guarded = Guarded(server, users, admin, settings, live)
+        await guarded.leave_a_dead_process()
+        yield guarded
+    await live.die()
+
+
+LOOKING = (
+    ("channels_groups", *QUICK),
+    ("channels_groups", "--no-probe", "--members", "room"),
+    ("channels_groups", "--summary", *QUICK),
+    ("send_heartbeat", "room", "--timeout", "0.3"),
+    ("send_heartbeat", "room", "--depth", "process", "--timeout", "0.3"),
+    ("reap_stale", "--history"),
+)
+
+
+async def each_run(*, reaping: bool) -> AsyncIterator[CommandResult]:
+    """The commands that a user is for."""
+    if reaping:
+        yield await run_beside("reap_stale", *QUICK)
+        runs = json.loads((await run_beside("reap_stale", "--history", "--layer", "app", "--format", "json")).out)
+        for run in runs["runs"][:1]:
+            yield await run_beside("reap_stale", "--undo", run["run_id"])
+    for argv in LOOKING:
+        yield await run_beside(*argv)
+
+
+def refusals(admin: redis.Redis) -> list[str]:
+    """What was refused, but for the name that redis-py gives each connection, where it may."""
+    entries = [entry for entry in admin.acl_log() if not entry["object"].startswith("client")]
+    return [f"{entry['reason']} {entry['object']} {entry['context']}" for entry in entries]
+
+
+async def test_the_inspector_sees_and_probes_and_can_change_nothing(guarded: Guarded) -> None:
+    guarded.become("channels-inspector")
+    before = members_of(guarded.admin, "room")
+    results = [result async for result in each_run(reaping=False)]
+
+    assert [result.returncode for result in results] == [0, 0, 0, 3, 3, 0]
+    assert [result.err for result in results] == [""] * 6
+    assert refusals(guarded.admin) == []
+    assert members_of(guarded.admin, "room") == before
+    reaping = await run_beside("reap_stale", *QUICK)
+    assert (reaping.returncode, members_of(guarded.admin, "room")) == (1, before)
+    assert "add to its ACL: +" in reaping.err
+
+
+async def test_the_reaper_removes_and_restores(guarded: Guarded) -> None:
+    guarded.become("channels-reaper")
+    before = members_of(guarded.admin, "room")
+    reaped = await run_beside("reap_stale", *QUICK, "--format", "json")
+
+    assert (reaped.returncode, reaped.err, json.loads(reaped.out)["removed"]) == (0, "", 3)
+    assert set(members_of(guarded.admin, "room")) == {guarded.live.channel}
+    undone = await run_beside("reap_stale", "--undo", json.loads(reaped.out)["run_id"])
+    assert (undone.returncode, undone.err) == (0, "")
+    assert set(members_of(guarded.admin, "room")) == set(before)
+    async for result in each_run(reaping=True):
+        assert (result.returncode in (0, 3), result.err) == (True, "")
+    assert refusals(guarded.admin) == []
+
+
+KEYS_OF_OTHERS = ("other", "asgi:group", "asgichat", "asgi", "another:ops:lock")
+
+
+async def test_neither_may_touch_what_is_not_the_layers(guarded: Guarded) -> None:
+    for key in KEYS_OF_OTHERS:
+        guarded.admin.zadd(key, {"a": 1})
+    for user in guarded.users:
+        guarded.become(user)
+        with redis.Redis.from_url(f"redis://{user}:{PASSWORD}@127.0.0.1:{guarded.server.port}") as client:
+            for key in KEYS_OF_OTHERS:
+                for command in (("ZRANGE", key, 0, -1), ("ZREM", key, "a"), ("DEL", key), ("ZADD", key, 1, "b")):
+                    with pytest.raises(redis.exceptions.NoPermissionError):
+                        client.execute_command(*command)
+            for words in (
+                "FLUSHALL",
+                "FLUSHDB",
+                "KEYS *",
+                "CONFIG GET *",
+                "ACL LIST",
+                "CLIENT LIST",
+                "MONITOR",
+                "SAVE",
+            ):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*words.split())
+
+
+async def test_where_redis_can_tell_them_apart_the_inspector_cannot_write_into_groups(guarded: Guarded) -> None:
+    if conf_for(guarded.server.binary) != "users-7.conf":
+        pytest.skip("Redis 6.2 has one list of commands for all keys of a user")
+    guarded.become("channels-inspector")
+    url = f"redis://channels-inspector:{PASSWORD}@127.0.0.1:{guarded.server.port}"
+    with redis.Redis.from_url(url) as client:
+        for words in ("ZREM asgi:group:room a", "ZADD asgi:group:room 1 a", "DEL asgi:ops:runs", "DEL asgi:ops:lock"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*words.split())
+        with pytest.raises(redis.exceptions.ResponseError, match=r"permission|can't"):
+            client.eval("return redis.call('ZREM', KEYS[1], 'a')", 1, "asgi:group:room")
+
+
+@pytest.mark.parametrize("user", ["channels-inspector", "channels-reaper"])
+async def test_each_rule_is_needed_and_its_lack_is_said_by_name_in_one_line(guarded: Guarded, user: str) -> None:
+    rules = guarded.users[user]
+    not_needed, badly_said = [], {}
+    # channels_redis runs it in a task whose failure nobody learns of; the reaper deletes these keys itself.
+    rules_that_are_not_missed = ["zpopmin"] if user == "channels-reaper" else []
+    for command in dict.fromkeys(re.findall(r"\+(\S+?)(?=[ )]|$)", rules)):
+        guarded.become(user, re.sub(rf"\+{re.escape(command)}(?=[ )]|$)", "", rules))
+        await guarded.leave_a_dead_process()
+        async for result in each_run(reaping=user == "channels-reaper"):
+            said = " ".join((result.out + result.err).split())
+            assert PASSWORD not in said
+            if "ACL" in said:
+                # The inspector does without INFO, and says so in a note.
+                in_one_line = (result.returncode, result.err.count("\n")) == (1, 1) or command == "info"
+                named = re.search(rf"add to (its|the user's) ACL: [^:]*\+{command.partition('|')[0]}\b", said)
+                if not named or not in_one_line:
+                    badly_said[command] = result
+                break
+        else:
+            not_needed.append(command)
+    assert (not_needed, badly_said) == (rules_that_are_not_missed, {})
+
+
+async def test_what_was_removed_is_said_though_a_rule_was_missing_afterwards(guarded: Guarded) -> None:
+    for command in ("rename", "unlink"):
+        guarded.become("channels-reaper", guarded.users["channels-reaper"].replace(f"+{command} ", ""))
+        await guarded.leave_a_dead_process()
+        result = await run_beside("reap_stale", *QUICK, "--format", "json")
+        report = json.loads(result.out)
+        assert (result.returncode, report["complete"]) == (1, False)
+        assert report["removed"] == 4 - len(members_of(guarded.admin, "room")) == (3 if command == "rename" else 0)
+        assert result.err.startswith("nothing was removed: ") == (command == "unlink")
+
+
+async def test_keys_that_are_missing_are_said_in_one_line(guarded: Guarded) -> None:
+    for rules in (
+        "~asgi:ops:* ~asgi*!* +@all",
+        "~asgi:group:* ~asgi*!* +@all",
+        "~asgi:group:* ~asgi:ops:* +@all",
+        "~other* +@all",
+    ):
+        guarded.become("channels-reaper", rules)
+        await guarded.leave_a_dead_process()
+        result = await run_beside("reap_stale", *QUICK)
+        assert (result.returncode, result.err.count("\n")) == (1, 1), (rules, result)
+        assert "add to its ACL: ~asgi*" in result.err, (rules, result)
+
+
+def test_the_users_are_off_until_somebody_gives_them_a_password() -> None:
+    for conf in Path(REPOSITORY / "deploy" / "redis").iterdir():
+        users = re.findall(r"^user .*$", conf.read_text(), re.MULTILINE)
+        assert users
+        for line in users:
+            assert " off " in line
+            assert not re.search(r" (on|nopass|allkeys|allcommands|~\*|&\*|\+@)", line), line
