@@ -34,8 +34,8 @@ from ops.model.memberships import Memberships
 from ops.store.acknowledgements import Acknowledger, Ping
 from ops.store.keeper import Keeper, start_task
 from ops.store.outages import Outages, will_pass
-from ops.store.prompt_writes import writing_promptly
 from ops.store.scripts import run_script
+from ops.store.watched_connections import watched
 
 # Applications filter and test for the stock layer's log lines.
 logger = logging.getLogger(core.__name__)
@@ -85,7 +85,7 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
         if "path" not in options:  # A unix socket has no use for it, and redis-py no such option.
             options.setdefault("socket_keepalive", True)
-        pool.connection_class = writing_promptly(pool.connection_class)
+        pool.connection_class = watched(pool.connection_class)
         return pool
 
     def _longest_pop_seconds(self, index: int, wanted: float) -> float:
