@@ -1,10 +1,17 @@
-"""The demo application, made difficult: `/block` holds the process up, and a stubborn room hears of no end."""
+"""The demo application, made difficult.
+
+`/block` holds the process up, a stubborn room hears of no end, and `/ws/other/` has channels with a prefix of its own.
+"""
 
 import asyncio
+import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
+
+from channels.layers import get_channel_layer
 
 from project.asgi import application as demo
 
@@ -25,5 +32,18 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": b"done"})
     elif scope["path"] == "/ws/room/stubborn/":
         await demo(scope, receive_no_end, send)
+    elif scope["path"] == "/ws/other/":
+        await other(receive, send)
     else:
         await demo(scope, receive, send)
+
+
+async def other(receive: Any, send: Any) -> None:
+    layer: Any = get_channel_layer()
+    channel = await layer.new_channel("other")
+    await receive()
+    await send({"type": "websocket.accept"})
+    message = {"type": "welcome", "channel": channel, "pid": os.getpid()}
+    while True:
+        await send({"type": "websocket.send", "text": json.dumps(message)})
+        message = await layer.receive(channel)

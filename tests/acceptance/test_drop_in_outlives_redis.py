@@ -28,7 +28,8 @@ from tests.conftest import StartRedis, StartWorker
 SOCKETS = 20
 # Since this version an idle connection to Redis ends after 5 s, unless it is told otherwise.
 REDIS_PY_WITH_A_SOCKET_TIMEOUT = 8
-IDLE_SECONDS = 7.5
+IDLE_SECONDS = 30.0
+AWAY_SECONDS = 20.0
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ async def test_all_sockets_stay_and_are_members_again_when_redis_comes_back_empt
     await two_layers.open(SOCKETS)
     server.kill()
     assert len(await two_layers.fleet.await_closed(two_layers.sockets(STOCK))) == SOCKETS
-    assert len(await two_layers.fleet.await_closed(two_layers.sockets(DROP_IN), 8)) == 0
+    assert len(await two_layers.fleet.await_closed(two_layers.sockets(DROP_IN), AWAY_SECONDS)) == 0
     server.start()
     with redis.Redis.from_url(server.url) as client:
         sockets = two_layers.sockets(DROP_IN)

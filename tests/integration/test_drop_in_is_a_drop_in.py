@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import json
 import logging
 import random
 import subprocess
@@ -220,6 +221,34 @@ async def test_what_one_layer_writes_the_other_reads(
         await sender.group_discard("group", channel)
         await sender.group_send("group", {"text": "to nobody"})
         assert await nothing_comes(receiver, channel)
+
+
+class ReversedJson:
+    """Somebody's own: text, not bytes, and backwards."""
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def serialize(self, message: Any) -> str:
+        return json.dumps(message)[::-1]
+
+    def deserialize(self, message: bytes) -> Any:
+        return json.loads(message[::-1])
+
+
+@BOTH
+async def test_a_serializer_of_ones_own_is_used(
+    backend: type, make_layer: MakeLayer, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serializers = pytest.importorskip("channels_redis.serializers")  # since 4.3
+    monkeypatch.setitem(serializers.registry._registry, "reversed", ReversedJson)
+    layer = make_layer(backend, serializer_format="reversed")
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    for message in ({"text": "direct"}, {"text": "to all"}):
+        await (layer.send(channel, message) if message["text"] != "to all" else layer.group_send("group", message))
+        [stored] = redis_client.zrange(f"asgi{layer.non_local_name(channel)}", 0, -1)
+        assert json.loads(stored.decode()[::-1])["text"] == message["text"]
+        assert await receive_within(layer, channel) == message
 
 
 @BOTH
