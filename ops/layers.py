@@ -154,18 +154,16 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         now = time.time()
         keys: list[Any] = [self._group_key(group)]
         args: list[Any] = [channel, now, self.group_expiry]
-        mine = self._is_mine(channel)
-        is_new = mine and not self.memberships.is_member(group, channel)
+        mine, before = self._is_mine(channel), None
         if mine:
             # First, so that whoever repairs meanwhile knows that it is wanted.
-            self.memberships.joined(group, channel, now)
+            before = self.memberships.joined(group, channel, now)
             keys.append(self.index_key(channel))
             args.append(index_entry(group, channel))
         try:
             await self._run(self.consistent_hash(group), "join_group", keys, args)
         except BaseException:
-            if is_new:
-                self.memberships.left(group, channel)
+            if mine and self.memberships.join_failed(group, channel, now, before):
                 self._keeper.doubt(group, channel)
             raise
 

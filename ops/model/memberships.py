@@ -66,8 +66,25 @@ class Memberships:
         """A consumer made it, whose task is ``owner``: when that is done, nobody receives on it any more."""
         self._channels[name] = self._new(owner)
 
-    def joined(self, group: str, name: str, now: float) -> None:
-        self._known(name).groups[group] = now
+    def joined(self, group: str, name: str, now: float) -> float | None:
+        """Returns when it had joined before; None if it was no member."""
+        groups = self._known(name).groups
+        before = groups.get(group)
+        groups[group] = now
+        return before
+
+    def join_failed(self, group: str, name: str, at: float, before: float | None) -> bool:
+        """What ``joined()`` noted at ``at`` may not be so; returns whether it is no member now.
+
+        Whoever has joined since, at the same time as this, knows better.
+        """
+        channel = self._channels.get(name)
+        if channel is not None and channel.groups.get(group) == at:
+            if before is None:
+                self.left(group, name)
+            else:
+                channel.groups[group] = before
+        return not self.is_member(group, name)
 
     def left(self, group: str, name: str) -> None:
         channel = self._channels.get(name)

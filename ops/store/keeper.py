@@ -45,19 +45,23 @@ class Keeper:
     def __init__(self, layer: Any) -> None:
         self._layer = weakref.ref(layer)
         self._keyspace = Keyspace(layer.prefix)
+        self._complaints: set[str] = set()
+        self._begin()
+        _keepers.add(self)
+        _watch_the_process()
+
+    def _begin(self) -> None:
+        """As a process that has nothing in Redis."""
         self._description: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
         # shard -> the run of its server on which all memberships are known to be; None where some may be missing
         self._server_runs: dict[int, bytes | None] = {}
         self._in_doubt: set[Member] = set()
-        self._complaints: set[str] = set()
         self.leases_lost = 0
         self.members_put_back = 0
         self.members_refreshed = 0
         self.channels_discarded = 0
-        _keepers.add(self)
-        _watch_the_process()
 
     @property
     def holds_something(self) -> bool:
@@ -132,10 +136,11 @@ class Keeper:
 
     async def _put_back(self, layer: Any, index: int, *, quietly: bool) -> None:
         """The shard is new, was emptied or lost its latest writes, or this process was taken for dead."""
+        await _forget_index(layer, layer.connection(index))
+        # Not before: whoever joins while the index is being forgotten has to go into the new one.
         lost = _on_shard(layer, index, layer.memberships.joined_before(float("inf")))
         if not lost:
             return
-        await _forget_index(layer, layer.connection(index))
         await self._join(layer, index, lost, into_index=True)
         if not quietly:
             self.leases_lost += 1
@@ -174,12 +179,17 @@ class Keeper:
         is_member = layer.memberships.is_member
         doubtful = _on_shard(layer, index, self._in_doubt)
         gone = [member for member in doubtful if not is_member(*member)]
+        # Before Redis is asked: what comes into doubt meanwhile is in doubt afterwards.
+        self._in_doubt.difference_update(doubtful)
         if gone:
             pipe = layer.connection(index).pipeline(transaction=False)
             for group, channel in gone:
                 pipe.zrem(layer._group_key(group), channel)
-            await _execute(pipe)
-        self._in_doubt.difference_update(doubtful)
+            try:
+                await _execute(pipe)
+            except BaseException:
+                self._in_doubt.update(gone)
+                raise
         back = [member for member in gone if is_member(*member)]
         if back:
             await self._join(layer, index, back, into_index=True)
@@ -217,8 +227,7 @@ class Keeper:
         """This process was forked: channels and memberships are its parent's."""
         layer: Any = self._layer()
         if layer is not None:
-            self._description, self._task, self._wake = {}, None, None
-            self._server_runs, self._in_doubt = {}, set()
+            self._begin()
             layer.begin_in_child()
 
     async def leave(self) -> None:

@@ -226,6 +226,42 @@ async def test_a_join_whose_answer_was_lost_leaves_no_member_that_nobody_knows_o
     assert set(members_of(redis_client, "a")) == {channel}
 
 
+async def test_a_join_that_is_cancelled_takes_nothing_from_another_that_returned(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server)
+    channel = await consume(layer)
+    first, second = (asyncio.create_task(layer.group_add("a", channel)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert first.cancelled()
+    await layer._keeper.look()
+    assert set(members_of(redis_client, "a")) == {channel}
+
+
+async def test_what_comes_into_doubt_while_doubts_are_settled_is_settled_too(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=60)
+    channel = await consume(layer, "a")
+    await layer.group_discard("a", channel)
+    layer._keeper.doubt("a", channel)
+    real = keeper_module._execute
+
+    async def be_left_in_it(pipe: Any) -> None:
+        monkeypatch.setattr(keeper_module, "_execute", real)
+        await real(pipe)
+        # Its leave was not answered, and not done.
+        redis_client.zadd("asgi:group:a", {channel: time.time()})
+        layer._keeper.doubt("a", channel)
+
+    monkeypatch.setattr(keeper_module, "_execute", be_left_in_it)
+    await layer._keeper.look()
+    await layer._keeper.look()
+    assert members_of(redis_client, "a") == {}
+
+
 async def test_a_group_that_is_no_group_keeps_no_other_from_being_put_back(
     redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
 ) -> None:

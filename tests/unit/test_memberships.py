@@ -102,6 +102,25 @@ def test_a_membership_counts_from_when_it_was_last_renewed() -> None:
     assert memberships.joined_before(math.inf) == [("room", "a!1"), ("room", "a!2")]
 
 
+def test_a_join_that_failed_leaves_what_was_there_before() -> None:
+    memberships = Memberships()
+    consumer(memberships, "old")
+    assert memberships.joined("new", "a!1", 200.0) is None
+    assert memberships.join_failed("new", "a!1", 200.0, None)
+    before = memberships.joined("old", "a!1", 200.0)
+    assert not memberships.join_failed("old", "a!1", 200.0, before)
+    assert memberships.joined_before(101.0) == [("old", "a!1")]
+
+
+def test_a_join_that_failed_takes_nothing_from_whoever_joined_at_the_same_time() -> None:
+    memberships = Memberships()
+    consumer(memberships)
+    memberships.joined("room", "a!1", 100.0)
+    memberships.joined("room", "a!1", 100.1)
+    assert not memberships.join_failed("room", "a!1", 100.0, None)
+    assert memberships.is_member("room", "a!1")
+
+
 def test_what_is_cleared_is_no_membership_any_more_and_its_channels_are_still_known() -> None:
     memberships = Memberships()
     task = consumer(memberships, "room")
