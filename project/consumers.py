@@ -1,13 +1,17 @@
-"""An ordinary Channels application, as its documentation teaches it: it knows nothing of the toolkit."""
+"""An ordinary Channels application, as its documentation teaches it. Only ChatConsumer knows of the toolkit."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 from typing import Any
 from urllib.parse import parse_qs
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+
+from ops.consumers import HeartbeatMixin
 
 
 class RoomConsumer(AsyncJsonWebsocketConsumer):
@@ -47,6 +51,27 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
 
     async def room_message(self, event: dict[str, Any]) -> None:
         await self.send_json({**event, "type": "message"})
+
+
+class ChatConsumer(HeartbeatMixin, RoomConsumer):  # type: ignore[misc]  # Channels has no types
+    """A room as the chat page joins it: a browser that is gone without a word is noticed.
+
+    After the welcome it says more of who serves it: `{"type": "worker", "server", "host", "layer"}`.
+    """
+
+    heartbeat_interval = 5  # the default, 25, would be dull to look at
+    heartbeat_timeout = 5
+
+    async def connect(self) -> None:
+        await super().connect()
+        await self.send_json(
+            {
+                "type": "worker",
+                "server": "Daphne" if "daphne.server" in sys.modules else "uvicorn",
+                "host": socket.gethostname(),
+                "layer": "drop-in" if hasattr(self.channel_layer, "set_client_ping") else "stock",
+            }
+        )
 
 
 class GroupsConsumer(AsyncJsonWebsocketConsumer):

@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from project.embedded_redis import EmbeddedRedis
+from project.front import Front
 from project.settings import channel_layer
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import REPOSITORY, Kind, Worker, start_together
@@ -46,6 +47,7 @@ SENDS = 50
 WARM_UP_SENDS = 10
 # An ordinary restart. Where Redis is back sooner, some of the stock workers' sockets stay open, but in no group.
 REDIS_AWAY_SECONDS = 2.0
+TO_TRY = ("channels_groups --members", "reap_stale --wait", "send_heartbeat room.lobby --depth client")
 MEMBERS_BACK_WITHIN_SECONDS = 15.0
 
 BIGGEST_ROOM = "lobby"
@@ -358,23 +360,23 @@ class Demo:
         ended = asyncio.Event()
         for which in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(which, ended.set)
-        self._print_what_to_try()
-        await ended.wait()
+        async with Front([worker for worker in self.workers if worker.running]) as front:
+            self._print_what_to_try(front)
+            await ended.wait()
 
-    def _print_what_to_try(self) -> None:
+    def _print_what_to_try(self, front: Front) -> None:
         here = Path(sys.executable)
         python = here.relative_to(REPOSITORY) if here.is_relative_to(REPOSITORY) else here
         settings = [f"{name}={shlex.quote(value)}" for name, value in self.extra_env.items()]
         command = " ".join([*settings, shlex.quote(str(python)), "manage.py"])
-        living = [worker for worker in self.workers if worker.running]
         # After a restart of Redis only one of them still has members.
-        busiest = max(living, key=lambda worker: sum(socket.is_open for socket in self.fleet.of_worker(worker)))
+        busiest = max(front.workers, key=lambda worker: sum(socket.is_open for socket in self.fleet.of_worker(worker)))
         layer = FLEET[self.workers.index(busiest)].layer
         lease = f" (its lease must run out first, in {CONFIRM_AFTER_SECONDS} s)" if layer == "drop-in" else ""
         lines = [
             "\n[bold]Left running for you to try; Ctrl-C stops everything.[/]",
-            *(f"Chat page of the {worker.kind}: {worker.http_url}/" for worker in living),
-            *(escape(f"$ {command} {rest}") for rest in ("channels_groups --members", "reap_stale --wait")),
+            f"Chat page: {front.http_url}/ (in front of {len(front.workers)} workers; kill one and it connects again)",
+            *(escape(f"$ {command} {rest}") for rest in TO_TRY),
             f"New orphans: kill -9 {busiest.pid}{lease}",
         ]
         self.console.print("\n".join(lines), soft_wrap=True, highlight=False)

@@ -8,13 +8,14 @@ SECRET_KEY = "only-for-the-demo-which-keeps-no-secrets"  # noqa: S105
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 DEBUG = False
 
-INSTALLED_APPS = ["channels", "django_extensions", "ops", "project"]
+INSTALLED_APPS = ["channels", "django.contrib.staticfiles", "django_extensions", "ops", "project"]
 MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "project.urls"
 ASGI_APPLICATION = "project.asgi.application"
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 DATABASES: dict[str, Any] = {}
 USE_TZ = True
+STATIC_URL = "static/"
 
 
 def channel_layer(backend: str, redis_urls: list[str], prefix: str | None) -> dict[str, Any]:

@@ -59,7 +59,10 @@ class AsyncConsumer(Told, AsyncWebsocketConsumer):  # type: ignore[misc]
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         if text_data == "busy":
-            await asyncio.sleep(4 * (INTERVAL_SECONDS + TIMEOUT_SECONDS))
+            await asyncio.sleep(2 * (INTERVAL_SECONDS + TIMEOUT_SECONDS))
+        elif text_data == "wait":
+            while not client.exists("go on"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         elif text_data == "close":
             await self.close(4001)
         if text_data is not None:

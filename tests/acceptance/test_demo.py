@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -90,6 +91,9 @@ def test_in_somebody_s_own_redis_it_stays_apart_and_leaves_nothing(
         assert "channels_groups --members" in shown
         assert "Skipped: a restart of Redis" in shown
         assert "Redis was away" not in shown
+        [page] = re.findall(r"Chat page: (http://\S+/)", shown)
+        with urllib.request.urlopen(page, timeout=10) as answer:
+            assert "<title>Channels demo chat</title>" in answer.read().decode()
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 0
     assert redis_client.info("server")["run_id"] == run_id

@@ -39,7 +39,7 @@ Disconnects = dict[str, list[int]]
 """Channel -> the codes with which its `disconnect` ran."""
 
 
-def start_beating(start_worker: StartWorker, kind: Kind, layer: str = DROP_IN, **env: str) -> Worker:
+def start_beating(start_worker: StartWorker, kind: Kind, layer: str = DROP_IN, **env: Any) -> Worker:
     application = "tests.acceptance.heartbeat_application:application"
     return start_worker(kind, asgi=application, CHANNEL_BACKEND=BACKENDS[layer], **env)
 
@@ -310,6 +310,40 @@ async def test_writing_to_a_socket_that_is_gone_is_no_error(
     assert {len(codes) for codes in disconnects(redis_client).values()} == {1}
     await until(lambda: not members(redis_client))
     assert closed.close_code == 4001
+    assert "Traceback" not in worker.output()
+
+
+@KINDS
+async def test_a_consumer_that_learns_of_the_end_from_its_own_write_is_disconnected_like_any_other(
+    kind: Kind, start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis
+) -> None:
+    """The client goes while the consumer works on what it said, and reads nothing."""
+    worker = start_beating(start_worker, kind, HEARTBEAT_INTERVAL="600")
+    [socket] = await open_each(sockets, worker, ["async"])
+    await socket.connection.send("wait")
+    await socket.connection.close(4002)
+    redis_client.set("go on", 1)
+    await until(lambda: bool(disconnects(redis_client)), NOTICED_WITHIN_SECONDS)
+    assert disconnects(redis_client) == {socket.channel: [4002]}
+    assert not members(redis_client)
+    assert "Traceback" not in worker.output()
+
+
+async def test_writing_while_daphne_closes_is_no_error(
+    start_worker: StartWorker, sockets: SocketFleet, fronts: list[Front], redis_client: redis.Redis
+) -> None:
+    """Daphne closes a socket that is too old, and passes on autobahn's error to who writes before the client agrees."""
+    worker = start_beating(start_worker, "daphne", arguments=["--websocket_timeout", "1"], HEARTBEAT_INTERVAL="600")
+    front = await put_before(worker, fronts)
+    opened = await open_each(sockets, front)
+    front.fall_silent()
+    layer = channel_layers.make_backend("default")
+    while len(disconnects(redis_client)) < len(opened):
+        await layer.group_send("joined", {"type": "send.flood", "size": 10})
+        await asyncio.sleep(0.01)
+    await layer.close_pools()
+    assert {len(codes) for codes in disconnects(redis_client).values()} == {1}
+    await until(lambda: not members(redis_client))
     assert "Traceback" not in worker.output()
 
 

@@ -34,9 +34,14 @@ CONFIRM_AFTER_SECONDS = 2  # as the project's settings say
 def test_the_wheel_has_all_of_the_toolkit_and_nothing_else(installed_toolkit: Installed) -> None:
     with ZipFile(installed_toolkit.wheel) as wheel:
         names = set(wheel.namelist())
-    sources = {path for path in (REPOSITORY / "ops").rglob("*") if path.suffix in {".py", ".lua", ".typed"}}
+    sources = {path for path in (REPOSITORY / "ops").rglob("*") if path.suffix in {".py", ".lua", ".js", ".typed"}}
     assert {path.relative_to(REPOSITORY).as_posix() for path in sources} <= names
-    assert {"ops/store/lua/purge_members.lua", "ops/py.typed", "ops/jobs/minutely/reap_stale.py"} <= names
+    assert {
+        "ops/store/lua/purge_members.lua",
+        "ops/py.typed",
+        "ops/static/ops/heartbeat-socket.js",
+        "ops/jobs/minutely/reap_stale.py",
+    } <= names
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"ops", "channels_ops"}
 
 
