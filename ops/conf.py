@@ -7,6 +7,8 @@ from typing import Any
 
 from django.conf import settings
 
+PERSONAL = ("client", "user", "query")
+
 
 @dataclass(frozen=True, slots=True)
 class OpsSettings:
@@ -16,12 +18,20 @@ class OpsSettings:
     ``probe_timeout_seconds``: how long one round waits for probes to be taken.
     ``max_share``: the share (0 to 1) of the live fleet that may go silent at once without a safety stop.
     ``journal_seconds``: how long the receipts of a run are kept for ``--undo``.
+    ``disconnect_log_stream``: whether the ends of websockets are recorded in Redis.
+    ``disconnect_log_length``: about how many entries that stream keeps.
+    ``disconnect_log_logger``: whether they go to the logger ``ops.disconnects`` as well.
+    ``disconnect_log_personal``: which personal data they hold, of PERSONAL.
     """
 
     confirm_after_seconds: float = 60.0
     probe_timeout_seconds: float = 10.0
     max_share: float = 0.5
     journal_seconds: float = 7 * 86400.0
+    disconnect_log_stream: bool = True
+    disconnect_log_length: int = 100_000
+    disconnect_log_logger: bool = False
+    disconnect_log_personal: tuple[str, ...] = ()
 
 
 def known_keys() -> list[str]:
@@ -37,7 +47,7 @@ def ops_settings() -> OpsSettings:
     """The settings in force. Keys and values that ``manage.py check`` objects to are left at their default."""
     values = configured()
     usable = [key for key in known_keys() if key in values and problem_with(key, values) is None]
-    return OpsSettings(**{key.lower(): float(values[key]) for key in usable})
+    return OpsSettings(**{key.lower(): _kind(key)(values[key]) for key in usable})
 
 
 def problem_with(key: str, values: Mapping[str, Any]) -> str | None:
@@ -45,9 +55,26 @@ def problem_with(key: str, values: Mapping[str, Any]) -> str | None:
     if key not in known_keys():
         near = get_close_matches(str(key).upper(), known_keys(), n=1, cutoff=0.0)
         return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
-    value = values.get(key, 1)
+    kind = _kind(key)
+    value = values.get(key, getattr(OpsSettings(), key.lower()))
+    if kind is bool:
+        return None if isinstance(value, bool) else f"{key} must be True or False, not {value!r}"
+    if kind is tuple:
+        usable = isinstance(value, (list, tuple)) and all(name in PERSONAL for name in value)
+        return None if usable else f"{key} must be a list of names out of {', '.join(PERSONAL)}, not {value!r}"
+    return _problem_with_number(key, value)
+
+
+def _kind(key: str) -> type:
+    """What the key's value is turned into: that of its default."""
+    return type(getattr(OpsSettings(), key.lower()))
+
+
+def _problem_with_number(key: str, value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9 or value != value:
         return f"{key} must be a number that is not negative, not {value!r}"
+    if _kind(key) is int and (value != int(value) or value < 1):
+        return f"{key} must be a whole number of at least 1, not {value!r}"
     if key == "MAX_SHARE" and value > 1:
         return f"MAX_SHARE is a share, from 0 to 1, not {value!r}"
     return None

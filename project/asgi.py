@@ -11,8 +11,11 @@ django_application = get_asgi_application()
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 
+from ops.middleware import DisconnectLogMiddleware  # noqa: E402
 from project.urls import websocket_urlpatterns  # noqa: E402
 
+websocket_application = AllowedHostsOriginValidator(URLRouter(websocket_urlpatterns))
+
 application = ProtocolTypeRouter(
-    {"http": django_application, "websocket": AllowedHostsOriginValidator(URLRouter(websocket_urlpatterns))}
+    {"http": django_application, "websocket": DisconnectLogMiddleware(websocket_application)}
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
@@ -14,10 +15,14 @@ CONNECT_WITHIN_SECONDS = 2.0
 
 
 class Front:
-    """Listens on a free port of 127.0.0.1. Each connection goes to the next of the workers that accepts it."""
+    """Listens on a free port of 127.0.0.1. Each connection goes to the next of the workers that accepts it.
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
+    With `idle_seconds` it closes connections on which nothing has passed for so long, as load balancers do.
+    """
+
+    def __init__(self, workers: Sequence[Worker], *, idle_seconds: float | None = None) -> None:
         self.workers = list(workers)
+        self._idle_seconds = idle_seconds
         self._next = 0
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -70,13 +75,16 @@ class Front:
                 return
             writers.append(found[1])
             me = asyncio.current_task()
+            idle = Idle()
             ways = [
-                asyncio.ensure_future(_pass_on(source, sink, lambda: me in self._silent))
+                asyncio.ensure_future(_pass_on(source, sink, lambda: me in self._silent, idle))
                 for source, sink in ((reader, found[1]), (found[0], writer))
             ]
             try:
                 # Where one side ends, so does the other: nobody here needs half a connection.
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                done: set[asyncio.Future[None]] = set()
+                while not done and (left := idle.seconds_left(self._idle_seconds)) != 0:
+                    done, _ = await asyncio.wait(ways, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for way in ways:
                     way.cancel()
@@ -94,9 +102,25 @@ class Front:
         return None
 
 
-async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_silent: Callable[[], bool]) -> None:
+class Idle:
+    """Since when nothing has passed on a connection."""
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+
+    def over(self) -> None:
+        self.since = time.monotonic()
+
+    def seconds_left(self, allowed: float | None) -> float | None:
+        return None if allowed is None else max(0.0, self.since + allowed - time.monotonic())
+
+
+async def _pass_on(
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_silent: Callable[[], bool], idle: Idle
+) -> None:
     with contextlib.suppress(OSError):
         while chunk := await source.read(CHUNK_BYTES):
+            idle.over()
             if is_silent():
                 break
             sink.write(chunk)

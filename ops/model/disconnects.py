@@ -22,7 +22,7 @@ CAUSES: Mapping[str, str] = {
     "closed_with_code": "closed with another code, which says why",
     "no_close_frame": "the TCP connection ended without a closing handshake (1006)",
     "protocol_error": "what was sent broke the protocol, or was too big (1002, 1003, 1007-1010)",
-    "server_error": "the server gave up: an error, or too much to do (1011, 1013, 1014)",
+    "server_error": "one side gave up: an error, or too much to do (1011, 1013, 1014)",
     "heartbeat_timeout": "the application closed it since it did not answer a heartbeat (4408)",
     "rejected": "closed before it was accepted",
     "application_returned": "the consumer ended before the connection did, without an error",
@@ -46,7 +46,8 @@ class Disconnect:
     ``at`` unix seconds; ``code`` the close code; ``closed_by`` one of CLOSED_BY; ``cause`` one of CAUSES; ``source``
     who wrote it (``middleware``, ``reaper``, ``daphne``, ``uvicorn``); ``exception`` its chain as "Type: text", what
     was raised first and what it came from after it; ``process`` the layer's ``client_prefix``; ``groups`` those that
-    the channel was still in, ``groups_omitted`` how many more; ``layer`` the alias; ``run_id`` the run that reaped it.
+    the channel was still in, ``groups_omitted`` how many more; ``layer`` the alias; ``run_id`` the run that reaped it;
+    ``dropped_before`` how many records were lost before this one.
     ``client``, ``user`` and ``query`` are personal data, and None unless the settings ask for them.
     """
 
@@ -67,11 +68,13 @@ class Disconnect:
     groups_omitted: int = 0
     layer: str | None = None
     run_id: str | None = None
+    dropped_before: int = 0
     client: str | None = None
     user: str | None = None
     query: str | None = None
 
 
+_ALWAYS = ("cause", "closed_by", "source")
 _TEXTS = ("path", "consumer", "channel", "process", "host", "layer", "run_id", "client", "user", "query")
 
 
@@ -80,12 +83,7 @@ def to_document(disconnect: Disconnect) -> dict[str, Any]:
     document: dict[str, Any] = {"schema_version": 1, "at": iso_time(disconnect.at)}
     for field in fields(disconnect):
         value = getattr(disconnect, field.name)
-        if (
-            field.name != "at"
-            and value is not None
-            and value != ()
-            and not (field.name == "groups_omitted" and not value)
-        ):
+        if field.name != "at" and (value != field.default or field.name in _ALWAYS):
             document[field.name] = list(value) if isinstance(value, tuple) else value
     if disconnect.lived_seconds is not None:
         document["lived_seconds"] = round(disconnect.lived_seconds, 3)
@@ -125,6 +123,7 @@ def parse(document: object) -> Disconnect | None:
         exception=_texts(document.get("exception"), MAX_CHAIN),
         pid=_whole(document.get("pid"), 2**32),
         groups=_texts(document.get("groups"), MAX_GROUPS),
+        dropped_before=_whole(document.get("dropped_before"), 10**9) or 0,
         groups_omitted=_whole(document.get("groups_omitted"), 10**9) or 0,
         **{name: _text(document.get(name)) for name in _TEXTS},
     )

@@ -19,6 +19,7 @@ from ops.model.reaping import (
 from ops.operations.observe import Look, Observation, Progress, no_progress, observe
 from ops.operations.purge import Doom, Purged, purge
 from ops.store import journal, suspects
+from ops.store.disconnect_log import append_reaped
 from ops.store.locks import run_lock
 from ops.store.shards import OpenLayer
 
@@ -36,6 +37,8 @@ class ReapOptions:
     probe_timeout_seconds: float = 10.0
     max_share: float = 0.5
     journal_seconds: float = 7 * 86400.0
+    disconnect_log_length: int | None = None
+    """Of the stream that is told of what went; None: it is not told."""
 
     @property
     def look(self) -> Look:
@@ -155,6 +158,7 @@ class _Run:
             dry_run=options.dry_run,
             progress=self._progress,
         )
+        await self._log(run_id)
         # Without an end the run is listed as interrupted, with what its receipts say.
         if not options.dry_run and opened.complete:
             summary = {
@@ -163,6 +167,16 @@ class _Run:
                 "set_aside": len(self._purged.leftovers),
             }
             await journal.record_run_ended(opened, run_id, summary)
+
+    async def _log(self, run_id: str) -> None:
+        """Have the disconnect log say what went. It is only told: a run does not fail of it."""
+        length, opened = self._options.disconnect_log_length, self._opened
+        if self._options.dry_run or length is None or opened.home.problem is not None:
+            return
+        try:
+            await append_reaped(opened, run_id, await opened.home.now(), self._purged.removed, length)
+        except ShardError as error:
+            self._notes.append(f"the disconnect log was not told: {error}")
 
     async def _refuse_another_epoch(self, plan: ReapPlan) -> ReapPlan:
         """The last look before anything is removed. Raises ShardError where a shard does not answer any more."""

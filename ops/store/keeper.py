@@ -340,7 +340,7 @@ def _begin_in_child() -> None:
         keeper.begin_in_child()
 
 
-class _ExitLoop(asyncio.SelectorEventLoop):
+class ExitLoop(asyncio.SelectorEventLoop):
     """Resolves names without a thread: at exit no thread can be started any more."""
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
@@ -351,7 +351,7 @@ def _leave_at_exit() -> None:
     holders = [keeper for keeper in _keepers if keeper.holds_something]
     if not holders:
         return
-    with contextlib.suppress(Exception), contextlib.closing(_ExitLoop()) as loop:
+    with contextlib.suppress(Exception), contextlib.closing(ExitLoop()) as loop:
         loop.run_until_complete(asyncio.wait_for(_leave_all(holders), EXIT_SECONDS))
 
 

@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "checks": {"conf", "layers", "store", "model"},
     "conf": set(),
     "layers": {"store", "model"},
-    "middleware": {"store", "model"},
+    "middleware": {"store", "model", "conf"},
     "consumers": {"heart", "store", "model"},
     "heart": {"store", "model"},
     "apps": {"checks"},

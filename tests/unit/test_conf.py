@@ -13,6 +13,12 @@ from hypothesis import strategies as st
 from ops.checks import check_settings
 from ops.conf import OpsSettings, known_keys, ops_settings, problem_with
 
+OTHERS: dict[str, Any] = {
+    "DISCONNECT_LOG_STREAM": False,
+    "DISCONNECT_LOG_LOGGER": True,
+    "DISCONNECT_LOG_PERSONAL": ["client", "user"],
+}
+
 
 @pytest.mark.parametrize("value", [None, {}])
 def test_without_settings_the_defaults_hold(settings: LazySettings, value: Any) -> None:
@@ -24,12 +30,15 @@ def test_without_settings_the_defaults_hold(settings: LazySettings, value: Any) 
 
 
 def test_each_key_is_taken(settings: LazySettings) -> None:
-    settings.CHANNELS_OPS = dict.fromkeys(known_keys(), 1)
+    numbers = dict.fromkeys([key for key in known_keys() if key not in OTHERS], 1)
+    settings.CHANNELS_OPS = {**numbers, **OTHERS}
     assert check_settings() == []
-    assert set(vars_of(ops_settings()).values()) == {1.0}
+    found = vars_of(ops_settings())
+    assert {found[key.lower()] for key in numbers} == {1.0}
+    assert {key: found[key.lower()] for key in OTHERS} == {**OTHERS, "DISCONNECT_LOG_PERSONAL": ("client", "user")}
 
 
-def vars_of(found: OpsSettings) -> dict[str, float]:
+def vars_of(found: OpsSettings) -> dict[str, Any]:
     return {name: getattr(found, name) for name in OpsSettings.__dataclass_fields__}
 
 
@@ -52,7 +61,7 @@ def test_an_unknown_key_names_the_nearest_known_one(settings: LazySettings, key:
     assert ops_settings() == OpsSettings()
 
 
-@pytest.mark.parametrize("value", ["60", None, True, -1, -0.5, math.nan, math.inf, 1e9, [60], {}, object()])
+@pytest.mark.parametrize("value", ["60", None, -1, -0.5, math.nan, math.inf, 1e9, [60], {}, object()])
 def test_a_value_that_cannot_be_used_is_an_error_and_the_default_holds(settings: LazySettings, value: Any) -> None:
     for key in known_keys():
         settings.CHANNELS_OPS = {key: value}
@@ -60,6 +69,24 @@ def test_a_value_that_cannot_be_used_is_an_error_and_the_default_holds(settings:
         assert error.id == "ops.E101"
         assert key in error.msg
         assert ops_settings() == OpsSettings()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("CONFIRM_AFTER_SECONDS", True),
+        ("DISCONNECT_LOG_LENGTH", 0),
+        ("DISCONNECT_LOG_LENGTH", 1.5),
+        ("DISCONNECT_LOG_STREAM", 1),
+        ("DISCONNECT_LOG_PERSONAL", "client"),
+        ("DISCONNECT_LOG_PERSONAL", ["client", "address"]),
+    ],
+)
+def test_a_value_of_another_kind_is_an_error(settings: LazySettings, key: str, value: Any) -> None:
+    settings.CHANNELS_OPS = {key: value}
+    (error,) = check_settings()
+    assert key in error.msg
+    assert ops_settings() == OpsSettings()
 
 
 def test_a_share_is_at_most_1(settings: LazySettings) -> None:

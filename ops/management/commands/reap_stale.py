@@ -138,6 +138,7 @@ async def _reap(options: dict[str, Any], progress: Progress) -> ReapReport | Non
     async with open_layer(options["layer"]) as opened:
         if opened.is_pubsub:
             return None
+        settings = ops_settings()
         reap_options = ReapOptions(
             glob=options["match"],
             dry_run=options["dry_run"],
@@ -145,7 +146,8 @@ async def _reap(options: dict[str, Any], progress: Progress) -> ReapReport | Non
             confirm_after_seconds=options["confirm_after"],
             probe_timeout_seconds=options["probe_timeout"],
             max_share=options["max_share"],
-            journal_seconds=ops_settings().journal_seconds,
+            journal_seconds=settings.journal_seconds,
+            disconnect_log_length=settings.disconnect_log_length if settings.disconnect_log_stream else None,
         )
         return await reap(opened, reap_options, progress)
 

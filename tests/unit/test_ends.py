@@ -1,0 +1,153 @@
+"""Why a connection ended: which close counts, what an error means, and that no secret is written."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ops.model.disconnects import CAUSES, MAX_CHAIN, MAX_TEXT
+from ops.model.ends import (
+    REDIS_ERRORS,
+    Seen,
+    cause_of_code,
+    cause_of_exception,
+    conclude,
+    describe_exception,
+    error_kind,
+    without_secrets,
+)
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> tuple[str, ...]:
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return describe_exception(caught)
+
+
+@pytest.mark.parametrize(
+    ("chain", "cause"),
+    [
+        (
+            raised(
+                RedisConnectionError("Error UNKNOWN while writing to socket. Connection lost."),
+                ConnectionResetError("Connection lost"),
+            ),
+            "redis_connection_lost",
+        ),
+        (raised(RedisConnectionError("Connection closed by server.")), "redis_connection_lost"),
+        (
+            raised(RedisConnectionError("Error 111 connecting to 127.0.0.1:1. Connect call failed")),
+            "redis_connection_lost",
+        ),
+        (raised(RedisConnectionError("something new")), "redis_connection_lost"),
+        (raised(RedisTimeoutError("Timeout reading from 127.0.0.1:6379")), "redis_timeout"),
+        (raised(RuntimeError("cannot"), RedisTimeoutError("Timeout reading from x")), "redis_timeout"),
+        (raised(ResponseError("WRONGTYPE Operation against a key")), "redis_error"),
+        (raised(ValueError("No handler for message type a.b")), "no_handler"),
+        (raised(ValueError("No")), "handler_exception"),
+        # Of somebody else's connection.
+        (raised(ConnectionResetError("Connection lost")), "handler_exception"),
+        (raised(asyncio.TimeoutError("Timeout reading from the printer")), "handler_exception"),
+    ],
+)
+def test_an_exception_has_its_cause(chain: tuple[str, ...], cause: str) -> None:
+    assert cause_of_exception(chain) == cause
+    kind = error_kind(chain)
+    assert (kind is not None) == cause.startswith("redis_")
+
+
+def test_all_causes_are_explained() -> None:
+    assert {kind.cause for kind in REDIS_ERRORS} <= CAUSES.keys()
+    assert {cause_of_code(code) for code in (None, *range(1000, 5000))} <= CAUSES.keys()
+
+
+def test_a_chain_is_bounded_and_ends_where_it_bites_its_tail() -> None:
+    error = ValueError("x" * 10_000)
+    error.__cause__ = error
+    assert [len(line) for line in describe_exception(error)] == [MAX_TEXT]
+    for number in range(20):
+        outer = ValueError(str(number))
+        outer.__cause__ = error
+        error = outer
+    assert len(describe_exception(error)) == MAX_CHAIN
+
+
+def test_a_context_that_was_hidden_stays_hidden() -> None:
+    error = ValueError("outer")
+    error.__context__, error.__suppress_context__ = KeyError("inner"), False
+    assert describe_exception(error) == ("ValueError: outer", "KeyError: 'inner'")
+    error.__suppress_context__ = True
+    assert describe_exception(error) == ("ValueError: outer",)
+
+
+class Rude(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_an_exception_that_cannot_be_shown_is_named() -> None:
+    assert describe_exception(Rude())[0].endswith("Rude: ?")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://user:hunter2@host:1/0 is away", "redis://***@host:1/0 is away"),
+        ("password=hunter2, x", "password=***, x"),
+        ("{'api_key': 'hunter2'}", "{'api_key': ***}"),
+        ("Token: hunter2", "Token: ***"),
+        ("nothing here", "nothing here"),
+    ],
+)
+def test_credentials_are_taken_out(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
+def ended(*events: Any, reasons: bool = False, **how: Any) -> tuple[str, str, int | None]:
+    seen = Seen(accepted=True)
+    for event in events:
+        if isinstance(event, dict):
+            seen.client_left(event, gives_reasons=reasons)
+        else:
+            seen.application_closed(event)
+    return *conclude(seen, **how), seen.code
+
+
+def test_the_first_close_is_the_one_that_counts() -> None:
+    assert ended(4001, {"code": 1000}) == ("closed_with_code", "application", 4001)
+    assert ended({"code": 1001}, 4001) == ("going_away", "client", 1001)
+    assert ended(None) == ("normal", "application", 1000)
+
+
+def test_a_frame_without_a_code_is_told_from_no_frame() -> None:
+    assert ended({"code": 1005}) == ("normal", "client", 1005)
+    assert ended({"code": 1005, "reason": ""}, reasons=True) == ("normal", "client", 1005)
+    assert ended({"code": 1005}, reasons=True) == ("no_close_frame", "client", 1006)
+
+
+def test_what_the_server_refuses_is_its_own_doing() -> None:
+    for code in (1002, 1007, 1009):
+        assert ended({"code": code}) == ("protocol_error", "server", code)
+
+
+def test_who_writes_to_a_client_that_left_did_not_end_the_connection() -> None:
+    chain = ("app.Oops: x", "uvicorn.protocols.utils.ClientDisconnected: ")
+    assert ended(chain=chain) == ("no_close_frame", "client", None)
+    assert ended({"code": 1001}, chain=chain) == ("going_away", "client", 1001)
+
+
+def test_other_ends() -> None:
+    assert ended() == ("application_returned", "application", None)
+    assert ended(cancelled=True) == ("shutdown_cancelled", "shutdown", None)
+    assert ended(exited=True) == ("process_exit", "shutdown", None)
+    assert ended({"code": 1012}) == ("service_restart", "shutdown", 1012)
+    assert ended({"code": "x"}) == ("unknown", "client", None)
+    assert ended({"code": 1000}, cancelled=True) == ("normal", "client", 1000)
+    assert ended({"code": 1000}, chain=("ValueError: x",)) == ("normal", "client", 1000)
+    assert conclude(Seen(closed_by="application", code=1000)) == ("rejected", "application")
