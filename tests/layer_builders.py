@@ -20,6 +20,7 @@ import redis
 from channels.layers import channel_layers
 from channels_redis.core import RedisChannelLayer
 
+from ops.layers import RedisChannelLayer as DropInLayer
 from ops.model.keys import Keyspace
 from ops.model.reaping import ReapReport, Suspicion
 from ops.operations.observe import Look, observe
@@ -36,6 +37,7 @@ CONFIRM_AFTER_SECONDS = 60.0
 ASGI = Keyspace("asgi")
 
 StartProcess = Callable[..., Awaitable["AppProcess"]]
+MakeLayer = Callable[..., DropInLayer]
 Dump = dict[bytes, tuple[bytes | None, bool]]
 
 
@@ -106,6 +108,15 @@ async def until(condition: Callable[[], bool], timeout_seconds: float = 5) -> No
     while not condition():
         assert time.monotonic() < deadline, "it does not come about"
         await asyncio.sleep(0.005)
+
+
+async def has_a_lease(layer: DropInLayer) -> None:
+    """Return when the layer's process has said that it is there, on every shard."""
+    deadline = time.monotonic() + 5
+    for index in range(layer.ring_size):
+        while not await layer.connection(index).exists(Keyspace(layer.prefix).lease(layer.client_prefix)):
+            assert time.monotonic() < deadline, "it takes no lease"
+            await asyncio.sleep(0.01)
 
 
 def new_process_name() -> str:

@@ -9,11 +9,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import redis
 from channels.consumer import AsyncConsumer
 from channels.layers import channel_layers
@@ -26,31 +24,9 @@ from ops.store.outages import will_pass
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, StartRedis
-from tests.layer_builders import ASGI, layer_of, members_of, until
+from tests.layer_builders import ASGI, MakeLayer, has_a_lease, layer_of, members_of, until
 
 DROP_IN_LAYER = "ops.layers.RedisChannelLayer"
-
-MakeLayer = Callable[..., RedisChannelLayer]
-
-
-@pytest_asyncio.fixture
-async def make_layer() -> AsyncIterator[MakeLayer]:
-    """`make_layer(server, **config)`; its tasks end with the test."""
-    made: list[RedisChannelLayer] = []
-
-    def make(server: EmbeddedRedis, **config: Any) -> RedisChannelLayer:
-        config.setdefault("lease_seconds", 1.0)
-        made.append(RedisChannelLayer(hosts=[server.url], **config))
-        return made[-1]
-
-    yield make
-    ours = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in ours:
-        task.cancel()
-    await asyncio.gather(*ours, return_exceptions=True)
-    for layer in made:
-        with contextlib.suppress(redis.RedisError):
-            await layer.close_pools()
 
 
 async def consume(layer: RedisChannelLayer, *groups: str) -> str:
@@ -66,13 +42,6 @@ async def consume(layer: RedisChannelLayer, *groups: str) -> str:
 async def consume_forever(layer: RedisChannelLayer, channel: str) -> None:
     while True:
         await layer.receive(channel)
-
-
-async def has_a_lease(layer: RedisChannelLayer) -> None:
-    deadline = time.monotonic() + 5
-    while not await layer.connection(0).exists(ASGI.lease(layer.client_prefix)):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 async def consumer_that_dies(layer: RedisChannelLayer, *groups: str) -> str:

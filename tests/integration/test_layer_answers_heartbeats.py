@@ -13,11 +13,7 @@ from ops.layers import RedisChannelLayer
 from ops.model.heartbeats import Heartbeat
 from ops.store.acknowledgements import Acknowledger
 from project.embedded_redis import EmbeddedRedis
-from tests.integration import test_drop_in_keeps_members
-from tests.integration.test_drop_in_keeps_members import MakeLayer
-from tests.layer_builders import ASGI, until
-
-make_layer = test_drop_in_keeps_members.make_layer
+from tests.layer_builders import ASGI, MakeLayer, until
 
 RUN = "a" * 32
 KEY = ASGI.acknowledgements(RUN)
