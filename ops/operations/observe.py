@@ -78,7 +78,7 @@ async def observe(
         suspicions = await read_suspicions(opened) if opened.home.problem is None else {}
     # Who joined since is told by the join times, which matter only where somebody may be found dead.
     look = replace(look, scores=look.scores or (look.probe and bool(suspicions)))
-    census, notes = await _take_census(opened, look, progress)
+    census, notes = await take_census(opened, look, progress)
     if not opened.answering:
         return Observation(0.0, census, {}, {}, notes=notes)
     now = await opened.answering[0].now()
@@ -105,7 +105,8 @@ async def observe(
     return observation
 
 
-async def _take_census(opened: OpenLayer, look: Look, progress: Progress) -> tuple[Census, list[str]]:
+async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tuple[Census, list[str]]:
+    """Count the members of each process on all shards at once, and note what else is worth knowing."""
     seen: dict[int, tuple[int, int]] = {}
 
     def tell(shard: Shard) -> Callable[[int, int], None]:

@@ -4,9 +4,10 @@ Every string from Redis passes ``visible``, and the JSON itself is ASCII, so tha
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from ops.model.heartbeats import GroupHeartbeat, percentiles
+from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, Tally
 from ops.model.keys import visible
 from ops.model.reaping import ReapReport, RunRecord, UndoReport
 from ops.model.records import Group, Inspection, Lease, Member, Process, StateCounts
@@ -175,26 +176,65 @@ def nothing_to_reap_document(layer: str, dry_run: bool, note: str) -> dict[str, 
     return {**reap_document(empty), "started_at": None, "run_id": None}
 
 
-def heartbeat_document(depth: str, complete: bool, groups: list[GroupHeartbeat]) -> dict[str, Any]:
+def heartbeat_record(found: GroupHeartbeat, round_number: int) -> dict[str, Any]:
     return {
-        "schema_version": SCHEMA_VERSION,
-        "depth": depth,
-        "complete": complete,
-        "groups": [
-            {
-                "group": visible(found.group),
-                "members": found.members,
-                "sent": found.sent,
-                "answered": found.answered,
-                "silent": [visible(channel) for channel in found.silent],
-                "not_capable": found.not_capable,
-                "skipped": found.skipped,
-                "rtt_ms": _rounded(percentiles(found.rtts_ms)),
-            }
-            for found in groups
-        ],
+        "group": visible(found.group),
+        "round": round_number,
+        **_tallied(found.counts),
+        "silent": [visible(channel) for channel in found.silent],
+        "skipped_inboxes": {visible(inbox): members for inbox, members in found.skipped.items()},
     }
 
 
-def _rounded(values: dict[str, float] | None) -> dict[str, float] | None:
-    return None if values is None else {name: round(value, 3) for name, value in values.items()}
+def heartbeat_ending(report: HeartbeatReport, *, complete: bool) -> dict[str, Any]:
+    """What follows the groups. ``silent`` is a number here, since these counts are of all groups and rounds."""
+    return {
+        "rounds": report.rounds,
+        "totals": {**_tallied(report.totals), "silent": report.totals.silent},
+        "processes": [
+            {
+                "process": found.process,
+                "host": visible(found.host) or None,
+                "pid": visible(found.pid) or None,
+                **_tallied(found.counts),
+                "silent": found.counts.silent,
+                "skipped_why": visible(found.skipped_why) or None,
+            }
+            for found in report.processes.values()
+        ],
+        "complete": complete,
+        "problems": list(report.problems),
+        "findings": list(report.findings),
+        "notes": list(report.notes),
+    }
+
+
+class HeartbeatDocument:
+    """One JSON document, written group by group: ``write`` takes text."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._separator = ""
+        self.begun = False
+
+    def begin(self, depth: str) -> None:
+        self.begun = True
+        self._write(f'{{"schema_version": {SCHEMA_VERSION}, "depth": {json.dumps(depth)}, "groups": [')
+
+    def add(self, found: GroupHeartbeat, round_number: int) -> None:
+        self._write(self._separator + dump(heartbeat_record(found, round_number)))
+        self._separator = ", "
+
+    def end(self, report: HeartbeatReport, *, complete: bool) -> None:
+        self._write(f"], {dump(heartbeat_ending(report, complete=complete))[1:]}\n")
+
+
+def _tallied(counts: Tally) -> dict[str, Any]:
+    return {
+        "members": counts.members,
+        "sent": counts.sent,
+        "answered": counts.answered,
+        "not_capable": counts.not_capable,
+        "skipped": counts.skipped,
+        "rtt_ms": {name: round(value, 3) for name, value in counts.round_trips.percentiles().items()},
+    }

@@ -6,7 +6,6 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from ops.model.heartbeats import GroupHeartbeat, percentiles
 from ops.model.keys import visible
 from ops.model.reaping import ReapReport, RunRecord
 from ops.model.records import Group, Inspection, Process
@@ -17,7 +16,7 @@ PROCESSES_SHOWN = 20
 GAP = Text("")
 
 
-def _table(*headings: str, numbers: frozenset[str] = frozenset(), wide: str | None = None) -> Table:
+def make_table(*headings: str, numbers: frozenset[str] = frozenset(), wide: str | None = None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=False)
     for heading in headings:
         if heading == wide:
@@ -31,7 +30,7 @@ def _state(state: str) -> Text:
     return Text(state, style=STATE_STYLES[state])
 
 
-def _number(count: int, state: str | None = None) -> Text:
+def number_cell(count: int, state: str | None = None) -> Text:
     return Text(f"{count:,}", style=STATE_STYLES[state] if state and count else "" if count else "dim")
 
 
@@ -60,14 +59,14 @@ def _groups_table(inspection: Inspection) -> Table:
     shards = ("Shard",) if len(inspection.shards) > 1 else ()
     numbers = frozenset(("Members", "Live", "Suspect", "Orphan", "Unknown", "Shard"))
     headings = ("Group", *shards, "Members", *(state.title() for state in states), "Oldest")
-    table = _table(*headings, numbers=numbers, wide="Group")
+    table = make_table(*headings, numbers=numbers, wide="Group")
     for group in inspection.groups:
         shard = [str(group.shard)] if shards else []
         table.add_row(
             Text(visible(group.group)),
             *shard,
-            _number(group.counts.members),
-            *(_number(getattr(group.counts, state), state) for state in states),
+            number_cell(group.counts.members),
+            *(number_cell(getattr(group.counts, state), state) for state in states),
             ago(group.oldest_joined_at, inspection.taken_at),
         )
     return table
@@ -75,7 +74,7 @@ def _groups_table(inspection: Inspection) -> Table:
 
 def _group_with_members(group: Group, inspection: Inspection) -> RenderableType:
     title = Text.assemble((visible(group.group), "bold"), f"  {counted(group.counts.members, 'member')}")
-    table = _table("State", "Joined", "Channel", wide="Channel")
+    table = make_table("State", "Joined", "Channel", wide="Channel")
     for member in group.channels:
         table.add_row(_state(member.state), ago(member.joined_at, inspection.taken_at), Text(visible(member.channel)))
     return Stack(title, table)
@@ -85,17 +84,17 @@ def _processes_table(processes: list[Process]) -> Table:
     """The processes that need attention first."""
     urgency = ("dead", "suspect", "unknown", "live")
     ordered = sorted(processes, key=lambda p: (urgency.index(p.verdict.state.value), -p.members, p.process))
-    table = _table("Process", "State", "Members", "Evidence", numbers=frozenset({"Members"}), wide="Evidence")
+    table = make_table("Process", "State", "Members", "Evidence", numbers=frozenset({"Members"}), wide="Evidence")
     for process in ordered[:PROCESSES_SHOWN]:
         table.add_row(
             process.process,
             _state(process.verdict.state.value),
-            _number(process.members),
+            number_cell(process.members),
             Text("; ".join(process.verdict.words)),
         )
     if len(ordered) > PROCESSES_SHOWN:
         rest = ordered[PROCESSES_SHOWN:]
-        table.add_row(Text(f"… {len(rest):,} more", style="dim"), "", _number(sum(p.members for p in rest)), "")
+        table.add_row(Text(f"… {len(rest):,} more", style="dim"), "", number_cell(sum(p.members for p in rest)), "")
     return table
 
 
@@ -119,13 +118,13 @@ def reap_report(report: ReapReport) -> RenderableType:
     if silent:
         verb = "Would go" if report.dry_run else "Removed"
         numbers = frozenset({"Members", verb})
-        table = _table("Process", "State", "Members", verb, "Evidence", numbers=numbers, wide="Evidence")
+        table = make_table("Process", "State", "Members", verb, "Evidence", numbers=numbers, wide="Evidence")
         for process in sorted(silent, key=lambda p: (p.state, -p.members, p.process)):
             table.add_row(
                 process.process,
                 _state(process.state),
-                _number(process.members),
-                _number(process.removed, "orphan"),
+                number_cell(process.members),
+                number_cell(process.removed, "orphan"),
                 Text("; ".join(process.evidence)),
             )
         parts.extend([table, GAP])
@@ -155,33 +154,11 @@ def _reap_lines(report: ReapReport) -> list[str]:
 def history_table(runs: list[RunRecord]) -> RenderableType:
     if not runs:
         return Text("No run has removed anything that is still in the journal.")
-    table = _table("Run", "State", "Started", "Removed", "Processes", numbers=frozenset({"Removed", "Processes"}))
+    table = make_table("Run", "State", "Started", "Removed", "Processes", numbers=frozenset({"Removed", "Processes"}))
     for run in runs:
         started = (iso(run.started_at) or "-")[:16].replace("T", " ")  # the seconds are in the run's id
-        table.add_row(visible(run.run_id), run.state, started, _number(run.removed), _number(run.processes))
+        table.add_row(visible(run.run_id), run.state, started, number_cell(run.removed), number_cell(run.processes))
     return table
-
-
-def heartbeat_report(groups: list[GroupHeartbeat]) -> RenderableType:
-    """The answer of ``send_heartbeat``."""
-    numbers = ("Members", "Answered", "Silent", "Not able", "p50 ms", "p95 ms", "p99 ms")
-    table = _table("Group", *numbers, numbers=frozenset(numbers), wide="Group")
-    parts: list[RenderableType] = [table]
-    for found in groups:
-        rtts = percentiles(found.rtts_ms)
-        table.add_row(
-            Text(visible(found.group)),
-            _number(found.members),
-            _number(found.answered, "live"),
-            _number(len(found.silent), "orphan"),
-            _number(found.not_capable, "unknown"),
-            *(f"{rtts[name]:.1f}" if rtts else "-" for name in ("p50", "p95", "p99")),
-        )
-        parts.extend(Text(f"silent: {visible(channel)}", style="red") for channel in found.silent)
-        if found.skipped:
-            skipped = counted(found.skipped, "member")
-            parts.append(Text(f"{visible(found.group)}: {skipped} not asked, the inbox is near capacity or unreadable"))
-    return Stack(*parts)
 
 
 def print_report(console: Console, report: RenderableType) -> None:

@@ -1,8 +1,8 @@
 """Acknowledging heartbeats from inside a process with the drop-in layer.
 
 Who asks keeps a list in Redis while it waits. Acknowledgements are pushed there only while it exists, so whatever comes
-late leaves nothing behind. All that come up while one push is under way go with the next: ten thousand members cost a
-process some tens of round trips. A failure here is nobody's but the asker's, who will call these members silent.
+late leaves nothing behind. All that come up in one turn of the event loop go in one push. A failure here is nobody's
+but the asker's, who will call these members silent.
 """
 
 import asyncio

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.model.evidence import ProbesTaken
+from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
 from ops.model.keys import visible
 from ops.model.liveness import State, Verdict
 from ops.model.reaping import Leftover, ReapedProcess, ReapReport, RunRecord, UndoReport
 from ops.model.records import Group, Inspection, Member, Process, ShardInfo, StateCounts
 from ops.output.documents import (
+    HeartbeatDocument,
     dump,
     group_record,
     history_document,
@@ -175,6 +177,45 @@ def test_a_layer_without_orphans_has_a_report_of_the_same_fields() -> None:
     found = nothing_to_reap_document("default", True, "nothing to reap")
     assert found.keys() == reap_document(REPORT).keys()
     assert (found["run_id"], found["dry_run"], found["removed"], found["notes"]) == (None, True, 0, ["nothing to reap"])
+
+
+def test_heartbeats_are_one_document_that_is_written_group_by_group() -> None:
+    written: list[str] = []
+    document = HeartbeatDocument(written.append)
+    report = HeartbeatReport("channel", rounds=1)
+    document.begin("channel")
+    for name in ("a\x1b", "b"):
+        group = GroupHeartbeat(name)
+        group.counts.members = 3
+        group.counts.note_answer(1.25)
+        group.note_silence("silent\x1b")
+        group.skip("in\x1bbox")
+        document.add(group, 1)
+        report.add(group)
+    report.processes["p"] = process = ProcessHeartbeat("p", host="web\x1b", pid="1")
+    process.skip("why\x1b")
+    assert len(written) == 3
+    document.end(report, complete=False)
+    text = "".join(written)
+    assert text.count("\n") == 1
+    assert text.isascii()
+    found = json.loads(text)
+    rtt = dict.fromkeys(("min", "p50", "p95", "p99", "max"), 1.25)
+    counts = {"members": 3, "sent": 2, "answered": 1, "not_capable": 0, "skipped": 1, "rtt_ms": rtt}
+    both = {"round": 1, **counts, "silent": ["silent\\x1b"], "skipped_inboxes": {"in\\x1bbox": 1}}
+    assert found["groups"] == [{"group": "a\\x1b", **both}, {"group": "b", **both}]
+    assert (found["schema_version"], found["depth"], found["complete"], found["rounds"]) == (1, "channel", False, 1)
+    assert (found["totals"]["sent"], found["totals"]["silent"]) == (4, 2)
+    [said] = found["processes"]
+    assert (said["process"], said["host"], said["skipped_why"]) == ("p", "web\\x1b", "why\\x1b")
+
+
+def test_a_document_of_no_groups_is_whole_too() -> None:
+    written: list[str] = []
+    document = HeartbeatDocument(written.append)
+    document.begin("process")
+    document.end(HeartbeatReport("process"), complete=True)
+    assert json.loads("".join(written))["groups"] == []
 
 
 @given(name=st.text(st.characters(exclude_categories=()), max_size=9), score=st.floats())

@@ -1,17 +1,24 @@
+import asyncio
+import time
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from ops.exceptions import InvalidArguments
-from ops.management.arguments import seconds
-from ops.management.command import OpsCommand
-from ops.model.heartbeats import DEPTHS, GroupHeartbeat
-from ops.operations.heartbeat import HeartbeatOptions, heartbeat
-from ops.operations.observe import Look, Progress
+from ops.management.arguments import positive_count, seconds
+from ops.management.command import INTERRUPTED, OpsCommand
+from ops.model.heartbeats import DEPTHS, GroupHeartbeat, HeartbeatReport, Tally
+from ops.model.keys import visible
+from ops.operations.heartbeat import HeartbeatOptions, HeartbeatRun, heartbeats
+from ops.operations.observe import Look
+from ops.output.documents import HeartbeatDocument
 from ops.store.shards import open_layer
 
 SILENT = 3
+RATE = 5000
+INTERVAL_SECONDS = 1.0
 
 
 class Command(OpsCommand):
@@ -19,7 +26,7 @@ class Command(OpsCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("groups", nargs="*", metavar="GROUP", help="these groups")
-        parser.add_argument("--all", action="store_true", help="all groups, one after the other")
+        parser.add_argument("--all", action="store_true", help="all groups")
         parser.add_argument("--match", metavar="GLOB", help="the groups whose name matches this Redis glob")
         parser.add_argument(
             "--depth",
@@ -33,39 +40,107 @@ class Command(OpsCommand):
             type=seconds,
             default=5.0,
             metavar="S",
-            help="seconds to wait for a group's answers (default: %(default)s)",
+            help="seconds to wait for an answer (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--count",
+            type=positive_count,
+            metavar="N",
+            help="ask N times, a line for each, and sum up (default: once; without end where --interval is given)",
+        )
+        parser.add_argument(
+            "--interval",
+            type=seconds,
+            metavar="S",
+            help=f"seconds from one round to the next, until Ctrl-C or --count (default: {INTERVAL_SECONDS:g})",
+        )
+        parser.add_argument(
+            "--rate",
+            type=positive_count,
+            default=RATE,
+            metavar="N",
+            help="ask at most N members a second; at depth process each process is asked once, whatever the rate "
+            "(default: %(default)s)",
         )
         super().add_arguments(parser)
 
     def run(self, **options: Any) -> int:
         if bool(options["groups"]) + options["all"] + (options["match"] is not None) != 1:
             raise InvalidArguments("give group names, --match or --all: one of them")
-        with self.progress(options) as progress:
-            groups, problems = self.run_async(_collect(options, progress))
+        report = HeartbeatReport(options["depth"])
+        document = None
         if options["format"] == "json":
-            from ops.output.documents import dump, heartbeat_document
-
-            self.write(dump(heartbeat_document(options["depth"], not problems, groups)))
-        else:
-            from ops.output.tables import heartbeat_report
-
-            self.print(options, heartbeat_report(groups))
-        for problem in problems:
-            self.warn(problem)
-        if problems:
+            document = HeartbeatDocument(partial(self.stdout.write, ending=""))
+        interrupted, whole = False, False
+        try:
+            self.run_async(self._rounds(options, report, document))
+            whole = True
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            if document is not None and document.begun:
+                document.end(report, complete=whole and not report.problems)
+        if document is None:
+            self._print(options, report)
+        for said in (*report.findings, *report.problems):
+            self.warn(said)
+        if interrupted and not (_several(options) and report.rounds):
+            return INTERRUPTED
+        if report.problems:
             return 1
-        return SILENT if any(found.silent for found in groups) else 0
+        return SILENT if report.silent_somewhere else 0
+
+    async def _rounds(
+        self, options: dict[str, Any], report: HeartbeatReport, document: HeartbeatDocument | None
+    ) -> None:
+        look = Look(names=tuple(options["groups"]), glob=options["match"])
+        wanted = HeartbeatOptions(look, options["depth"], options["timeout"], options["rate"])
+        last = options["count"] or (None if options["interval"] else 1)
+        async with open_layer(options["layer"]) as opened, heartbeats(opened, wanted, report) as run:
+            if document is not None:
+                document.begin(options["depth"])
+            while True:
+                began = time.monotonic()
+                counts = await self._round(options, report, run, document)
+                if _several(options) and document is None:
+                    self._say_round(report, counts)
+                if report.rounds == last:
+                    return
+                interval = options["interval"] or INTERVAL_SECONDS
+                await asyncio.sleep(max(0.0, began + interval - time.monotonic()))
+
+    async def _round(
+        self,
+        options: dict[str, Any],
+        report: HeartbeatReport,
+        run: HeartbeatRun,
+        document: HeartbeatDocument | None,
+    ) -> Tally:
+        counts, number = Tally(), report.rounds + 1
+        with self.progress(options) as progress:
+            async with aclosing(run.round(progress)) as groups:
+                async for found in groups:
+                    counts.add(found.counts)
+                    if document is not None:
+                        document.add(found, number)
+                    self._warn_if_absent(found, number)
+        return counts
+
+    def _warn_if_absent(self, found: GroupHeartbeat, number: int) -> None:
+        if not found.counts.members and number == 1:
+            self.warn(f"no such group: '{visible(found.group)}' (a group exists only while it has members)")
+
+    def _say_round(self, report: HeartbeatReport, counts: Tally) -> None:
+        from ops.output.heartbeats import round_line
+
+        self.write(round_line(report.rounds, report.groups_seen, counts))
+        self.stdout.flush()
+
+    def _print(self, options: dict[str, Any], report: HeartbeatReport) -> None:
+        from ops.output.heartbeats import heartbeat_report
+
+        self.print(options, heartbeat_report(report))
 
 
-async def _collect(options: dict[str, Any], progress: Progress) -> tuple[list[GroupHeartbeat], list[str]]:
-    look = Look(names=tuple(options["groups"]), glob=options["match"])
-    wanted = HeartbeatOptions(look, options["depth"], options["timeout"])
-    groups: list[GroupHeartbeat] = []
-    members = 0
-    async with open_layer(options["layer"]) as opened:
-        async with aclosing(heartbeat(opened, wanted)) as found:
-            async for group in found:
-                groups.append(group)
-                members += group.members
-                progress("asking", len(groups), members)
-        return groups, opened.problems
+def _several(options: dict[str, Any]) -> bool:
+    return options["interval"] is not None or (options["count"] or 1) > 1
