@@ -160,11 +160,13 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
             before = self.memberships.joined(group, channel, now)
             keys.append(self.index_key(channel))
             args.append(index_entry(group, channel))
+        repairs = self._keeper.repairs
         try:
+            await repairs.have_written((group, channel))
             await self._run(self.consistent_hash(group), "join_group", keys, args)
         except BaseException:
             if mine and self.memberships.join_failed(group, channel, now, before):
-                self._keeper.doubt(group, channel)
+                repairs.doubt((group, channel))
             raise
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -177,11 +179,13 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
             keys.append(self.index_key(channel))
             args.append(index_entry(group, channel))
             self.memberships.left(group, channel)
+        repairs = self._keeper.repairs
         try:
+            await repairs.have_written((group, channel))
             await self._run(self.consistent_hash(group), "leave_group", keys, args)
         except BaseException:
             if self._is_mine(channel):
-                self._keeper.doubt(group, channel)
+                repairs.doubt((group, channel))
             raise
 
     def index_key(self, channel: str) -> bytes:

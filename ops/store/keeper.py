@@ -15,13 +15,14 @@ import socket
 import time
 import types
 import weakref
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from ops.model.keys import Keyspace, index_entry
+from ops.model.keys import Keyspace
 from ops.model.records import LEASE_COUNTS
 from ops.store.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
 from ops.store.outages import LONGEST_WAIT_SECONDS, will_pass
+from ops.store.repairs import MEMBERS_AT_ONCE, Repairs, execute, on_shard
 
 logger = logging.getLogger("ops.layers")
 
@@ -29,14 +30,10 @@ LOOKS_PER_LEASE = 3
 LOOKS_PER_GROUP_EXPIRY = 4
 LONGEST_PAUSE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
-MEMBERS_AT_ONCE = 500
 END_SECONDS = 2.0
 EXIT_SECONDS = 5.0
 
 TASK_NAMES = "ops.layers"
-
-Member = tuple[str, str]
-"""Group and channel."""
 
 
 class Keeper:
@@ -57,7 +54,7 @@ class Keeper:
         self._wake: asyncio.Event | None = None
         # shard -> the run of its server on which all memberships are known to be; None where some may be missing
         self._server_runs: dict[int, bytes | None] = {}
-        self._in_doubt: set[Member] = set()
+        self.repairs = Repairs()
         self.leases_lost = 0
         self.members_put_back = 0
         self.members_refreshed = 0
@@ -67,7 +64,7 @@ class Keeper:
     def holds_something(self) -> bool:
         """Whether anything of this process is in Redis that would be left over."""
         layer = self._layer()
-        return layer is not None and bool(self._server_runs or self._in_doubt or len(layer.memberships))
+        return layer is not None and bool(self._server_runs or self.repairs.in_doubt or len(layer.memberships))
 
     def keep_running(self) -> None:
         """Start in this loop, unless at work there already. Called by whoever receives, so it must be cheap."""
@@ -91,10 +88,6 @@ class Keeper:
         if self._wake is not None:
             self._wake.set()
 
-    def doubt(self, group: str, channel: str) -> None:
-        """Redis did not say whether it did as it was asked: look again whether the group has what it should."""
-        self._in_doubt.add((group, channel))
-
     async def look(self) -> bool:
         """One round over all shards; returns whether all of them answered."""
         layer: Any = self._layer()
@@ -105,7 +98,7 @@ class Keeper:
     async def _look_at(self, layer: Any, index: int) -> bool:
         try:
             await self._renew(layer, index)
-            await self._settle(layer, index)
+            await self.repairs.settle(layer, index)
             await self._refresh(layer, index)
         except Exception as error:
             if will_pass(error):
@@ -138,10 +131,10 @@ class Keeper:
         """The shard is new, was emptied or lost its latest writes, or this process was taken for dead."""
         await _forget_index(layer, layer.connection(index))
         # Not before: whoever joins while the index is being forgotten has to go into the new one.
-        lost = _on_shard(layer, index, layer.memberships.joined_before(float("inf")))
+        lost = on_shard(layer, index, layer.memberships.joined_before(float("inf")))
         if not lost:
             return
-        await self._join(layer, index, lost, into_index=True)
+        await self.repairs.join(layer, index, lost, into_index=True)
         if not quietly:
             self.leases_lost += 1
             self.members_put_back += len(lost)
@@ -149,50 +142,10 @@ class Keeper:
 
     async def _refresh(self, layer: Any, index: int) -> None:
         """Renew memberships that have lived half their time, which ``group_send`` would otherwise cut off."""
-        due = _on_shard(layer, index, layer.memberships.joined_before(time.time() - layer.group_expiry / 2))
+        due = on_shard(layer, index, layer.memberships.joined_before(time.time() - layer.group_expiry / 2))
         if due:
-            await self._join(layer, index, due, into_index=False)
+            await self.repairs.join(layer, index, due, into_index=False)
             self.members_refreshed += len(due)
-
-    async def _join(self, layer: Any, index: int, members: Sequence[Member], *, into_index: bool) -> None:
-        """Add channels to their groups with the score of now; who leaves meanwhile is taken out again."""
-        memberships, connection = layer.memberships, layer.connection(index)
-        for start in range(0, len(members), MEMBERS_AT_ONCE):
-            now, pipe = time.time(), connection.pipeline(transaction=False)
-            batch = [member for member in members[start : start + MEMBERS_AT_ONCE] if memberships.is_member(*member)]
-            for group, channel in batch:
-                part = layer.index_key(channel)
-                pipe.zadd(layer._group_key(group), {channel: now})
-                pipe.expire(layer._group_key(group), layer.group_expiry)
-                if into_index:
-                    pipe.rpush(part, index_entry(group, channel))
-                pipe.expire(part, layer.group_expiry)
-            self._in_doubt.update(batch)
-            await _execute(pipe)
-            for group, channel in batch:
-                if memberships.is_member(group, channel):
-                    memberships.joined(group, channel, now)
-        await self._settle(layer, index)
-
-    async def _settle(self, layer: Any, index: int) -> None:
-        """Take out who is in doubt and no member; who joins while that is under way goes in again."""
-        is_member = layer.memberships.is_member
-        doubtful = _on_shard(layer, index, self._in_doubt)
-        gone = [member for member in doubtful if not is_member(*member)]
-        # Before Redis is asked: what comes into doubt meanwhile is in doubt afterwards.
-        self._in_doubt.difference_update(doubtful)
-        if gone:
-            pipe = layer.connection(index).pipeline(transaction=False)
-            for group, channel in gone:
-                pipe.zrem(layer._group_key(group), channel)
-            try:
-                await _execute(pipe)
-            except BaseException:
-                self._in_doubt.update(gone)
-                raise
-        back = [member for member in gone if is_member(*member)]
-        if back:
-            await self._join(layer, index, back, into_index=True)
 
     async def _discard_abandoned(self, layer: Any, grace_seconds: float) -> None:
         for channel, groups in layer.memberships.abandoned(time.monotonic(), grace_seconds):
@@ -238,13 +191,13 @@ class Keeper:
     async def _leave(self, layer: Any, index: int) -> None:
         connection, process = layer.connection(index), layer.client_prefix
         await mark_lease_ended(connection, self._keyspace, process, layer.group_expiry)
-        members = {*layer.memberships.joined_before(float("inf")), *self._in_doubt}
-        mine = _on_shard(layer, index, members)
+        members = {*layer.memberships.joined_before(float("inf")), *self.repairs.in_doubt}
+        mine = on_shard(layer, index, members)
         for start in range(0, len(mine), MEMBERS_AT_ONCE):
             pipe = connection.pipeline(transaction=False)
             for group, channel in mine[start : start + MEMBERS_AT_ONCE]:
                 pipe.zrem(layer._group_key(group), channel)
-            await _execute(pipe)
+            await execute(pipe)
         await _forget_index(layer, connection)
         await delete_lease(connection, self._keyspace, process)
 
@@ -302,17 +255,6 @@ def _end_tasks_with(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
     loop.close = types.MethodType(end_and_close, loop)  # type: ignore[method-assign]
-
-
-async def _execute(pipe: Any) -> None:
-    """Run a pipeline to its end; a group that is no group does not keep the others from what they need."""
-    for reply in await pipe.execute(raise_on_error=False):
-        if isinstance(reply, Exception) and will_pass(reply):
-            raise reply
-
-
-def _on_shard(layer: Any, index: int, members: Iterable[Member]) -> list[Member]:
-    return [member for member in members if layer.consistent_hash(member[0]) == index]
 
 
 async def _forget_index(layer: Any, connection: Any) -> None:

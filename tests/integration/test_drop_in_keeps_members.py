@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 import redis
+from asgiref.sync import async_to_sync
 from channels.consumer import AsyncConsumer
 from channels.layers import channel_layers
 from django.conf import LazySettings
 
 from ops.layers import RedisChannelLayer
 from ops.store import keeper as keeper_module
+from ops.store import repairs
 from ops.store.leases import read_leases
 from ops.store.outages import will_pass
 from ops.store.shards import open_layer
@@ -105,7 +107,7 @@ async def test_a_put_back_that_was_cut_short_is_done_again(
 ) -> None:
     layer = make_layer(redis_server, lease_seconds=0.3)
     channel = await consume(layer, "a")
-    real, failed = keeper_module._execute, []
+    real, failed = repairs.execute, []
 
     async def fail_twice(pipe: Any) -> None:
         if len(failed) < 2:
@@ -113,7 +115,7 @@ async def test_a_put_back_that_was_cut_short_is_done_again(
             raise redis.ConnectionError("cut")
         await real(pipe)
 
-    monkeypatch.setattr(keeper_module, "_execute", fail_twice)
+    monkeypatch.setattr(repairs, "execute", fail_twice)
     redis_client.flushall()
     await until(lambda: set(members_of(redis_client, "a")) == {channel}, 5)
     assert len(failed) == 2
@@ -124,18 +126,18 @@ async def test_who_leaves_during_a_put_back_is_not_resurrected_even_if_that_is_c
 ) -> None:
     layer = make_layer(redis_server)
     stays, leaves, leaves_too = [await consume(layer, "a") for _ in range(3)]
-    real = keeper_module._execute
+    real = repairs.execute
 
     async def leave_meanwhile(pipe: Any) -> None:
-        # They leave after the decision to put them back, and before it is carried out.
-        monkeypatch.setattr(keeper_module, "_execute", real)
-        await layer.group_discard("a", leaves)
-        await layer.group_discard("a", leaves_too)
+        # They leave after the decision to put them back, and before it is carried out; sync code does not wait for it.
+        monkeypatch.setattr(repairs, "execute", real)
+        for channel in (leaves, leaves_too):
+            await asyncio.to_thread(async_to_sync(layer.group_discard), "a", channel)
         await real(pipe)
         raise redis.ConnectionError("the reply is lost")
 
     redis_client.flushall()
-    monkeypatch.setattr(keeper_module, "_execute", leave_meanwhile)
+    monkeypatch.setattr(repairs, "execute", leave_meanwhile)
     await until(lambda: set(members_of(redis_client, "a")) == {stays}, 5)
     await layer._keeper.look()
     assert set(members_of(redis_client, "a")) == {stays}
@@ -147,17 +149,51 @@ async def test_whoever_joins_again_while_a_doubt_is_settled_stays_a_member(
     layer = make_layer(redis_server)
     channel = await consume(layer, "a")
     await layer.group_discard("a", channel)
-    layer._keeper.doubt("a", channel)
-    real = keeper_module._execute
+    layer._keeper.repairs.doubt(("a", channel))
+    real = repairs.execute
 
     async def join_meanwhile(pipe: Any) -> None:
-        monkeypatch.setattr(keeper_module, "_execute", real)
-        await layer.group_add("a", channel)
+        monkeypatch.setattr(repairs, "execute", real)
+        await asyncio.to_thread(async_to_sync(layer.group_add), "a", channel)
         await real(pipe)
 
-    monkeypatch.setattr(keeper_module, "_execute", join_meanwhile)
+    monkeypatch.setattr(repairs, "execute", join_meanwhile)
     await layer._keeper.look()
     assert set(members_of(redis_client, "a")) == {channel}
+
+
+@pytest.mark.parametrize("joins", [True, False], ids=["joins", "leaves"])
+async def test_whoever_joins_or_leaves_during_a_repair_has_the_last_word_when_that_returns(
+    joins: bool,
+    redis_server: EmbeddedRedis,
+    redis_client: Any,
+    make_layer: MakeLayer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer = make_layer(redis_server)
+    channel = await consume(layer, "a")
+    if joins:
+        await layer.group_discard("a", channel)
+        layer._keeper.repairs.doubt(("a", channel))
+    else:
+        redis_client.flushall()
+    real = repairs.execute
+    deciding: list[asyncio.Task[None]] = []
+    undone: list[bool] = []
+
+    async def decide_meanwhile(pipe: Any) -> None:
+        monkeypatch.setattr(repairs, "execute", real)
+        decide = layer.group_add if joins else layer.group_discard
+        deciding.append(asyncio.create_task(decide("a", channel)))
+        done, _ = await asyncio.wait(deciding, timeout=0.2)
+        await real(pipe)
+        undone.append(bool(done) and (channel in members_of(redis_client, "a")) is not joins)
+
+    monkeypatch.setattr(repairs, "execute", decide_meanwhile)
+    await layer._keeper.look()
+    await deciding[0]
+    assert undone == [False]
+    assert (channel in members_of(redis_client, "a")) is joins
 
 
 async def test_a_channel_that_left_while_redis_was_away_is_taken_out_when_it_is_back(
@@ -215,17 +251,17 @@ async def test_what_comes_into_doubt_while_doubts_are_settled_is_settled_too(
     layer = make_layer(redis_server, lease_seconds=60)
     channel = await consume(layer, "a")
     await layer.group_discard("a", channel)
-    layer._keeper.doubt("a", channel)
-    real = keeper_module._execute
+    layer._keeper.repairs.doubt(("a", channel))
+    real = repairs.execute
 
     async def be_left_in_it(pipe: Any) -> None:
-        monkeypatch.setattr(keeper_module, "_execute", real)
+        monkeypatch.setattr(repairs, "execute", real)
         await real(pipe)
         # Its leave was not answered, and not done.
         redis_client.zadd("asgi:group:a", {channel: time.time()})
-        layer._keeper.doubt("a", channel)
+        layer._keeper.repairs.doubt(("a", channel))
 
-    monkeypatch.setattr(keeper_module, "_execute", be_left_in_it)
+    monkeypatch.setattr(repairs, "execute", be_left_in_it)
     await layer._keeper.look()
     await layer._keeper.look()
     assert members_of(redis_client, "a") == {}
@@ -364,7 +400,7 @@ async def test_channels_that_come_and_go_leave_nothing_in_memory(
             await asyncio.wait_for(layer.receive(channel), 0.001)
         await layer.group_discard("a", channel)
     await asyncio.sleep(layer.brpop_timeout + 0.5)
-    kept = [layer._pops, layer.receive_buffer, layer.receive_clean_locks.locks, layer._keeper._in_doubt]
+    kept = [layer._pops, layer.receive_buffer, layer.receive_clean_locks.locks, layer._keeper.repairs.in_doubt]
     assert [len(found) for found in kept] == [0, 0, 0, 0]
     assert (layer.memberships.channels, len(layer.memberships)) == (0, 0)
     assert len(layer._receivers) <= 20
