@@ -353,14 +353,22 @@ def test_two_loops_cannot_receive_at_once(backend: Any, redis_server: EmbeddedRe
 @BOTH
 def test_sync_code_can_send_and_receive_again_and_again(backend: Any, redis_server: EmbeddedRedis) -> None:
     layer = backend(hosts=[{"address": redis_server.url, "socket_timeout": None}])
+
+    async def receive(channel: str) -> Any:
+        message = await layer.receive(channel)
+        if backend is StockLayer:
+            # What it has not acknowledged when its loop ends, it delivers again.
+            await layer.wait_received()
+        return message
+
     channel = async_to_sync(layer.new_channel)()
     async_to_sync(layer.group_add)("group", channel)
     for number in range(10):
         async_to_sync(layer.group_send)("group", {"number": number})
-        assert async_to_sync(layer.receive)(channel) == {"number": number}
+        assert async_to_sync(receive)(channel) == {"number": number}
     for number in range(10):
         async_to_sync(layer.send)(channel, {"number": number})
-    assert [async_to_sync(layer.receive)(channel)["number"] for _ in range(10)] == list(range(10))
+    assert [async_to_sync(receive)(channel)["number"] for _ in range(10)] == list(range(10))
     async_to_sync(layer.group_discard)("group", channel)
 
 
@@ -422,7 +430,12 @@ def test_a_process_ends_without_a_word_and_leaves_nothing(
         {SCRIPTS[script]}
     """
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", source], cwd=REPOSITORY, capture_output=True, text=True, timeout=30
+        # channels_redis 4.2 uses what channels 4.3 calls deprecated.
+        [sys.executable, "-X", "dev", "-W", "ignore:valid_:DeprecationWarning", "-c", source],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     said = done.stderr
     if script == "never closes its loop":
