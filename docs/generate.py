@@ -16,7 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = REPOSITORY / "docs" / "commands.md"
 PICTURES = REPOSITORY / "docs" / "images"
-COMMANDS = ("channels_groups", "reap_stale", "send_heartbeat")
+COMMANDS = ("channels_groups", "reap_stale", "send_heartbeat", "channels_doctor")
 COLUMNS = 96
 
 INTRODUCTION = """# Command reference
@@ -32,7 +32,7 @@ Data goes to standard output; progress, warnings and errors go to standard error
 | 0 | done, or nothing to do |
 | 1 | could not run, or a shard did not answer; one line on standard error says what and what to do |
 | 2 | bad usage |
-| 3 | findings: a safety stop, or orphans that `--dry-run` would remove |
+| 3 | findings: of `channels_doctor`, a safety stop, or orphans that `--dry-run` would remove |
 | 75 | another run holds the lock |
 | 130, 143 | ended by Ctrl-C, by SIGTERM |
 

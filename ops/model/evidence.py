@@ -197,3 +197,8 @@ def format_seconds(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 group``, ``1,200 groups``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

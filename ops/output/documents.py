@@ -4,9 +4,10 @@ Every string from Redis passes ``visible``, and the JSON itself is ASCII, so tha
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from ops.model.diagnosis import Check, Diagnosis
 from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, Tally
 from ops.model.keys import visible
 from ops.model.reaping import ReapReport, RunRecord, UndoReport
@@ -237,4 +238,31 @@ def _tallied(counts: Tally) -> dict[str, Any]:
         "not_capable": counts.not_capable,
         "skipped": counts.skipped,
         "rtt_ms": {name: round(value, 3) for name, value in counts.round_trips.percentiles().items()},
+    }
+
+
+def diagnosis_document(diagnosis: Diagnosis) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "layer": diagnosis.layer,
+        "complete": diagnosis.complete,
+        "healthy": diagnosis.healthy,
+        "findings": [
+            {
+                "id": finding.id,
+                "level": finding.level,
+                "title": finding.title,
+                "evidence": list(finding.evidence),
+                "fix": finding.fix,
+            }
+            for finding in diagnosis.findings
+        ],
+        "skipped": [{"id": one.id, "why": one.why} for one in diagnosis.skipped],
+    }
+
+
+def checks_document(checks: Iterable[Check]) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "checks": [{"id": check.id, "level": check.level, "title": check.title} for check in checks],
     }

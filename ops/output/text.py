@@ -2,6 +2,7 @@
 
 from datetime import datetime, timezone
 
+from ops.model.evidence import counted as counted
 from ops.model.evidence import format_seconds
 
 
@@ -24,8 +25,3 @@ def ago(unix_seconds: float | None, now: float) -> str:
     if seconds < -1:
         return f"in {format_seconds(-seconds)}"
     return format_seconds(max(0.0, seconds))
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 group``, ``1,200 groups``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

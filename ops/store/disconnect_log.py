@@ -82,6 +82,16 @@ async def read_disconnects(
         start = f"({after}"
 
 
+async def read_newest(opened: OpenLayer, count: int) -> list[tuple[float, Disconnect]]:
+    """The records among the newest ``count`` entries, newest first, each with when it was written, by Redis' clock.
+
+    What a reap run removed is not among them.
+    """
+    entries = await opened.home.execute("XREVRANGE", opened.keyspace.disconnects, "+", "-", "COUNT", count)
+    records = ((entry_id, parse_json(_fields(raw).get(b"d", b""))) for entry_id, raw in entries)
+    return [(int(entry_id.partition(b"-")[0]) / 1000, one) for entry_id, one in records if one is not None]
+
+
 async def _pages(opened: OpenLayer, entries: list[Any], after: str) -> AsyncIterator[Page]:
     found: list[Disconnect] = []
     unreadable = 0

@@ -249,7 +249,7 @@ async def control_receivers(opened: OpenLayer) -> AsyncIterator[dict[int, tuple[
         for shard in opened.answering:
             layer = make_layer(opened.alias)
             layers.append(layer)
-            channel = await _channel_on(layer, shard.index)
+            channel = await channel_on(layer, shard.index)
             inboxes[shard.index] = (layer.client_prefix, layer.non_local_name(channel))
             tasks[shard] = asyncio.create_task(_receive_forever(layer, channel))
         yield inboxes
@@ -264,10 +264,10 @@ async def control_receivers(opened: OpenLayer) -> AsyncIterator[dict[int, tuple[
         for layer in layers:
             with contextlib.suppress(RedisError, OSError):
                 await close_layer(layer)
-        await _remove_inboxes(opened, inboxes)
+        await remove_inboxes(opened, inboxes)
 
 
-async def _remove_inboxes(opened: OpenLayer, inboxes: Mapping[int, tuple[str, str]]) -> None:
+async def remove_inboxes(opened: OpenLayer, inboxes: Mapping[int, tuple[str, str]]) -> None:
     """A receiver that was cancelled between taking a probe and acknowledging it leaves an in-flight key for ever."""
     keyspace = opened.keyspace
     for index, (_, inbox) in inboxes.items():
@@ -275,8 +275,8 @@ async def _remove_inboxes(opened: OpenLayer, inboxes: Mapping[int, tuple[str, st
             await opened.shards[index].execute("DEL", keyspace.inbox(inbox), keyspace.inflight(inbox))
 
 
-async def _channel_on(layer: Any, shard_index: int) -> str:
-    """A new channel of ``layer`` whose inbox is on that shard: the process half of the name decides."""
+async def channel_on(layer: Any, shard_index: int) -> str:
+    """A new channel of ``layer``, which takes another name for it, whose inbox is on that shard."""
     while True:
         channel: str = await layer.new_channel()
         if layer.consistent_hash(layer.non_local_name(channel)) == shard_index:

@@ -134,6 +134,8 @@ class Shard:
         if isinstance(error, asyncio.TimeoutError):
             return f"{where} did not answer within {ANSWER_TIMEOUT_SECONDS:g} s; is it up, and reachable from here?"
         said = _without_secrets(" ".join(str(error).split()), self.client.connection_pool)
+        if said.lower().startswith("unknown command"):
+            return f"{where} does not have this command: {said[:100]}"
         return f"{where} cannot be used: {said.rstrip('.') or type(error).__name__}"
 
 

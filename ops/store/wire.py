@@ -36,6 +36,15 @@ class Wire:
         self._timeout_seconds = timeout_seconds
         self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE, replyError=hiredis.ReplyError)
 
+    @property
+    def local_address(self) -> str:
+        """Our end of the connection as Redis would write it, ``127.0.0.1:40000``; empty for a unix socket."""
+        name = self._streams[1].get_extra_info("sockname")
+        if not isinstance(name, tuple):
+            return ""
+        host = str(name[0]).removeprefix("::ffff:")
+        return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
+
     async def send(self, packed: bytes) -> None:
         writer = self._streams[1]
         writer.write(packed)

@@ -8,6 +8,8 @@ from textwrap import indent
 
 import pytest
 
+from ops.model.diagnosis import CHECKS
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(?:#[^)]*)?\)")
@@ -55,6 +57,12 @@ def test_each_module_of_the_toolkit_has_its_place_in_the_architecture() -> None:
     commands = {path.name for path in (REPOSITORY / "ops/management/commands").glob("*.py")}
     jobs = {path.name for path in (REPOSITORY / "ops/jobs").rglob("*.py")}
     assert not [name for name in modules if name not in house and name not in commands | jobs]
+
+
+def test_each_finding_has_its_section() -> None:
+    document = (REPOSITORY / "docs" / "findings.md").read_text("utf-8")
+    sections = re.findall(r"^### (ops\.\w+)\n\n\*\*(.+?)\.\*\* .", document, re.MULTILINE)
+    assert sorted(sections) == sorted((check.id, check.title) for check in CHECKS)
 
 
 def test_each_lua_script_says_what_it_takes_and_returns() -> None:

@@ -16,9 +16,10 @@ ARROWS: dict[str, set[str]] = {
     "store": {"model"},
     "operations": {"store", "model"},
     "output": {"model"},
-    "management": {"operations", "store", "output", "model", "checks", "conf"},
+    "management": {"operations", "store", "output", "model", "checks", "conf", "layer_settings"},
     "jobs": {"management"},
-    "checks": {"conf", "layers", "store", "model"},
+    "checks": {"conf", "layer_settings", "model"},
+    "layer_settings": {"conf", "layers", "model"},
     "conf": set(),
     "layers": {"store", "model"},
     "middleware": {"store", "model", "conf"},
@@ -26,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "heart": {"store", "model"},
     "apps": {"checks"},
     "exceptions": set(),
+    "testing": set(),
     "": set(),
 }
 
@@ -40,7 +42,7 @@ CONNECTS = {"store"}
 REDIS_WITHOUT_CONNECTION: dict[str, set[str]] = {
     "management.command": {"redis.exceptions"},
     "layers": {"redis.exceptions", "channels_redis"},
-    "checks": {"redis", "channels_redis.core", "channels_redis.utils"},
+    "layer_settings": {"redis", "channels_redis.core", "channels_redis.pubsub", "channels_redis.utils"},
 }
 REDIS = {"redis", "hiredis", "channels_redis"}
 

@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, run_checks
 from ops.checks import TAG
 
 STOCK = "channels_redis.core.RedisChannelLayer"
+PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
 DROP_IN = "ops.layers.RedisChannelLayer"
 # What a host needs so that idle websockets outlive five seconds.
 HOST = {"address": "redis://127.0.0.1:1", "socket_timeout": None}
@@ -26,7 +27,7 @@ def ids(messages: list[CheckMessage]) -> list[str | None]:
     return [message.id for message in messages]
 
 
-@pytest.mark.parametrize("backend", [STOCK, DROP_IN, "channels_redis.pubsub.RedisPubSubChannelLayer"])
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN, PUBSUB])
 def test_good_settings_are_not_objected_to(settings: LazySettings, backend: str) -> None:
     assert found(settings, backend, prefix="chat", capacity=10) == []
 
@@ -57,9 +58,10 @@ def test_a_stock_layer_whose_websockets_would_die_after_5_seconds_is_warned_of(
     settings: LazySettings, monkeypatch: pytest.MonkeyPatch, host: Any
 ) -> None:
     monkeypatch.setattr(redis, "__version__", "8.1.0")
-    (warning,) = found(settings, STOCK, hosts=[HOST, host])
+    (warning,) = found(settings, STOCK, hosts=[host])
     assert warning.id == "ops.W202"
-    assert "CHANNEL_LAYERS['chat']: host 1 has no socket_timeout" in warning.msg
+    assert "CHANNEL_LAYERS['chat']: host 0 has no socket_timeout" in warning.msg
+    assert ids(found(settings, STOCK, hosts=[HOST, host])) == ["ops.W202", "ops.W206"]
     assert found(settings, DROP_IN, hosts=[host]) == []
     monkeypatch.setattr(redis, "__version__", "7.4.0")
     assert found(settings, STOCK, hosts=[host]) == []
@@ -87,6 +89,62 @@ def test_members_that_expire_before_their_sockets_are_warned_of_where_daphne_ser
     assert ids(found(settings, STOCK, group_expiry=86399)) == ["ops.W204"]
     assert found(settings, STOCK, group_expiry=86400) == []
     assert found(settings, DROP_IN, group_expiry=60) == []
+
+
+@pytest.mark.parametrize(
+    "host", [{"address": "redis://h", "socket_timeout": 5}, "redis://h?socket_timeout=0.5"], ids=str
+)
+def test_a_socket_timeout_that_is_too_short_is_warned_of_with_any_redis_py(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, host: Any
+) -> None:
+    monkeypatch.setattr(redis, "__version__", "5.0.1")
+    assert ids(found(settings, STOCK, hosts=[host])) == ["ops.W202"]
+    assert found(settings, DROP_IN, hosts=[host]) == []
+    assert found(settings, PUBSUB, hosts=[host]) == []
+
+
+def test_several_hosts_are_warned_of_with_the_stock_layer_only(settings: LazySettings) -> None:
+    (warning,) = found(settings, STOCK, hosts=[HOST, HOST, HOST])
+    assert warning.id == "ops.W206"
+    assert "2 of 3 direct messages are lost" in warning.msg
+    assert found(settings, DROP_IN, hosts=[HOST, HOST]) == []
+    assert found(settings, PUBSUB, hosts=[HOST, HOST]) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["x.abc123.0001.use1.cache.amazonaws.com", "c.redis.cache.windows.net", "a.b.upstash.io"]
+)
+@pytest.mark.parametrize("backend", [STOCK, PUBSUB])
+def test_a_managed_host_that_is_given_nothing_to_survive_a_cut_is_warned_of(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, backend: str, name: str
+) -> None:
+    monkeypatch.setattr(redis, "__version__", "7.4.0")
+    url = f"rediss://user:secret@{name}:6380/0"
+    (warning,) = found(settings, backend, hosts=[url])
+    assert warning.id == "ops.W207"
+    assert f"host 0 ({name})" in warning.msg
+    assert "secret" not in warning.msg
+    for option in ({"health_check_interval": 30}, {"retry_on_timeout": True}, {"socket_keepalive": True}):
+        assert found(settings, backend, hosts=[{"address": url, **option}]) == []
+    assert found(settings, DROP_IN, hosts=[url]) == []
+    assert found(settings, backend, hosts=["redis://redis.internal"]) == []
+    monkeypatch.setattr(redis, "__version__", "8.1.0")  # keeps its sockets alive by itself
+    assert found(settings, backend, hosts=[{"address": url, "socket_timeout": None}]) == []
+
+
+def test_an_in_memory_layer_is_warned_of_in_checks_for_production(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_deployment() -> list[CheckMessage]:
+        return run_checks(tags=[TAG], include_deployment_checks=True)
+
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    monkeypatch.setenv("WEB_CONCURRENCY", "4")
+    (warning,) = of_deployment()
+    assert warning.id == "ops.W205"
+    assert "WEB_CONCURRENCY starts 4 workers" in warning.msg
+    settings.DEBUG = True
+    assert of_deployment() == []
 
 
 @pytest.mark.parametrize(

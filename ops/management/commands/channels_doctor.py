@@ -1,0 +1,91 @@
+import argparse
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from ops.exceptions import LayerError
+from ops.layer_settings import layer_settings
+from ops.management.command import OpsCommand
+from ops.model.diagnosis import CHECKS, IDS, Diagnosis
+from ops.model.facts import LayerSettings
+from ops.model.findings import LEVELS
+from ops.operations.diagnose import examine, examine_settings
+from ops.store.shards import make_layer, open_layer
+
+FINDINGS = 3
+
+
+class Command(OpsCommand):
+    help = "Say what is wrong with a channel layer: the cause, the evidence, and the setting or command that fixes it."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--fail-level",
+            choices=LEVELS,
+            default="warning",
+            help="exit 3 where a finding is of this level or above it (default: %(default)s)",
+        )
+        parser.add_argument("--list", action="store_true", help="list what can be found, and examine nothing")
+        parser.add_argument(
+            "--only", type=_finding_ids, default=IDS, metavar="ID[,ID…]", help="only these findings (default: all)"
+        )
+        super().add_arguments(parser)
+
+    def check(self, *args: Any, **options: Any) -> None:
+        """What the system checks object to is among the findings."""
+
+    def run(self, **options: Any) -> int:
+        if options["list"]:
+            self._list(options)
+            return 0
+        diagnosis = self._examine(options)
+        if options["format"] == "json":
+            from ops.output.documents import diagnosis_document, dump
+
+            self.write(dump(diagnosis_document(diagnosis)))
+        else:
+            from ops.output.diagnosis import diagnosis_report
+
+            self.print(options, diagnosis_report(diagnosis))
+        for problem in diagnosis.problems:
+            self.warn(problem)
+        if not diagnosis.complete:
+            return 1
+        failing = LEVELS[LEVELS.index(options["fail_level"]) :]
+        return FINDINGS if any(finding.level in failing for finding in diagnosis.findings) else 0
+
+    def _examine(self, options: dict[str, Any]) -> Diagnosis:
+        settings = layer_settings(options["layer"])
+        if settings is None:
+            make_layer(options["layer"])  # says what is wrong with it
+            raise LayerError(f"channel layer {options['layer']!r} cannot be examined; look at its BACKEND and CONFIG")
+        with self.progress(options) as progress:
+            progress("examining", 0, 0)
+            try:
+                return self.run_async(_examine(settings, options["only"]))
+            except LayerError as error:
+                return examine_settings(settings, str(error), options["only"])
+
+    def _list(self, options: dict[str, Any]) -> None:
+        if options["format"] == "json":
+            from ops.output.documents import checks_document, dump
+
+            self.write(dump(checks_document(CHECKS)))
+        else:
+            from ops.output.diagnosis import checks_table
+
+            self.print(options, checks_table(CHECKS))
+
+
+async def _examine(settings: LayerSettings, only: tuple[str, ...]) -> Diagnosis:
+    async with open_layer(settings.alias) as opened:
+        return await examine(opened, settings, only)
+
+
+def _finding_ids(text: str) -> tuple[str, ...]:
+    """Ids of findings, separated by commas."""
+    chosen = tuple(text.split(","))
+    unknown = [name for name in chosen if name not in IDS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!a} is no id of a finding; --list shows them")
+    return chosen

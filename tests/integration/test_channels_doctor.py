@@ -1,0 +1,307 @@
+"""`channels_doctor` as a command: what it prints, how it exits, what it may not do, what it does without a right."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from django.conf import LazySettings
+
+from ops.model.diagnosis import CHECKS
+from ops.operations import collect
+from ops.testing import override_redis_config
+from project.embedded_redis import EmbeddedRedis
+from tests.conftest import CommandResult, RunCommand, StartRedis
+from tests.in_process_commands import run_beside, run_here
+from tests.layer_builders import BUSY, StartProcess, dump, layer_of
+
+STOCK = "channels_redis.core.RedisChannelLayer"
+DROP_IN = "ops.layers.RedisChannelLayer"
+PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+
+
+@pytest.fixture(autouse=True)
+def a_fresh_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "PROBE_TIMEOUT_SECONDS", 0.5 * BUSY)
+    if "redis_server" in request.fixturenames:
+        with redis.Redis.from_url(request.getfixturevalue("redis_server").url) as client:
+            client.config_resetstat()
+            client.slowlog_reset()
+
+
+def document(done: CommandResult) -> dict[str, Any]:
+    return json.loads(done.out)  # type: ignore[no-any-return]
+
+
+def ids(done: CommandResult) -> list[str]:
+    return [finding["id"] for finding in document(done)["findings"]]
+
+
+def reasons(done: CommandResult) -> dict[str, str]:
+    return {one["id"]: one["why"] for one in document(done)["skipped"]}
+
+
+def test_it_names_the_finding_with_evidence_and_fix(redis_client: redis.Redis, run_command: RunCommand) -> None:
+    well = run_command("channels_doctor")
+    assert (well.out, well.err, well.returncode) == ("Layer 'default': nothing found.\n", "", 0)
+    with override_redis_config(redis_client, timeout=300):
+        ill = run_command("channels_doctor")
+        assert ill.returncode == 3
+        assert ill.err == ""
+        assert ill.out.startswith("warning  Redis closes idle connections  ops.W307\n  - shard 0 (redis://127.0.0.1:")
+        assert "Fix: CONFIG SET timeout 0" in ill.out
+        assert ill.out.endswith("Layer 'default': 1 finding, the likely cause first.\n")
+        assert max(map(len, ill.out.splitlines())) <= 80
+        found = document(run_command("channels_doctor", "--format", "json"))
+    assert found["schema_version"] == 1
+    assert (found["layer"], found["complete"], found["healthy"], found["skipped"]) == ("default", True, False, [])
+    [finding] = found["findings"]
+    assert (finding["id"], finding["level"]) == ("ops.W307", "warning")
+    assert finding.keys() == {"id", "level", "title", "evidence", "fix"}
+
+
+@pytest.mark.parametrize(("level", "code"), [("info", 3), ("warning", 3), ("error", 0)])
+def test_the_fail_level_decides_on_the_exit_code(redis_client: redis.Redis, level: str, code: int) -> None:
+    with override_redis_config(redis_client, timeout=300):
+        done = run_here("channels_doctor", "--fail-level", level, "--format", "json")
+    assert (ids(done), done.returncode) == (["ops.W307"], code)
+
+
+def test_only_the_findings_that_are_asked_for(redis_client: redis.Redis) -> None:
+    with override_redis_config(redis_client, timeout=300):
+        assert ids(run_here("channels_doctor", "--only", "ops.W304,ops.W306", "--format", "json")) == []
+        assert ids(run_here("channels_doctor", "--only", "ops.W306,ops.W307", "--format", "json")) == ["ops.W307"]
+
+
+@pytest.mark.parametrize("chosen", ["ops.X1", "", "ops.W307,", "ops.w307"])
+def test_an_id_that_is_none_is_bad_usage(chosen: str) -> None:
+    done = run_here("channels_doctor", "--only", chosen)
+    assert done.returncode == 2
+    assert "--list shows them" in done.err
+
+
+def test_the_list_has_every_finding_and_needs_no_redis() -> None:
+    listed = json.loads(run_here("channels_doctor", "--list", "--format", "json").out)
+    assert [one["id"] for one in listed["checks"]] == [check.id for check in CHECKS]
+    table = run_here("channels_doctor", "--list")
+    assert table.returncode == 0
+    assert all(check.id in table.out and check.title in table.out for check in CHECKS)
+
+
+def test_overrides_come_to_an_end_whatever_happens(redis_client: redis.Redis) -> None:
+    with pytest.raises(redis.ResponseError), override_redis_config(redis_client, timeout=5, maxmemory_policy="none"):
+        raise AssertionError("not reached")
+    with override_redis_config(redis_client, timeout=7, maxclients=99):
+        assert redis_client.config_get("timeout") == {"timeout": "7"}
+    assert redis_client.config_get("timeout") == {"timeout": "0"}
+    assert redis_client.config_get("maxclients") == {"maxclients": "10000"}
+
+
+# What it may not do
+
+
+@contextmanager
+def commands_of(server: EmbeddedRedis) -> Iterator[list[str]]:
+    """Every command that the server runs meanwhile, those of scripts too."""
+    seen: list[str] = []
+    with redis.Redis.from_url(server.url) as client, client.monitor() as monitor:
+
+        def listen() -> None:
+            for command in monitor.listen():
+                seen.append(command["command"])
+                if command["command"] == "ECHO over":
+                    return
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        yield seen
+        with redis.Redis.from_url(server.url) as other:
+            other.echo("over")
+        listener.join(timeout=10)
+
+
+READS = {
+    "PING", "INFO", "TIME", "CONFIG", "CLIENT", "SLOWLOG", "LATENCY", "SCAN", "ZRANGE", "ZCARD", "ZSCORE", "HMGET",
+    "HGETALL", "EXISTS", "XREVRANGE", "HELLO", "SELECT", "AUTH", "TYPE", "PTTL", "ECHO", "PUBSUB", "ZCOUNT",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN, PUBSUB])
+async def test_what_it_writes_are_messages_to_itself_and_probes(
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    settings: LazySettings,
+    start_process: StartProcess,
+    backend: str,
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url)
+    members = [await start_process("lobby", "room", live=False), await start_process("lobby")]
+    await members[0].layer.send(f"{members[0].inbox}x", {"type": "x"})
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=backend)
+    before = dump(redis_client)
+    with commands_of(redis_server) as seen:
+        done = await run_beside("channels_doctor", "--format", "json")
+    assert done.err == ""
+    assert dump(redis_client) == before
+    writes = [command for command in seen if command.split(" ")[0].upper() not in READS]
+    assert not [command for command in writes if ":group:" in command]
+    theirs = [one for one in writes if any(process.name in one for process in members)]
+    probes = [one for one in theirs if "ops.probe" in one or one.startswith(("ZREM", "PEXPIRE", "EVALSHA", "EVAL"))]
+    assert theirs == probes
+    assert not {"KEYS", "MONITOR", "FLUSHDB", "FLUSHALL"} & {one.split(" ")[0].upper() for one in seen}
+
+
+def test_no_secret_is_shown(start_redis: StartRedis, settings: LazySettings) -> None:
+    server = start_redis(requirepass="hunter2")
+    settings.CHANNEL_LAYERS = layer_of(server.url)
+    for format_ in ("json", "table"):
+        done = run_here("channels_doctor", "--format", format_)
+        assert done.returncode == 0, done
+        assert "hunter2" not in done.out + done.err
+    settings.CHANNEL_LAYERS = layer_of(server.url.replace("hunter2", "wrong-one"))
+    done = run_here("channels_doctor", "--format", "json")
+    assert done.returncode == 1
+    assert "wrong-one" not in done.out + done.err
+
+
+# Without a right
+
+
+@contextmanager
+def user_with(client: redis.Redis, *rules: str) -> Iterator[str]:
+    client.execute_command("ACL", "SETUSER", "doctor", "on", ">secret", "~*", "&*", *rules)
+    try:
+        yield "doctor:secret"
+    finally:
+        client.acl_deluser("doctor")
+
+
+def as_user(server: EmbeddedRedis, user: str) -> str:
+    return server.url.replace("redis://", f"redis://{user}@")
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN, PUBSUB])
+async def test_commands_that_are_refused_cost_only_the_checks_that_need_them(
+    each_redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess, backend: str
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(each_redis_server.url)
+    await start_process("room", live=True)
+    hidden = ("-config", "-client", "-slowlog", "-latency")
+    with (
+        redis.Redis.from_url(each_redis_server.url) as client,
+        user_with(client, "+@all", *hidden) as user,
+        override_redis_config(client, timeout=300, maxmemory="500mb", maxmemory_policy="allkeys-lru"),
+    ):
+        settings.CHANNEL_LAYERS = layer_of(
+            {"address": as_user(each_redis_server, user), "socket_timeout": None, "socket_keepalive": True},
+            backend=backend,
+        )
+        done = await run_beside("channels_doctor", "--format", "json")
+    # What INFO tells is found; that idle connections are closed cannot be known.
+    assert ids(done) == ["ops.W304"]
+    assert done.returncode == 3
+    of_backend = {STOCK: set(), DROP_IN: set(), PUBSUB: {"ops.E308"}}
+    assert reasons(done).keys() == {"ops.W307"} | of_backend[backend]
+    assert "add to its ACL: +config" in reasons(done)["ops.W307"]
+
+
+async def test_a_user_who_may_not_write_probes_nobody(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url)
+    dead = await start_process("room")
+    with user_with(
+        redis_client, "+@read", "+ping", "+info", "+time", "+client", "+config", "+slowlog", "+latency"
+    ) as user:
+        settings.CHANNEL_LAYERS = layer_of(as_user(redis_server, user))
+        done = await run_beside("channels_doctor", "--format", "json")
+    assert ids(done) == []
+    assert done.returncode == 0
+    assert reasons(done).keys() >= {"ops.W403", "ops.E402", "ops.W410"}
+    assert "add to its ACL: " in reasons(done)["ops.W403"]
+    assert not redis_client.exists(dead.inbox_key)
+
+
+async def test_without_info_nothing_is_guessed(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    await start_process("room", live=True)
+    with user_with(redis_client, "+@all", "-info") as user:
+        settings.CHANNEL_LAYERS = layer_of(as_user(redis_server, user))
+        done = await run_beside("channels_doctor", "--format", "json")
+    assert (ids(done), done.returncode) == ([], 0)
+    assert {"ops.E301", "ops.E302", "ops.E303", "ops.E305", "ops.W309"} <= reasons(done).keys()
+
+
+# Without a server
+
+
+async def test_a_shard_that_does_not_answer_does_not_hide_what_the_other_says(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, "redis://127.0.0.1:1", backend=DROP_IN)
+    with override_redis_config(redis_client, timeout=300):
+        done = await run_beside("channels_doctor", "--format", "json")
+    assert ids(done) == ["ops.W307"]
+    assert (document(done)["complete"], done.returncode) == (False, 1)
+    assert "Error 111 connecting to 127.0.0.1:1" in done.err
+    assert "127.0.0.1:1" in reasons(done)["ops.W403"]
+
+
+def test_a_server_without_a_connection_left_is_named(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+    redis_client.ping()
+    with override_redis_config(redis_client, maxclients=1):
+        done = run_here("channels_doctor", "--format", "json")
+    assert ids(done) == ["ops.E305"]
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected", "said"),
+    [
+        ({"BACKEND": "channels.layers.InMemoryChannelLayer"}, ["ops.W205"], "its groups live inside each process"),
+        ({"BACKEND": STOCK, "CONFIG": {"group_expire": 5}}, ["ops.E201"], "cannot be made from its CONFIG"),
+    ],
+)
+def test_a_layer_that_cannot_be_opened_is_judged_by_its_settings(
+    settings: LazySettings, entry: dict[str, Any], expected: list[str], said: str
+) -> None:
+    settings.CHANNEL_LAYERS = {"default": entry}
+    done = run_here("channels_doctor", "--format", "json")
+    assert ids(done)[:1] == expected
+    assert document(done)["complete"] is False
+    assert said in done.err
+    assert done.returncode == 1
+
+
+def test_a_layer_that_does_not_exist_is_said_in_one_line(settings: LazySettings) -> None:
+    for layers in ({}, {"default": {"BACKEND": "no.such.Layer"}}, {"default": {}}):
+        settings.CHANNEL_LAYERS = layers
+        done = run_here("channels_doctor")
+        assert done.returncode == 1
+        assert len(done.err.strip().splitlines()) == 1
+        assert "channel layer 'default'" in done.err
+
+
+def test_settings_of_the_toolkit_that_cannot_be_used_are_a_finding(
+    redis_server: EmbeddedRedis, settings: LazySettings
+) -> None:
+    settings.CHANNELS_OPS = {"CONFIRM_AFTER": 5}
+    done = run_here("channels_doctor", "--format", "json")
+    assert ids(done) == ["ops.E101"]
+    assert done.returncode == 3
+
+
+async def test_runs_at_once_do_not_disturb_each_other(
+    redis_server: EmbeddedRedis, start_process: StartProcess, run_command: RunCommand
+) -> None:
+    await start_process("room", live=True)
+    command = ("channels_doctor", "--format", "json")
+    runs = await asyncio.gather(*(asyncio.to_thread(run_command, *command) for _ in range(3)))
+    assert [document(done)["findings"] for done in runs] == [[]] * 3

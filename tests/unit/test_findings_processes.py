@@ -1,0 +1,166 @@
+"""What is said of processes, their inboxes and members, and what is not said when it only almost is so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ops.model.facts import Client, Facts, Kind, Missing, ProcessFacts
+from ops.model.records import Lease
+from tests.unit.facts_of import (
+    BLOCKED,
+    NOW,
+    PROCESS,
+    ended,
+    facts,
+    found,
+    ids,
+    server,
+    settings_of,
+    skipped_ids,
+)
+
+LIVE = ProcessFacts(PROCESS, live=True, silent=False, evidence=("took two probes",), members=5, capacity=100)
+SILENT = replace(LIVE, live=False, silent=True, evidence=("took no probe within 3 s",))
+IDLE_POP = replace(BLOCKED, flags="N", idle_seconds=3.0)
+
+
+def lease(**changes: Any) -> Lease:
+    return Lease(**{"process": PROCESS, "renewed_at": NOW, "lease_seconds": 30.0, "ended": False, "host": "web-1",
+                    "pid": "7", "started_at": NOW - 60, "version": "", **changes})  # fmt: skip
+
+
+def with_processes(*processes: ProcessFacts, clients: tuple[Client, ...] = (BLOCKED,), **changes: Any) -> Facts:
+    return facts(processes=processes, servers=(server(clients=clients),), **changes)
+
+
+def test_live_processes_are_not_objected_to() -> None:
+    assert ids(with_processes(LIVE, replace(LIVE, messages=97, in_flight=1, oldest_joined_at=NOW - 3600))) == []
+
+
+def test_what_is_neither_live_nor_silent_is_not_objected_to() -> None:
+    assert ids(with_processes(replace(LIVE, live=False))) == []
+
+
+def test_a_silent_process_without_a_connection_is_gone() -> None:
+    finding = found(with_processes(SILENT))
+    assert list(finding) == ["ops.W403"]
+    assert "left 5 members: took no probe within 3 s; no word" in finding["ops.W403"].evidence[0]
+
+
+def test_a_silent_process_without_members_has_left_nothing() -> None:
+    assert ids(with_processes(replace(SILENT, members=0))) == []
+
+
+@pytest.mark.parametrize(
+    ("process", "clients"),
+    [
+        (replace(SILENT, frozen=True), (BLOCKED,)),
+        (SILENT, (BLOCKED, IDLE_POP)),
+        (replace(LIVE, oldest_message_seconds=10.0, messages=3), (BLOCKED,)),
+    ],
+    ids=["took the first probe only", "a connection stands idle", "does not drain"],
+)
+def test_a_connected_process_that_takes_nothing_hangs(process: ProcessFacts, clients: tuple[Client, ...]) -> None:
+    assert ids(with_processes(process, clients=clients)) == ["ops.E402"]
+
+
+@pytest.mark.parametrize(
+    "client", [replace(IDLE_POP, idle_seconds=1.0), replace(IDLE_POP, command="zadd"), replace(IDLE_POP, flags="b")]
+)
+def test_another_connection_says_nothing_of_a_silent_process(client: Client) -> None:
+    assert ids(with_processes(SILENT, clients=(client,))) == ["ops.W403"]
+
+
+def test_an_idle_connection_alone_says_nothing() -> None:
+    assert ids(with_processes(LIVE, clients=(IDLE_POP,))) == []
+
+
+def test_the_backlog_of_a_hung_worker_is_in_the_evidence() -> None:
+    hung = replace(SILENT, frozen=True, messages=12, oldest_message_seconds=40.0)
+    [evidence, _] = found(with_processes(hung, clients=(IDLE_POP,)))["ops.E402"].evidence
+    assert evidence.endswith("; in its inbox 12 messages, the oldest 40 s old; 5 members")
+
+
+def test_of_two_silent_processes_with_one_idle_connection_none_is_said_to_hang() -> None:
+    other = replace(SILENT, process="b" * 32)
+    assert ids(with_processes(SILENT, other, clients=(IDLE_POP,))) == ["ops.W403"]
+    assert ids(with_processes(SILENT, other, clients=(IDLE_POP, IDLE_POP))) == ["ops.E402"]
+
+
+@pytest.mark.parametrize("cause", ["process_exit", "shutdown_cancelled"])
+def test_who_ended_in_order_and_left_members_was_deployed(cause: str) -> None:
+    finding = found(with_processes(SILENT, ends=(ended(cause=cause), ended(cause=cause))))
+    assert list(finding) == ["ops.W404"]
+    assert (
+        "ended and left 5 members behind; in the log, 2 websockets ended with it" in (finding["ops.W404"].evidence[0])
+    )
+
+
+def test_who_ended_its_lease_and_left_members_was_deployed() -> None:
+    assert ids(with_processes(replace(SILENT, lease=lease(ended=True)))) == ["ops.W404"]
+
+
+@pytest.mark.parametrize("end", [ended(cause="normal"), ended(cause="process_exit", process="c" * 32)])
+def test_other_ends_do_not_tell_of_a_deploy(end: Any) -> None:
+    assert ids(with_processes(SILENT, ends=(end,))) == ["ops.W403"]
+
+
+def test_a_deploy_that_left_nobody_is_no_finding() -> None:
+    assert ids(with_processes(LIVE, ends=(ended(cause="process_exit", process="c" * 32),))) == []
+
+
+def test_channels_that_outlived_their_consumer_in_a_live_process_are_orphans() -> None:
+    ends = (ended(cause="no_handler", still_member=True), ended(cause="redis_timeout", still_member=True))
+    finding = found(with_processes(LIVE, ends=(*ends, ends[0])))
+    assert list(finding) == ["ops.W403"]
+    assert (
+        "3 websockets of live processes ended, and the channels are members still: 2 of no_handler, 1"
+        in (finding["ops.W403"].evidence[0])
+    )
+    assert ids(with_processes(LIVE, ends=(ended(cause="no_handler"),))) == []
+
+
+def test_a_full_inbox_is_told_of_with_the_groups_that_feed_it() -> None:
+    full = replace(LIVE, messages=98, groups=(("room\x1b", 40), ("news", 2)), oldest_message_seconds=4.0)
+    finding = found(with_processes(full))
+    assert list(finding) == ["ops.E405"]
+    [evidence] = finding["ops.E405"].evidence
+    assert evidence.endswith(
+        "98 messages in an inbox of 100, the oldest 4 s old; fed by room\\x1b (40 members here), news (2 members here)"
+    )
+
+
+def test_the_full_inbox_of_a_process_that_is_gone_is_not_its_trouble() -> None:
+    assert ids(with_processes(replace(SILENT, messages=100))) == ["ops.W403"]
+
+
+def test_messages_in_flight_leak_only_from_processes_that_are_gone() -> None:
+    assert ids(with_processes(replace(SILENT, members=0, in_flight=2))) == ["ops.W410"]
+    assert ids(with_processes(replace(LIVE, in_flight=2))) == []
+
+
+def test_live_members_are_about_to_expire_on_the_stock_layer_only() -> None:
+    old = replace(LIVE, near_expiry=3, oldest_joined_at=NOW - 80_000)
+    assert ids(with_processes(old)) == ["ops.W411"]
+    assert ids(with_processes(replace(old, lease=lease()))) == []
+    assert ids(with_processes(old, settings=settings_of(Kind.DROP_IN))) == []
+    assert ids(with_processes(replace(old, live=False, silent=True))) == ["ops.W403"]
+
+
+def test_at_most_five_are_shown_and_the_rest_is_counted() -> None:
+    many = [replace(SILENT, process=f"{number:032x}") for number in range(8)]
+    assert found(with_processes(*many))["ops.W403"].evidence[5:] == ("and 3 more processes",)
+
+
+def test_a_holder_of_a_lease_is_named_by_host_and_pid() -> None:
+    [evidence] = found(with_processes(replace(SILENT, lease=lease(host="web\x1b1"))))["ops.W403"].evidence
+    assert evidence.startswith(f"process {PROCESS} (web\\x1b1 pid 7) left")
+
+
+def test_without_processes_their_checks_are_skipped() -> None:
+    refused = facts(processes=Missing("refused"))
+    expected = {"ops.W309", "ops.W409", "ops.E402", "ops.E405", "ops.W404", "ops.W403", "ops.W410", "ops.W411"}
+    assert skipped_ids(refused) == expected
