@@ -7,6 +7,7 @@
     ├── ShardError                a shard did not answer, or refused
     │   └── PermissionMissing     … because of its ACL
     ├── RunNotFound               no such run to undo
+    ├── SourceUnreadable          a log file cannot be read
     ├── InvalidArguments          bad usage                            exit 2
     └── AnotherRunHoldsTheLock    another run is at work               exit 75
 """
@@ -32,6 +33,10 @@ class PermissionMissing(ShardError):
 
 class RunNotFound(OpsError):
     """The journal has no run of that id."""
+
+
+class SourceUnreadable(OpsError):
+    """A log file does not exist, may not be read, or is damaged."""
 
 
 class InvalidArguments(OpsError):

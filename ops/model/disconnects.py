@@ -12,6 +12,7 @@ MAX_TEXT = 500
 MAX_GROUPS = 50
 MAX_CHAIN = 8
 MAX_DOCUMENT_BYTES = 128 * 1024
+UNTIMED = 0.0  # ``at`` of an end in a log that says no times
 _WORD = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
 
 CLOSED_BY = ("client", "application", "server", "shutdown", "unknown")
