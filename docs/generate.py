@@ -16,7 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 REFERENCE = REPOSITORY / "docs" / "commands.md"
 PICTURES = REPOSITORY / "docs" / "images"
-COMMANDS = ("channels_groups", "reap_stale", "send_heartbeat", "channels_doctor")
+COMMANDS = ("channels_groups", "reap_stale", "send_heartbeat", "channels_doctor", "replay_disconnects")
 COLUMNS = 96
 
 INTRODUCTION = """# Command reference

@@ -2,6 +2,11 @@
 
 import argparse
 import math
+import re
+import time
+from datetime import datetime
+
+from django.utils.timezone import get_default_timezone
 
 LONGEST_SECONDS = 1e7  # some four months; more is a slip of the hand
 LARGEST_COUNT = 10**9
@@ -48,3 +53,22 @@ def _number(text: str) -> float:
     except ValueError:
         return math.nan
     return value if math.isfinite(value) else math.nan
+
+
+_SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def moment(text: str) -> float:
+    """A point in time as unix seconds: an ISO 8601 time, in the project's time zone where it says none, or a span ago
+    such as ``90s``, ``30m``, ``2h``, ``7d``, ``1w``."""
+    span = re.fullmatch(r"(\d{1,7}(?:\.\d{1,3})?)([smhdw])", text)
+    if span is not None:
+        return time.time() - float(span[1]) * _SPAN_SECONDS[span[2]]
+    try:
+        # Python 3.10 does not know the Z.
+        at = datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z"))
+        return (at if at.tzinfo else at.replace(tzinfo=get_default_timezone())).timestamp()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text!a} is neither an ISO time such as 2026-11-25T14:00Z nor a span such as 30m, 2h, 7d"
+        ) from None

@@ -99,6 +99,7 @@ LOOKING = (
     ("send_heartbeat", "room", "--timeout", "0.3"),
     ("send_heartbeat", "room", "--depth", "process", "--timeout", "0.3"),
     ("reap_stale", "--history"),
+    ("replay_disconnects",),
 )
 
 
@@ -124,8 +125,8 @@ async def test_the_inspector_sees_and_probes_and_can_change_nothing(guarded: Gua
     before = members_of(guarded.admin, "room")
     results = [result async for result in each_run(reaping=False)]
 
-    assert [result.returncode for result in results] == [0, 0, 0, 3, 3, 0]
-    assert [result.err for result in results] == [""] * 6
+    assert [result.returncode for result in results] == [0, 0, 0, 3, 3, 0, 0]
+    assert [result.err for result in results] == [""] * 7
     assert refusals(guarded.admin) == []
     assert members_of(guarded.admin, "room") == before
     reaping = await run_beside("reap_stale", *QUICK)

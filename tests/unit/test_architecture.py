@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
 # Pure: what the model may use of the standard library has no randomness, no input and no output; of those that know
 # dates, the clock is not for it.
 PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math", "re", "typing"}
-PURE |= {"datetime"}
+PURE |= {"datetime", "bisect", "statistics"}
 CLOCKS = {"now", "utcnow", "today"}
 
 # Who may speak to Redis, and who may know the names of its failures or its version.

@@ -1,0 +1,69 @@
+"""Reports about the ends of websockets as JSON documents. Fields may be added to, never changed."""
+
+from typing import Any
+
+from ops.model.disconnect_report import DisconnectReport, Reading, Row, Table
+from ops.model.keys import visible
+from ops.output.documents import SCHEMA_VERSION
+from ops.output.text import iso
+
+
+def disconnect_report_document(report: DisconnectReport) -> dict[str, Any]:
+    """Counts are of ends; times ISO 8601 UTC; what comes from logs is escaped as every name is."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "layer": report.layer,
+        "sources": [visible(source) for source in report.sources],
+        "complete": not report.reading.problems,
+        "records": report.records,
+        "untimed": report.untimed,
+        "dropped": report.dropped,
+        "first_at": iso(report.first_at),
+        "last_at": iso(report.last_at),
+        "by_code": _table(report.by_code, "code"),
+        "by_cause": _table(report.by_cause, "cause"),
+        "by_closer": _table(report.by_closer, "closed_by"),
+        "by_worker": _table(report.by_worker, "worker"),
+        "by_path": _table(report.by_path, "path"),
+        "by_exception": _table(report.by_exception, "exception"),
+        "by_age": _table(report.ages, "lived"),
+        "timeline": {
+            "step_seconds": report.step_seconds,
+            "steps": [{"at": iso(step.at), "count": step.total, "not_ordinary": step.bad} for step in report.timeline],
+        },
+        "patterns": [
+            {
+                "id": pattern.id,
+                "title": pattern.title,
+                "connections": pattern.connections,
+                "evidence": list(pattern.evidence),
+                "advice": pattern.advice,
+            }
+            for pattern in report.patterns
+        ],
+        **reading_record(report.reading),
+    }
+
+
+def reading_record(reading: Reading) -> dict[str, Any]:
+    """How reading the sources went."""
+    return {
+        "entries": reading.entries,
+        "unreadable": reading.unreadable,
+        "unreadable_samples": [visible(sample) for sample in reading.samples],
+        "still_open": reading.still_open,
+        "problems": list(reading.problems),
+    }
+
+
+def _table(table: Table, name: str) -> dict[str, Any]:
+    return {"rows": [_row(row, name) for row in table.rows], "other": table.other}
+
+
+def _row(row: Row, name: str) -> dict[str, Any]:
+    record: dict[str, Any] = {name: int(row.name) if name == "code" else visible(row.name), "count": row.count}
+    if row.meaning:
+        record["meaning"] = row.meaning
+    if name == "path":
+        record["not_ordinary"] = row.bad
+    return record

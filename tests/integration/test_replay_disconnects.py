@@ -1,0 +1,120 @@
+"""The command on real files and on the stream of a real Redis."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.model.disconnects import Disconnect, to_json
+from ops.store.disconnect_log import append
+from ops.store.shards import open_layer
+from project.embedded_redis import EmbeddedRedis
+from tests.conftest import REPOSITORY, RunCommand
+from tests.in_process_commands import run_beside, run_here
+
+CAPTURED = REPOSITORY / "tests" / "data" / "logs"
+
+
+def report(*argv: str, code: int = 0) -> dict[str, Any]:
+    result = run_here("replay_disconnects", *argv, "--format", "json")
+    assert result.returncode == code, result.err
+    document: dict[str, Any] = json.loads(result.out)
+    return document
+
+
+def test_files_are_reported_on_without_any_redis() -> None:
+    document = report(*(str(CAPTURED / f"{name}.jsonl") for name in ("daphne", "uvicorn")))
+    assert document["records"] == 32
+    assert document["unreadable"] == 0
+    assert [pattern["id"] for pattern in document["patterns"]] == ["redis_lost", "redis_py_8_timeout"]
+
+
+def test_packed_files_and_several_kinds_go_together(tmp_path: Path) -> None:
+    packed = tmp_path / "daphne.log.1.gz"
+    packed.write_bytes(gzip.compress((CAPTURED / "daphne.log").read_bytes()))
+    document = report(str(packed), str(CAPTURED / "uvicorn.jsonl"))
+    assert document["records"] == 34
+
+
+def test_standard_input_is_a_source(run_command: RunCommand, redis_server: EmbeddedRedis) -> None:
+    text = (CAPTURED / "uvicorn-timed.log").read_text()
+    result = run_command("replay_disconnects", "-", "--format", "json", stdin=text)
+    assert result.returncode == 0, result.err
+    assert json.loads(result.out)["records"] == 12
+
+
+def test_only_what_lies_in_the_span_counts() -> None:
+    path = str(CAPTURED / "daphne.jsonl")
+    whole = report(path)["records"]
+    early = report(path, "--until", "2026-11-25T12:49:45Z")["records"]
+    late = report(path, "--since", "2026-11-25T06:49:45-06:00")["records"]
+    assert (early, early + late) == (7, whole)
+    # Without a zone it is the project's, as the times in Daphne's log are.
+    assert report(path, "--since", "2026-11-25T06:49:45")["records"] == late
+    assert report(str(CAPTURED / "uvicorn.log"), "--since", "2020-01-01")["records"] == 0  # it says no times
+
+
+async def test_the_log_in_redis_is_the_source_where_none_is_named(redis_server: EmbeddedRedis) -> None:
+    now = time.time()
+    async with open_layer("default") as opened:
+        await append(opened, [Disconnect(now - number, "normal", "client", code=1000) for number in range(2500)])
+        await opened.home.execute("XADD", opened.keyspace.disconnects, "*", "d", "rubbish")
+    result = await run_beside("replay_disconnects", "--since", "2h", "--format", "json")
+    assert result.returncode == 0, result.err
+    document = json.loads(result.out)
+    assert (document["records"], document["unreadable"], document["by_code"]["rows"][0]["code"]) == (2500, 1, 1000)
+    assert document["sources"] == ["the disconnect log in Redis"]
+    none = await run_beside("replay_disconnects", "--until", "2h", "--format", "json")
+    assert json.loads(none.out)["records"] == 0
+
+
+def test_a_source_that_is_missing_is_said_and_the_others_are_read(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere.log")
+    result = run_here("replay_disconnects", nowhere, str(CAPTURED / "daphne.jsonl"))
+    assert result.returncode == 1
+    assert result.err == f"{nowhere} cannot be read: No such file or directory\n"
+    assert "15 websockets ended" in result.out
+
+
+def test_lines_that_cannot_be_read_are_shown_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "some.log"
+    path.write_bytes(b"\x1b[2J\xff what\n" * 10 + to_json(Disconnect(1_795_608_000.0)).encode())
+    result = run_here("replay_disconnects", str(path))
+    assert result.returncode == 0
+    assert "10 entries or lines of 11 could not be read" in result.out
+    assert "\\x1b[2J\\xff what" in result.out
+
+
+def test_a_page_is_written_beside_the_report(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    result = run_here("replay_disconnects", str(CAPTURED / "daphne.jsonl"), "--html", str(page))
+    assert result.returncode == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    lost = run_here("replay_disconnects", str(CAPTURED / "daphne.jsonl"), "--html", str(tmp_path / "no" / "page"))
+    assert (lost.returncode, lost.err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--since", "yesterday"),
+        ("--since", "2h30"),
+        ("--until", "2026-13-01T00:00Z"),
+        ("--since", "1h", "--until", "2h"),
+    ],
+)
+def test_bad_usage_exits_with_2(argv: tuple[str, ...]) -> None:
+    result = run_here("replay_disconnects", *argv)
+    assert result.returncode == 2
+    assert "Traceback" not in result.err
+
+
+def test_without_redis_it_says_so() -> None:
+    result = run_here("replay_disconnects")
+    assert result.returncode == 1
+    assert result.err.count("\n") == 1
