@@ -1,8 +1,10 @@
-"""An ordinary Channels application, as its documentation teaches it. Only ChatConsumer knows of the toolkit."""
+"""An ordinary Channels application, as its documentation teaches it. Two of its consumers use the toolkit's mixin."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import socket
 import sys
@@ -10,8 +12,16 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from redis.exceptions import RedisError
 
 from ops.consumers import HeartbeatMixin
+
+logger = logging.getLogger(__name__)
+
+REDIS_WITHIN_SECONDS = 5.0
+TRIES = 3
+# asyncio's own name for a time-out, which is the built-in one only since Python 3.11.
+REDIS_FAILURES = (RedisError, OSError, asyncio.TimeoutError)
 
 
 class RoomConsumer(AsyncJsonWebsocketConsumer):
@@ -72,6 +82,53 @@ class ChatConsumer(HeartbeatMixin, RoomConsumer):  # type: ignore[misc]  # Chann
                 "layer": "drop-in" if hasattr(self.channel_layer, "set_client_ping") else "stock",
             }
         )
+
+
+class CarefulConsumer(HeartbeatMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
+    """A room, with all that a consumer itself can do about lost connections to Redis (docs/connection-lost.md)."""
+
+    async def connect(self) -> None:
+        self.group = f"room.{self.scope['url_route']['kwargs']['room']}"
+        await self.channel_layer.group_add(self.group, self.channel_name)
+        await self.accept()
+        await self.send_json({"type": "welcome", "channel": self.channel_name, "pid": os.getpid()})
+
+    async def disconnect(self, code: int) -> None:
+        for _ in range(TRIES):  # to leave twice is to leave once
+            leaving = self.channel_layer.group_discard(self.group, self.channel_name)
+            try:
+                return await asyncio.wait_for(leaving, REDIS_WITHIN_SECONDS)
+            except REDIS_FAILURES as error:
+                failure = error
+        logger.warning("%s stays in %s, closed with %s: %s", self.channel_name, self.group, code, failure)
+        return None
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        event = {"type": "room.message", "text": str(content["text"]), "from": self.channel_name}
+        try:
+            await asyncio.wait_for(self.channel_layer.group_send(self.group, event), REDIS_WITHIN_SECONDS)
+        except REDIS_FAILURES as error:
+            logger.warning("a message to %s may be lost: %s", self.group, error)
+            await self.send_json({"type": "error", "reason": "This may not have been sent. Try again?"})
+
+    async def room_message(self, event: dict[str, Any]) -> None:
+        await self.send_json({**event, "type": "message"})
+
+
+class AnnouncementsConsumer(AsyncJsonWebsocketConsumer):
+    """What is said to everybody. Channels joins and leaves the groups of `groups` by itself."""
+
+    groups = ("announcements",)
+
+    async def connect(self) -> None:
+        await self.accept()
+        await self.send_json({"type": "welcome", "channel": self.channel_name, "pid": os.getpid()})
+
+    async def disconnect(self, code: int) -> None:
+        logger.warning("%s was told of its end, with %s", self.channel_name, code)
+
+    async def room_message(self, event: dict[str, Any]) -> None:
+        await self.send_json({**event, "type": "message"})
 
 
 class GroupsConsumer(AsyncJsonWebsocketConsumer):
