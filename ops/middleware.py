@@ -8,14 +8,13 @@ Consumers stay as they are. What they do with their layer is observed on the lay
 """
 
 import asyncio
-import atexit
 import contextlib
 import functools
 import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,8 +24,9 @@ from ops.conf import OpsSettings, ops_settings
 from ops.model.disconnects import MAX_TEXT, Disconnect, bounded
 from ops.model.ends import Seen, conclude, describe_exception, is_of_a_client_that_left
 from ops.model.keys import inbox_of
-from ops.store.disconnect_recorder import Recorder, begin_in_child, has_stream, write_at_exit
+from ops.store.disconnect_recorder import Recorder, begin_in_child, has_stream, write_the_rest
 from ops.store.layer_observer import observe_layer
+from ops.store.process_exit import at_exit
 from ops.store.waiting import within
 
 logger = logging.getLogger("ops.middleware")
@@ -274,16 +274,16 @@ def _record(record: Disconnect, *, to_lines: bool) -> Recorder | None:
 
 @functools.cache
 def _watch_the_process() -> None:
-    atexit.register(_end_at_exit)
+    at_exit(_end_at_exit)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_begin_in_child)
 
 
-def _end_at_exit() -> None:
+def _end_at_exit() -> Coroutine[Any, Any, None] | None:
     """The process takes with it what is still open."""
     for connection in list(_open):
         _end(connection, exited=True)
-    write_at_exit()
+    return write_the_rest()
 
 
 def _begin_in_child() -> None:

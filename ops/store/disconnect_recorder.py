@@ -10,6 +10,7 @@ import contextlib
 import logging
 import weakref
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from ops.model.disconnects import Disconnect, to_json
 from ops.model.ends import without_secrets
 from ops.model.keys import Keyspace
 from ops.store.disconnect_log import append_command
-from ops.store.keeper import ExitLoop, start_task
+from ops.store.keeper import start_task
 from ops.store.waiting import within
 
 logger = logging.getLogger("ops.middleware")
@@ -35,7 +36,6 @@ SEND_SECONDS = 5.0
 IDLE_SECONDS = 5.0
 LONGEST_WAIT_SECONDS = 5.0
 END_SECONDS = 2.0
-EXIT_SECONDS = 5.0
 
 
 class Recorder:
@@ -197,12 +197,10 @@ def begin_in_child() -> None:
         recorder.begin_in_child()
 
 
-def write_at_exit() -> None:
-    """Call at exit, where no loop runs any more: what waits is written, if that takes no longer than EXIT_SECONDS."""
+def write_the_rest() -> Coroutine[Any, Any, None] | None:
+    """What is to be done at exit, where no loop runs any more: to write what waits, if anything does."""
     recorders = [recorder for recorder in _recorders if recorder.holds_something]
-    if recorders:
-        with contextlib.suppress(Exception), contextlib.closing(ExitLoop()) as loop:
-            loop.run_until_complete(asyncio.wait_for(_write_all(recorders), EXIT_SECONDS))
+    return _write_all(recorders) if recorders else None
 
 
 async def _write_all(recorders: list[Recorder]) -> None:

@@ -5,13 +5,11 @@ away those of channels whose consumer is gone. At exit it takes all of them with
 """
 
 import asyncio
-import atexit
 import contextlib
 import functools
 import logging
 import os
 import random
-import socket
 import time
 import types
 import weakref
@@ -22,6 +20,7 @@ from ops.model.keys import Keyspace
 from ops.model.records import LEASE_COUNTS
 from ops.store.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
 from ops.store.outages import LONGEST_WAIT_SECONDS, will_pass
+from ops.store.process_exit import at_exit
 from ops.store.repairs import MEMBERS_AT_ONCE, Repairs, execute, on_shard
 
 logger = logging.getLogger("ops.layers")
@@ -31,7 +30,6 @@ LOOKS_PER_GROUP_EXPIRY = 4
 LONGEST_PAUSE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
 END_SECONDS = 2.0
-EXIT_SECONDS = 5.0
 
 TASK_NAMES = "ops.layers"
 
@@ -272,7 +270,7 @@ _watched_loops: "weakref.WeakSet[asyncio.AbstractEventLoop]" = weakref.WeakSet()
 
 @functools.cache
 def _watch_the_process() -> None:
-    atexit.register(_leave_at_exit)
+    at_exit(_leave_at_exit)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_begin_in_child)
 
@@ -282,19 +280,9 @@ def _begin_in_child() -> None:
         keeper.begin_in_child()
 
 
-class ExitLoop(asyncio.SelectorEventLoop):
-    """Resolves names without a thread: at exit no thread can be started any more."""
-
-    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
-        return socket.getaddrinfo(host, port, **options)
-
-
-def _leave_at_exit() -> None:
+def _leave_at_exit() -> Coroutine[Any, Any, None] | None:
     holders = [keeper for keeper in _keepers if keeper.holds_something]
-    if not holders:
-        return
-    with contextlib.suppress(Exception), contextlib.closing(ExitLoop()) as loop:
-        loop.run_until_complete(asyncio.wait_for(_leave_all(holders), EXIT_SECONDS))
+    return _leave_all(holders) if holders else None
 
 
 async def _leave_all(keepers: Iterable[Keeper]) -> None:
