@@ -124,11 +124,12 @@ class HeartbeatReport:
 
     ``groups``: those that need attention most, with their counts over all rounds; ``groups_seen``: how many there were
     in the latest round. ``silent``: some silent channels. ``processes`` has one for each process. ``rounds``: how many
-    are whole.
+    are whole; ``duration_seconds``: what they took together, without the pauses between them.
     """
 
     depth: str
     rounds: int = 0
+    duration_seconds: float = 0.0
     totals: Tally = field(default_factory=Tally)
     groups_seen: int = 0
     groups: dict[str, GroupHeartbeat] = field(default_factory=dict)

@@ -4,6 +4,7 @@ The groups are read while they are asked, so that no more than what is under way
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from ops.store.leases import read_leases
 from ops.store.probes import probe_processes
 from ops.store.shards import OpenLayer, Shard
 
+TELL_SECONDS = 0.25
 APPEARED = NotProbed("it appeared meanwhile")
 
 
@@ -53,21 +55,32 @@ class HeartbeatRun:
         self._report = report
         self._asker = asker
         self._leases: dict[str, Lease | None] = {}
+        self._members_seen = 0
 
     async def round(self, progress: Progress = no_progress) -> AsyncGenerator[GroupHeartbeat, None]:
         """Ask each group once. Yields what became of it, which is in the report then."""
         if self._report.rounds:
             await self._look_again()
-        self._report.groups_seen = members = 0
-        async with aclosing(self._groups(progress)) as groups:
-            async for found in groups:
-                self._report.add(found)
-                self._report.groups_seen += bool(found.counts.members)
-                members += found.counts.members
-                progress("asking", self._report.groups_seen, members)
-                yield found
+        began = time.monotonic()
+        self._report.groups_seen = self._members_seen = 0
+        telling = asyncio.create_task(self._keep_telling(progress))
+        try:
+            async with aclosing(self._groups()) as groups:
+                async for found in groups:
+                    self._report.add(found)
+                    self._report.groups_seen += bool(found.counts.members)
+                    yield found
+        finally:
+            telling.cancel()
         self._report.problems.update(dict.fromkeys((*self._opened.problems, *self._asker.losses)))
         self._report.rounds += 1
+        self._report.duration_seconds += time.monotonic() - began
+
+    async def _keep_telling(self, progress: Progress) -> None:
+        """Now and then, also while everybody is silent."""
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            progress("asking", self._report.groups_seen, self._members_seen)
 
     async def _look_again(self) -> None:
         """A shard that failed in an earlier round may be there again, and processes have come and gone."""
@@ -77,18 +90,18 @@ class HeartbeatRun:
                 shard.problem = None
                 await shard.identify()
 
-    def _groups(self, progress: Progress) -> AsyncGenerator[GroupHeartbeat, None]:
+    def _groups(self) -> AsyncGenerator[GroupHeartbeat, None]:
         if self._opened.is_pubsub:
             return count_subscriptions(
                 self._opened, self._options.look, self._options.depth, self._options.timeout_seconds, self._report
             )
-        return self._probe(progress) if self._options.depth == "process" else self._ask()
+        return self._probe() if self._options.depth == "process" else self._ask()
 
     # Depth process
 
-    async def _probe(self, progress: Progress) -> AsyncGenerator[GroupHeartbeat, None]:
+    async def _probe(self) -> AsyncGenerator[GroupHeartbeat, None]:
         """Each process is probed once, then the groups are read in the light of that."""
-        census, notes = await take_census(self._opened, self._options.look, progress)
+        census, notes = await take_census(self._opened, self._options.look, no_progress)
         self._report.notes.update(dict.fromkeys(notes))
         inboxes = {process: tally.inboxes for process, tally in census.processes.items()}
         evidence = await self._probe_processes(inboxes)
@@ -166,6 +179,7 @@ class HeartbeatRun:
             try:
                 async with aclosing(self._slices_on(shard)) as slices:
                     async for group, channels in slices:
+                        self._members_seen += len(channels)
                         yield group, channels
             except ShardError as error:
                 shard.problem = str(error)

@@ -191,6 +191,7 @@ def heartbeat_ending(report: HeartbeatReport, *, complete: bool) -> dict[str, An
     """What follows the groups. ``silent`` is a number here, since these counts are of all groups and rounds."""
     return {
         "rounds": report.rounds,
+        "duration_seconds": round(report.duration_seconds, 3),
         "totals": {**_tallied(report.totals), "silent": report.totals.silent},
         "processes": [
             {

@@ -81,6 +81,9 @@ def test_a_redis_that_is_down_is_one_line_on_stderr(run_command: RunCommand, arg
         ("reap_stale", "--wait"),
         ("reap_stale", "--history"),
         ("reap_stale", "--undo", "20260102T030405Z-abcdef"),
+        ("send_heartbeat", "room"),
+        ("send_heartbeat", "room", "--depth", "process", "--format", "json"),
+        ("send_heartbeat", "--all", "--count", "2", "--interval", "0.01"),
     ],
     ids=" ".join,
 )
@@ -169,6 +172,15 @@ def test_colour_is_for_terminals_that_want_it(redis_server: EmbeddedRedis, redis
     for plain in (on_a_terminal(redis_server, *argv, NO_COLOR="1"), on_a_terminal(redis_server, *argv, "--no-color")):
         assert "general" in plain or "room" in plain
         assert ESCAPE not in plain
+
+
+def test_a_heartbeat_that_takes_a_while_says_how_far_it_is(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    add_members(redis_client, "room", channels_of(new_process_name(), 12))
+    argv = ("send_heartbeat", "--all", "--depth", "process", "--timeout")
+    assert "asking" in on_a_terminal(redis_server, *argv, "2")
+    assert "asking" not in on_a_terminal(redis_server, *argv, "0.1")
 
 
 def test_a_name_cannot_speak_to_the_terminal(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
