@@ -25,6 +25,12 @@ COMMANDS = ("scan", "zrange", "evalsha")
 OWN_COMMANDS = ("SLOWLOG", "CONFIG", "UNLINK")  # what the watching itself takes
 ROOM = "lobby"
 RECEIVER = "ab" * 16
+DURING = {
+    "quiet": "while nothing else goes on",
+    "scan": "during channels_groups",
+    "reap": "during the purge",
+    "undo": "during --undo",
+}
 
 Window = tuple[float, float]
 
@@ -51,16 +57,16 @@ def run(session: Session, results: Results) -> None:
         # The server is watched while it has a core to itself, as far as the machine has two.
         session.say("watching the server")
         server = _watch_all(session, results.repeat, dead_members)
-        with _sending(session) as read_sends:
+        with sending(session) as read_sends:
             session.say("sending while nothing else goes on")
             quiet = Watch()
-            with _watching(session, quiet):
+            with watching(session, quiet):
                 time.sleep(QUIET_SECONDS * results.repeat)
             session.say("sending meanwhile")
-            sending = {"quiet": quiet, **_watch_all(session, results.repeat, dead_members)}
+            meanwhile = {"quiet": quiet, **_watch_all(session, results.repeat, dead_members)}
     sends = read_sends()
-    for name, watch in sending.items():
-        _note_sends(results, name, watch, sends)
+    for name, watch in meanwhile.items():
+        note_sends(results, SUBJECT, name, DURING[name], watch, sends)
     for name, watch in server.items():
         _note_server(results, name, watch)
 
@@ -69,20 +75,20 @@ def _watch_all(session: Session, scans: int, dead_members: int) -> dict[str, Wat
     """Watch some scans, one confirming reap run, and how it is undone."""
     watches = {"scan": Watch(), "reap": Watch(), "undo": Watch()}
     for _ in range(scans):
-        with _watching(session, watches["scan"]):
+        with watching(session, watches["scan"]):
             scan.count(session)
     reap.suspect(session)
-    with _watching(session, watches["reap"]):
+    with watching(session, watches["reap"]):
         reaped = reap.confirm(session, dead_members)
     # Sends are slowed where members are removed; while the run waits for answers nothing happens.
     watches["reap"].windows = [reaped.purge]
-    with _watching(session, watches["undo"]):
+    with watching(session, watches["undo"]):
         reap.undo(session, reaped)
     return watches
 
 
 @contextmanager
-def _sending(session: Session) -> Iterator[Callable[[], list[tuple[float, float]]]]:
+def sending(session: Session) -> Iterator[Callable[[], list[tuple[float, float]]]]:
     """Send to a small group of one receiver all the time. Gives a function that returns the sends: (when, seconds)."""
     path = session.server.directory / "sends"
     group = f"asgi:group:{ROOM}"
@@ -112,7 +118,7 @@ def _read_sends(path: Path) -> list[tuple[float, float]]:
 
 
 @contextmanager
-def _watching(session: Session, watch: Watch) -> Iterator[None]:
+def watching(session: Session, watch: Watch) -> Iterator[None]:
     """Add to ``watch`` what the server does meanwhile."""
     client = session.client
     client.config_set("slowlog-max-len", LOG_LENGTH)
@@ -141,13 +147,10 @@ def _waited_seconds(pid: int) -> float | None:
     return int(path.read_text().split()[1]) / 1e9 if path.exists() else None
 
 
-def _note_sends(results: Results, name: str, watch: Watch, sends: list[tuple[float, float]]) -> None:
-    during = {
-        "quiet": "while nothing else goes on",
-        "scan": "during channels_groups",
-        "reap": "during the purge",
-        "undo": "during --undo",
-    }[name]
+def note_sends(
+    results: Results, subject: str, name: str, during: str, watch: Watch, sends: list[tuple[float, float]]
+) -> None:
+    """Note how long those sends took that began while ``watch`` was watching."""
     took = sorted(
         seconds * 1000 for when, seconds in sends if any(start <= when <= end for start, end in watch.windows)
     )
@@ -155,7 +158,7 @@ def _note_sends(results: Results, name: str, watch: Watch, sends: list[tuple[flo
         what = f"group_send to {SMALL_GROUP} members {during}, p{percent}"
         value = took[min(len(took) - 1, len(took) * percent // 100)] if took else None
         note = f"of {len(took):,} sends" if took else "too short for a send"
-        results.derive(SUBJECT, f"send_{name}_p{percent}", what, "ms", value, note=note)
+        results.derive(subject, f"send_{name}_p{percent}", what, "ms", value, note=note)
 
 
 def _note_server(results: Results, name: str, watch: Watch) -> None:

@@ -1,6 +1,7 @@
 """Processes with a channel layer, for their cost: ``python -m benchmarks.layer_processes WHAT URL …``.
 
 ``idle KIND CONNECTIONS``      each connection is in two groups and waits for a message
+``reached CONNECTIONS …``      drop-in layer; each is in one group with all others and in nine of many small ones
 ``dead CONNECTIONS LAYOUT``    the same, in a large and in a small group of the keyspace; it waits to be killed
 ``indexed LAYOUT``             the whole of a keyspace, joined through a drop-in layer for each of its processes
 
@@ -29,6 +30,7 @@ from ops.model.keys import Keyspace
 STARTING_AT_ONCE = 50
 DEAD_LEASE_SECONDS = 0.6
 EVERYBODY = "everybody"
+OTHERS = 9
 
 
 class Connection(AsyncConsumer):  # type: ignore[misc]  # channels has no types
@@ -61,6 +63,20 @@ async def idle(url: str, kind: str, connections: str) -> None:
     await asyncio.sleep(1)  # What joining needed is given back.
     after = _resident_bytes()
     _say({"bytes": None if before is None or after is None else (after - before) / count})
+    await asyncio.gather(*tasks)
+
+
+async def reached(url: str, connections: str, first: str, groups: str) -> None:
+    """The connections that are the first-th and those that follow, of many in several processes."""
+    numbers = range(int(first), int(first) + int(connections))
+    layer = make_layer("ours", url)
+    tasks = await _connect(
+        layer,
+        [(EVERYBODY, *(f"room-{(number * OTHERS + n) % int(groups)}" for n in range(OTHERS))) for number in numbers],
+    )
+    while not await layer.connection(0).exists(Keyspace(layer.prefix).lease(layer.client_prefix)):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    _say({"process": layer.client_prefix})
     await asyncio.gather(*tasks)
 
 
@@ -124,7 +140,7 @@ def _say(what: dict[str, Any]) -> None:
     print(json.dumps(what), flush=True)
 
 
-WHAT = {"idle": idle, "dead": dead, "indexed": indexed}
+WHAT = {"idle": idle, "reached": reached, "dead": dead, "indexed": indexed}
 
 
 def main(what: str, url: str, *arguments: str) -> None:

@@ -20,6 +20,7 @@ TITLES = {
     "block": "What the application notices",
     "memory": "Peak memory",
     "layer": "The drop-in layer",
+    "heartbeat": "Heartbeats at depth channel",
 }
 STYLES = {"met": "green", "met, not the aim": "yellow", "MISSED": "bold red"}
 HEADINGS = ("What", "Median", "Range", "Target", "Verdict", "Note")

@@ -28,6 +28,8 @@ FIGURES = {
     "memory": "channels_groups_tenth channels_groups_full channels_groups_growth reap_stale_tenth reap_stale_full",
     "layer": "group_add_1_1 group_add_100_20 send_1_1 group_send_1_1 receive_1_1 memory_more commands_ours "
     "commands_stock index_memory purge_tenth purge_full purge_growth reap_tenth reap_full",
+    "heartbeat": "rate wall all_rate all_memory paced_memory rtt_p50 rtt_p99 send_quiet_p99 send_paced_p50 "
+    "send_paced_p99 send_unbounded_p50 send_unbounded_p99",
 }
 
 
