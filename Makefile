@@ -2,7 +2,7 @@ PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest lint bench docs
+.PHONY: demo test test-oldest matrix lint bench docs
 
 demo: .venv/.installed  ## the product in about a minute; ARGS=--keep leaves it running
 	$(PY) manage.py demo $(ARGS)
@@ -11,7 +11,10 @@ test: .venv/.installed  ## four files at a time: most of the tests' time is wait
 	$(PY) -m pytest -n 4 --dist loadfile $(ARGS)
 
 test-oldest: .venv-oldest/.installed  ## the core and the drop-in layer on the oldest versions that they say they work with
-	.venv-oldest/bin/python -m pytest tests/unit tests/integration/test_purge.py tests/integration/test_drop_in_is_a_drop_in.py -k "not stock" $(ARGS)
+	.venv-oldest/bin/python -m pytest tests/unit tests/integration/test_purge.py tests/integration/test_drop_in_is_a_drop_in.py tests/integration/test_drop_in_keeps_members.py tests/integration/test_watched_connections.py -k "not stock" $(ARGS)
+
+matrix: .venv/.installed  ## the drop-in layer on redis-py 5 to 8 with channels_redis 4.2 and 4.3, a quarter of an hour
+	$(PY) -m nox $(ARGS)
 
 lint: .venv/.installed
 	$(PY) -m ruff check && $(PY) -m ruff format --check && $(PY) -m mypy
