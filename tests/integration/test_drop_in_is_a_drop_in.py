@@ -437,7 +437,8 @@ def test_a_process_ends_without_a_word_and_leaves_nothing(
         text=True,
         timeout=30,
     )
-    said = done.stderr
+    # On a busy machine, asyncio tells of what took long.
+    said = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("Executing <"))
     if script == "never closes its loop":
         # Whoever does not close a loop is told so, with the stock layer too.
         said = "\n".join(line for line in said.splitlines() if "Resource" not in line)

@@ -510,12 +510,12 @@ async def test_no_message_is_delivered_twice_when_its_answer_was_lost(
             await sender.send(channel, {"number": number})
         except redis.ConnectionError:
             refused.add(number)
+    # What Redis had handed to a connection that was cut at that moment is lost, as with the stock layer.
+    await until(lambda: len(received) >= 1000 - len(refused) - 50, 30)
     with contextlib.suppress(AssertionError):
-        await until(lambda: len(received) >= 1000 - len(refused), 2)
+        await until(lambda: len(received) >= 1000 - len(refused), 1)
     receiving.cancel()
     assert len(received) == len(set(received))
-    # What Redis had handed to a connection that was cut at that moment is lost, as with the stock layer.
-    assert len(received) >= 1000 - len(refused) - 50
 
 
 # Leases
