@@ -18,12 +18,12 @@ from django.conf import LazySettings
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ops.model.disconnects import Disconnect
-from ops.model.keys import inbox_of
+from ops.model.ends import cause_of_exception, describe_exception
 from ops.store.disconnect_log import append
 from ops.store.shards import close_layer, open_layer
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
-from project.sockets import FleetSocket, SocketFleet
+from project.sockets import SocketFleet
 from project.workers import Worker
 from tests.conftest import StartRedis, StartWorker
 from tests.layer_builders import ASGI, AppProcess, SlowLayer, StartProcess, layer_of, until
@@ -104,12 +104,17 @@ async def _end_of_consumer(process: AppProcess) -> Disconnect:
     try:
         await process.layer.receive(channel)
     except redis.RedisError as error:
-        cause = "redis_timeout" if isinstance(error, redis.TimeoutError) else "redis_connection_lost"
-        raised = (f"{type(error).__name__}: {error}",)
+        chain = describe_exception(error)
     lived = time.monotonic() - started
     await process.layer.group_discard("room", channel)
     return Disconnect(
-        time.time(), cause, "application", lived_seconds=lived, exception=raised, channel=channel, process=process.name
+        time.time(),
+        cause_of_exception(chain),
+        "application",
+        lived_seconds=lived,
+        exception=chain,
+        channel=channel,
+        process=process.name,
     )
 
 
@@ -274,6 +279,18 @@ async def killed(system: System) -> AsyncIterator[None]:
     yield
 
 
+@fault("10", "consumers that died of a message without a handler, in a worker that lives on", "ops.W403")
+async def no_handler(system: System) -> AsyncIterator[None]:
+    worker = await asyncio.to_thread(system.start_worker, "uvicorn")
+    fleet = await system.sockets.open(worker, "lobby", 3)
+    await system.sockets.open(worker, "support")
+    sender = await system.start_process()
+    await sender.layer.group_send("room.lobby", {"type": "nobody.handles"})
+    await until(lambda: not any(socket.is_open for socket in fleet), timeout_seconds=15)
+    await until(lambda: system.client.xlen(ASGI.disconnects) >= 3, timeout_seconds=15)
+    yield
+
+
 @fault("11", "a worker that is connected and stands still", "ops.E402")
 async def hung(system: System) -> AsyncIterator[None]:
     worker = await asyncio.to_thread(system.start_worker, "uvicorn")
@@ -389,24 +406,9 @@ async def clock_ahead(system: System) -> AsyncIterator[None]:
 @fault("17", "an ordinary deploy under Daphne", "ops.W404")
 async def daphne_deploy(system: System) -> AsyncIterator[None]:
     worker = await asyncio.to_thread(system.start_worker, "daphne")
-    fleet = await system.sockets.open(worker, "lobby", 3)
+    await system.sockets.open(worker, "lobby", 3)
     await asyncio.to_thread(worker.terminate)
-    await _log([_ended_with_its_process(worker, socket) for socket in fleet])
     yield
-
-
-def _ended_with_its_process(worker: Worker, socket: FleetSocket) -> Disconnect:
-    inbox = inbox_of(socket.welcome["channel"])
-    assert inbox is not None
-    return Disconnect(
-        time.time(),
-        "process_exit",
-        "shutdown",
-        channel=socket.welcome["channel"],
-        process=inbox.process,
-        pid=worker.pid,
-        groups=("room.lobby",),
-    )
 
 
 @fault("18", "a command that holds the server up", "ops.W310")
@@ -437,13 +439,13 @@ async def two_loops(system: System) -> AsyncIterator[None]:
     channel = await layer.new_channel()
     first = asyncio.create_task(layer.receive(channel))
     await until(lambda: layer.receive_count == 1)
-    raised: list[str] = []
+    chains: list[tuple[str, ...]] = []
 
     def receive_elsewhere() -> None:
         try:
             asyncio.run(layer.receive(channel))
         except RuntimeError as error:
-            raised.append(f"RuntimeError: {error}")
+            chains.append(describe_exception(error))
 
     thread = threading.Thread(target=receive_elsewhere)
     thread.start()
@@ -451,7 +453,8 @@ async def two_loops(system: System) -> AsyncIterator[None]:
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     await close_layer(layer)
-    await _log([Disconnect(time.time(), "handler_exception", "application", exception=tuple(raised), channel=channel)])
+    [chain] = chains
+    await _log([Disconnect(time.time(), cause_of_exception(chain), "application", exception=chain, channel=channel)])
     yield
 
 

@@ -105,9 +105,11 @@ def check_orphans(facts: Facts) -> Symptom | None:
         f"log, so it was killed, ran out of memory, or lost its host"
         for process in dead[:MOST_SHOWN]
     ]
-    evidence = _with_rest(evidence, dead) + _gone_consumers(facts)
-    fix = "manage.py reap_stale --wait. At the source: ops.layers.RedisChannelLayer."
-    return symptom(evidence, fix)
+    in_live_processes = _gone_consumers(facts)
+    commands = ["manage.py reap_stale --wait"] * bool(dead)
+    commands += ["manage.py replay_disconnects --cleanup"] * bool(in_live_processes)
+    fix = f"{' and '.join(commands)}. At the source: ops.layers.RedisChannelLayer."
+    return symptom(_with_rest(evidence, dead) + in_live_processes, fix)
 
 
 def _gone_consumers(facts: Facts) -> list[str]:
