@@ -83,7 +83,7 @@ CHECKS = (
     Check("ops.E406", "Messages that cannot be read", agreement.check_readability),
     Check("ops.W408", "The same groups under another prefix", agreement.check_prefixes),
     Check("ops.E412", "One layer in several event loops", agreement.check_event_loops),
-    Check("ops.W309", "Redis restarted under live processes", servers.check_restarts),
+    Check("ops.W309", "Redis restarted or failed over under live processes", servers.check_restarts),
     Check("ops.W409", "Clocks differ", agreement.check_clocks),
     Check("ops.E402", "A worker hangs", processes.check_hung),
     Check("ops.E405", "Inboxes are full", processes.check_full_inboxes),

@@ -112,19 +112,25 @@ async def survey_members(opened: OpenLayer, old_before: float, feeding: Collecti
     """Read the groups until the time is over. ``feeding``: processes whose groups are wanted too."""
     survey = MemberSurvey()
     until = time.monotonic() + SURVEY_SECONDS
-    for shard in opened.answering:
-        selection = Selection(pattern=opened.keyspace.groups_pattern())
-        async with shard.wire() as wire:
-            async for slices in read_slices(wire, opened.keyspace, selection, ScanNotes()):
-                for part in slices:
-                    group = opened.keyspace.group_name(part.key)
-                    if part.last:
-                        _note_place(opened, survey, shard, group)
-                    _note_ages(survey, group, zip(part.members, part.scores, strict=True), old_before, feeding)
-                if time.monotonic() > until:
-                    survey.whole = False
-                    break
+    selection = Selection(pattern=opened.keyspace.groups_pattern())
+    try:
+        for shard in opened.answering:
+            async with shard.wire() as wire:
+                async for slices in read_slices(wire, opened.keyspace, selection, ScanNotes()):
+                    for part in slices:
+                        group = opened.keyspace.group_name(part.key)
+                        if part.last:
+                            _note_place(opened, survey, shard, group)
+                        _note_ages(survey, group, zip(part.members, part.scores, strict=True), old_before, feeding)
+                    if time.monotonic() > until:
+                        raise _TimeIsOver  # not break: replies are on their way, so this connection must be closed
+    except _TimeIsOver:
+        survey.whole = False
     return survey
+
+
+class _TimeIsOver(Exception):
+    """The budget of a survey is used up."""
 
 
 def _note_place(opened: OpenLayer, survey: MemberSurvey, shard: Shard, group: str) -> None:

@@ -15,11 +15,13 @@ from django.conf import LazySettings
 
 from ops.model.diagnosis import CHECKS
 from ops.operations import collect
+from ops.store import survey
+from ops.store.shards import open_layer
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import CommandResult, RunCommand, StartRedis
 from tests.in_process_commands import run_beside, run_here
-from tests.layer_builders import BUSY, StartProcess, dump, layer_of
+from tests.layer_builders import BUSY, StartProcess, add_members, channels_of, dump, layer_of
 
 STOCK = "channels_redis.core.RedisChannelLayer"
 DROP_IN = "ops.layers.RedisChannelLayer"
@@ -168,6 +170,22 @@ def test_no_secret_is_shown(start_redis: StartRedis, settings: LazySettings) -> 
     done = run_here("channels_doctor", "--format", "json")
     assert done.returncode == 1
     assert "wrong-one" not in done.out + done.err
+
+
+async def test_a_survey_whose_time_is_over_says_so_and_leaves_no_connection_with_unread_replies(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3000):
+        add_members(redis_client, f"room.{number}", channels_of("a" * 32, 1))
+    monkeypatch.setattr(survey, "SURVEY_SECONDS", 0.0)
+    async with open_layer("default") as opened:
+        partly = await survey.survey_members(opened, 0.0, ())
+        assert not partly.whole
+        assert 0 < partly.processes["a" * 32].members < 3000
+        assert await opened.home.execute("GET", "nothing") is None
+    document_of_it = document(await run_beside("channels_doctor", "--format", "json"))
+    assert [finding["id"] for finding in document_of_it["findings"]] == ["ops.W403"]
+    assert "left 3,000 members" in document_of_it["findings"][0]["evidence"][0]
 
 
 # Without a right

@@ -120,6 +120,7 @@ def test_channels_that_outlived_their_consumer_in_a_live_process_are_orphans() -
         "3 websockets of live processes ended, and the channels are members still: 2 of no_handler, 1"
         in (finding["ops.W403"].evidence[0])
     )
+    assert finding["ops.W403"].fix.startswith("manage.py replay_disconnects --cleanup. At")
     assert ids(with_processes(LIVE, ends=(ended(cause="no_handler"),))) == []
 
 

@@ -156,6 +156,15 @@ def test_websockets_that_ended_as_the_server_started_again_are_counted() -> None
     assert ids(with_ends(ended(600, **lost), ended(100, **lost), ended(299, cause="normal"))) == []
 
 
+def test_a_failover_is_known_by_a_promoted_server_and_the_websockets_that_ended_for_it() -> None:
+    promoted = {"master_replid2": "ab" * 20}
+    lost = (ended(cause="redis_connection_lost"),)
+    assert ids(facts(servers=(server(promoted),), ends=lost)) == ["ops.W309"]
+    assert ids(facts(servers=(server(promoted),), ends=(ended(7200, cause="redis_connection_lost"),))) == []
+    assert ids(facts(servers=(server(promoted),))) == []
+    assert ids(facts(servers=(server({"master_replid2": "0" * 40}),), ends=lost)) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

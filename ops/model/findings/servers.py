@@ -231,7 +231,7 @@ def _pubsub_limit(server: ServerFacts) -> tuple[int, int, int]:
 
 
 def check_restarts(facts: Facts) -> Symptom | None:
-    """``ops.W309``: Redis restarted while processes lived: memberships, or the consumers behind them, are gone.
+    """``ops.W309``: Redis restarted or failed over while processes lived: memberships or their consumers are gone.
 
     With the stock layer a restart ends every consumer that waits; members that are older than the server are of such.
     A process with the drop-in layer puts its memberships back.
@@ -256,9 +256,12 @@ def check_restarts(facts: Facts) -> Symptom | None:
                 f"it started {_uptime(server)} ago, and members of {processes} joined up to "
                 f"{format_seconds(started - oldest)} before that"
             )
-        ended = _ended_by_restart(facts, started)
+        ended = _lost(facts, started - CLOCK_TOLERANCE_SECONDS, started + RESTART_SHADOW_SECONDS)
         if ended:
             yield f"it started {_uptime(server)} ago, and {counted(ended, 'websocket')} ended for it, by the log"
+        elif server.word("master_replid2").strip("0") and (lost := _lost(facts, facts.now - RECENT_SECONDS, facts.now)):
+            websockets = counted(lost, "websocket")
+            yield f"it was promoted from a replica, and {websockets} lost Redis within the last hour, by the log"
 
     fix = (
         "Have the clients connect again (restart the workers, or close their sockets), or use "
@@ -267,13 +270,11 @@ def check_restarts(facts: Facts) -> Symptom | None:
     return symptom(of_servers(facts, examine), fix)
 
 
-def _ended_by_restart(facts: Facts, started: float) -> int:
+def _lost(facts: Facts, since: float, until: float) -> int:
+    """How many websockets ended between these times because Redis was gone or refused."""
     ends = facts.ends if isinstance(facts.ends, tuple) else ()
-    return sum(
-        end.disconnect.cause in ("redis_connection_lost", "redis_error")
-        and started - CLOCK_TOLERANCE_SECONDS <= end.disconnect.at <= started + RESTART_SHADOW_SECONDS
-        for end in ends
-    )
+    causes = ("redis_connection_lost", "redis_error")
+    return sum(end.disconnect.cause in causes and since <= end.disconnect.at <= until for end in ends)
 
 
 def check_speed(facts: Facts) -> Symptom | None:
