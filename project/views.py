@@ -40,6 +40,7 @@ class Presence:
                 self._taken_at = time.monotonic()
         here = next((group.channels for group in self._groups if group.group == ROOMS + room), ())
         return {
+            "complete": self._inspection.complete,
             "rooms": [{"name": g.group.removeprefix(ROOMS), "members": g.counts.members} for g in self._groups],
             "processes": [_process(process) for process in self._inspection.processes],
             "members": [
@@ -71,7 +72,7 @@ presence = Presence()
 
 
 async def who(request: HttpRequest) -> HttpResponse:
-    """`?room=lobby`: the rooms, the processes and the members of that room."""
+    """`?room=lobby`: the rooms, the processes and the members of that room; `complete`: all of Redis has answered."""
     try:
         return JsonResponse(await presence.document(request.GET.get("room", "")))
     except OpsError as error:
@@ -81,7 +82,7 @@ async def who(request: HttpRequest) -> HttpResponse:
 async def static_file(request: HttpRequest, path: str) -> HttpResponse:
     """A static file of an installed app. A real site has its web server do this."""
     found = finders.find(path)
-    if not found:
+    if not found or not Path(str(found)).is_file():  # noqa: ASYNC240
         raise Http404(path)
     kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
     return HttpResponse(Path(str(found)).read_bytes(), content_type=kind)  # noqa: ASYNC240

@@ -19,7 +19,7 @@ from project.workers import Kind, Worker
 from tests.acceptance.browser import Page, find_browser, open_browser
 from tests.acceptance.test_heartbeat_mixin import disconnects, start_beating
 from tests.acceptance.two_layers import DROP_IN_LAYER
-from tests.conftest import RunCommand, StartWorker
+from tests.conftest import RunCommand, StartRedis, StartWorker
 from tests.layer_builders import until
 
 ROOM = "kitchen"
@@ -146,6 +146,31 @@ async def reached_by_a_heartbeat(page: Page, run_command: RunCommand) -> None:
     assert group["answered"] == 1, done
     assert await page.text("#channel") not in group["silent"]
     await page.until("return Number(document.getElementById('beat-count').textContent) > arguments[0]", before)
+
+
+async def test_who_is_there_is_asked_of_redis_and_it_is_said_where_that_does_not_answer(
+    start_redis: StartRedis, start_worker: StartWorker, sockets: SocketFleet, page: Page
+) -> None:
+    server = start_redis()
+    worker = start_worker("uvicorn", redis=server, **DROP_IN_ENV)
+    await sockets.open(worker, "lobby", 3)
+    await page.go(worker.http_url)
+    await page.until("return document.getElementById('who-count').textContent === '4'")
+    assert not await page.text("#stale")
+    server.kill()
+    await page.until("return document.getElementById('stale').textContent.startsWith('Redis does not answer')")
+    assert await page.text("#who-count") == "4"
+    server.start()
+    await page.until("return document.getElementById('stale').hidden && document.querySelector('#who .me')")
+    assert await page.text("#state-text") == "connected"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("ops/heartbeat-socket.js", 200), ("ops", 404), ("nothing.js", 404), ("%2e%2e/settings.py", 400)],
+)
+def test_nothing_but_static_files_is_served_as_such(path: str, status: int, client: Any) -> None:
+    assert client.get(f"/static/{path}").status_code == status
 
 
 async def test_the_client_notices_a_connection_that_went_silent_and_connects_again(

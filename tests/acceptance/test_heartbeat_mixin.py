@@ -338,9 +338,13 @@ async def test_writing_while_daphne_closes_is_no_error(
     opened = await open_each(sockets, front)
     front.fall_silent()
     layer = channel_layers.make_backend("default")
-    while len(disconnects(redis_client)) < len(opened):
-        await layer.group_send("joined", {"type": "send.flood", "size": 10})
-        await asyncio.sleep(0.01)
+
+    async def write_on() -> None:
+        while len(disconnects(redis_client)) < len(opened):
+            await layer.group_send("joined", {"type": "send.flood", "size": 10})
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(write_on(), NOTICED_WITHIN_SECONDS)
     await layer.close_pools()
     assert {len(codes) for codes in disconnects(redis_client).values()} == {1}
     await until(lambda: not members(redis_client))

@@ -15,6 +15,7 @@ let socket = null;
 let room = null;
 let me = null; // the name of this connection's channel
 let beats = 0;
+let seenAt = null; // when Redis was last seen as a whole
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -117,7 +118,13 @@ async function look() {
   }
 }
 
-function showPresence({ rooms, processes, members, omitted }) {
+function showPresence({ complete, rooms, processes, members, omitted }) {
+  at("stale").hidden = complete;
+  if (!complete) {
+    at("stale").textContent = `Redis does not answer. ${seenAt ? `This is how it was at ${seenAt}.` : ""}`;
+    return;
+  }
+  seenAt = clock();
   const known = new Map(rooms.map((one) => [one.name, one.members]));
   if (!known.has(room)) known.set(room, 0);
   at("rooms").replaceChildren(...[...known].map(([name, count]) => roomButton(name, count)));
