@@ -157,10 +157,11 @@ async def _all_together(ending: Awaitable[None]) -> None:
     together.add(done)
     try:
         await ending
-        done.set_result(None)
-        await asyncio.wait(together, timeout=DISCONNECT_WITHIN_SECONDS)
     finally:
+        done.set_result(None)
+        others = together.copy()
         together.discard(done)
+    await asyncio.wait(others, timeout=DISCONNECT_WITHIN_SECONDS)
 
 
 def _problem_with(cls: type[HeartbeatMixin]) -> str | None:

@@ -201,8 +201,9 @@ class Heart:
     def _give_up(self) -> None:
         """Nothing comes from the client any more: let the consumer know, whatever it waits for."""
         logger.info(
-            "nothing came from the client of %s within %g s after a ping: closing with %s",
-            self._consumer.channel_name,
+            "nothing came from the client of %s (%s) within %g s after a ping: closing with %s",
+            type(self._consumer).__qualname__,
+            getattr(self._consumer, "channel_name", "no channel"),
             self._consumer.heartbeat_timeout,
             self._consumer.heartbeat_close_code,
         )
@@ -256,5 +257,13 @@ def _is_cancelled_otherwise(task: "asyncio.Task[Any] | None") -> bool:
 
 
 def _says_that_it_is_gone(error: Exception) -> bool:
-    """ASGI 2.4 has servers raise an OSError; Daphne passes on what autobahn raises while a socket is closing."""
-    return isinstance(error, OSError) or type(error).__name__ == "Disconnected"
+    """Whether it means that the socket has been closed, by the client or by the server itself.
+
+    ASGI 2.4 has servers raise an OSError. Daphne passes on autobahn's ``Disconnected`` while a socket is closing.
+    uvicorn says that ``websocket.close`` has been sent, also where nobody but uvicorn has sent it.
+    """
+    return (
+        isinstance(error, OSError)
+        or type(error).__name__ == "Disconnected"
+        or (isinstance(error, RuntimeError) and "after sending 'websocket.close'" in str(error))
+    )

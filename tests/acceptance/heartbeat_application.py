@@ -139,12 +139,24 @@ class LegacyConsumer(AsyncConsumer):
         return self.asked if frame == "pong" else None
 
 
+class LonelyConsumer(HeartbeatMixin, AsyncWebsocketConsumer):  # type: ignore[misc]
+    """Of a site without channel layers."""
+
+    channel_layer_alias = "there is none"
+    heartbeat_interval = INTERVAL_SECONDS
+    heartbeat_timeout = TIMEOUT_SECONDS
+
+    async def disconnect(self, code: int) -> None:
+        client.rpush(DISCONNECTS, json.dumps(["LonelyConsumer", "", code]))
+
+
 CONSUMERS = {
     "async": AsyncConsumer,
     "async-json": AsyncJsonConsumer,
     "sync": SyncConsumer,
     "sync-json": SyncJsonConsumer,
     "legacy": LegacyConsumer,
+    "lonely": LonelyConsumer,
 }
 websockets = URLRouter([path(f"ws/beat/{name}/", consumer.as_asgi()) for name, consumer in CONSUMERS.items()])
 

@@ -32,6 +32,12 @@ OPEN = (
 CONNECT = """
 const done = arguments[arguments.length - 1];
 window.log = [];
+window.listeners = 0;
+for (const target of [window, document]) {
+  const { addEventListener: add, removeEventListener: remove } = target;
+  target.addEventListener = (...event) => { listeners += 1; add.apply(target, event); };
+  target.removeEventListener = (...event) => { listeners -= 1; remove.apply(target, event); };
+}
 const options = {
   minDelayMs: 20, maxDelayMs: 100, lastedMs: 50, ...arguments[1],
   onstate: (state, detail) => log.push({ state, ...detail }),
@@ -193,7 +199,9 @@ async def test_the_client_stays_away_once_it_was_closed_on_purpose(
     async with Front([start_beating(start_worker, "uvicorn")]) as front:
         await connect(page, front)
         await pinged(page, 1)
+        assert await page.run("return listeners") > 0
         await page.run("socket.close(4321, 'enough')")
+        assert await page.run("return listeners") == 0
         await until(lambda: list(disconnects(redis_client).values()) == [[4321]])
         assert await page.run("return socket.send('nobody hears this')") is False
         # What makes others connect at once leaves it alone.

@@ -202,6 +202,19 @@ async def test_the_frames_can_be_those_of_a_client_that_was_there_before(
     assert list(disconnects(redis_client).values()) == [[HEARTBEAT_TIMEOUT]]
 
 
+async def test_a_consumer_without_a_channel_layer_has_heartbeats_too(
+    start_worker: StartWorker, redis_client: redis.Redis
+) -> None:
+    worker = start_beating(start_worker, "uvicorn")
+    url = f"{worker.ws_url}/ws/beat/lonely/"
+    async with connect(url, origin=worker.http_url, proxy=None) as connection:  # type: ignore[arg-type]
+        ping = json.loads(await asyncio.wait_for(connection.recv(), NOTICED_WITHIN_SECONDS))
+        assert ping["type"] == PING
+        await asyncio.wait_for(connection.wait_closed(), NOTICED_WITHIN_SECONDS)
+        assert connection.close_code == HEARTBEAT_TIMEOUT
+    assert disconnects(redis_client) == {"": [HEARTBEAT_TIMEOUT]}
+
+
 @KINDS
 async def test_a_consumer_that_is_busy_does_not_make_its_client_silent(
     kind: Kind, start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis
@@ -325,7 +338,7 @@ async def test_a_consumer_that_learns_of_the_end_from_its_own_write_is_disconnec
     redis_client.set("go on", 1)
     await until(lambda: bool(disconnects(redis_client)), NOTICED_WITHIN_SECONDS)
     assert disconnects(redis_client) == {socket.channel: [4002]}
-    assert not members(redis_client)
+    await until(lambda: not members(redis_client))
     assert "Traceback" not in worker.output()
 
 
@@ -346,7 +359,9 @@ async def test_writing_while_daphne_closes_is_no_error(
 
     await asyncio.wait_for(write_on(), NOTICED_WITHIN_SECONDS)
     await layer.close_pools()
-    assert {len(codes) for codes in disconnects(redis_client).values()} == {1}
+    codes = list(disconnects(redis_client).values())
+    assert {len(of_one) for of_one in codes} == {1}
+    assert [1011] not in codes, "a consumer died of it"
     await until(lambda: not members(redis_client))
     assert "Traceback" not in worker.output()
 
