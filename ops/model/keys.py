@@ -18,6 +18,7 @@ key                               type    what
 ``{prefix}:ops:aside:{id}:{key}`` zset    an inbox or in-flight key that the run set aside, until it expires
 ``{prefix}:ops:lock``             string  held while a run removes or restores
 ``{prefix}:ops:disconnects``      stream  the disconnect log: a record for each websocket that ended, capped
+``{prefix}:ops:cleaned``          string  the entry of that log up to which the recorded ends have been cleaned up
 ``{prefix}:ops:ack:{run}``        list    acknowledgements of heartbeats, while somebody waits for them
 ================================  ======  ==================================================================
 
@@ -213,3 +214,7 @@ class Keyspace:
     @property
     def disconnects(self) -> bytes:
         return self._ops("disconnects")
+
+    @property
+    def cleaned(self) -> bytes:
+        return self._ops("cleaned")

@@ -85,7 +85,7 @@ class _Run:
         if opened.home.problem is None:
             self._suspicions = await suspects.read_suspicions(opened, self._options.glob)
         observation = await self._look()
-        started_at, run_id = observation.now, _new_run_id(observation.now)
+        started_at, run_id = observation.now, new_run_id(observation.now)
         plan = await self._conclude(observation)
         if self._options.wait and not plan.stopped and _has(observation, State.SUSPECT):
             observation, plan = await self._look_again()
@@ -249,7 +249,7 @@ def _seen_live_after(seen_live: Mapping[str, float], observation: Observation) -
     return after
 
 
-def _new_run_id(now: float) -> str:
+def new_run_id(now: float) -> str:
     """Sorts by time, and is unique across hosts."""
     at = datetime.fromtimestamp(now, timezone.utc)
     return f"{at:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

@@ -43,9 +43,9 @@ class Records:
         counts = {name: getattr(self.reading, name) + number for name, number in more.items()}
         self.reading = replace(self.reading, **counts)
 
-    async def of_stream(self, opened: OpenLayer, span: Span) -> AsyncIterator[list[Disconnect]]:
-        """Those of the log in Redis after ``position``."""
-        pages = read_disconnects(opened, after=self.position, since=span.since, until=span.until)
+    async def of_stream(self, opened: OpenLayer, span: Span, *, reaped: bool = True) -> AsyncIterator[list[Disconnect]]:
+        """Those of the log in Redis after ``position``. ``reaped``: also those that the reaper removed."""
+        pages = read_disconnects(opened, after=self.position, since=span.since, until=span.until, reaped=reaped)
         async for page in pages:
             self._note(entries=len(page.disconnects) + page.unreadable, unreadable=page.unreadable)
             yield page.disconnects

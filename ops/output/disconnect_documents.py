@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ops.model.cleanup import CleanupReport
 from ops.model.disconnect_report import DisconnectReport, Reading, Row, Table
 from ops.model.keys import visible
 from ops.output.documents import SCHEMA_VERSION
@@ -41,6 +42,30 @@ def disconnect_report_document(report: DisconnectReport) -> dict[str, Any]:
             }
             for pattern in report.patterns
         ],
+        **reading_record(report.reading),
+    }
+
+
+def cleanup_document(report: CleanupReport) -> dict[str, Any]:
+    """What ``replay_disconnects --cleanup`` did. In a dry run ``removed`` is what would have been removed."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": report.run_id,
+        "layer": report.layer,
+        "sources": [visible(source) for source in report.sources],
+        "dry_run": report.dry_run,
+        "complete": report.complete,
+        "records": report.records,
+        "channels": report.channels,
+        "groups_scanned": report.groups_scanned,
+        "members_scanned": report.members_scanned,
+        "removed": report.removed,
+        "kept": report.kept,
+        "processes": [{"process": one.process, "removed": one.removed} for one in report.processes],
+        "resumed_from": report.resumed_from,
+        "position": report.position,
+        "duration_seconds": round(report.duration_seconds, 3),
+        "notes": list(report.notes),
         **reading_record(report.reading),
     }
 

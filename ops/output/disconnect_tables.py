@@ -7,11 +7,12 @@ from rich.console import Group as Stack
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ops.model.cleanup import CleanupReport
 from ops.model.disconnect_report import DisconnectReport, Reading, Row, Step, Table
 from ops.model.evidence import format_seconds
 from ops.model.keys import visible
 from ops.model.tallies import shares
-from ops.output.tables import GAP, make_table
+from ops.output.tables import GAP, PROCESSES_SHOWN, make_table
 from ops.output.text import counted, iso
 
 CHART_ROWS = 5
@@ -108,6 +109,33 @@ def _notes(reading: Reading) -> Iterator[Text]:
         entries = counted(reading.unreadable, "entry or line", "entries or lines")
         yield Text(f"{entries} of {reading.entries:,} could not be read; the first:", style="dim")
         yield from (Text(f"  {visible(sample)}", style="dim") for sample in reading.samples)
+
+
+def cleanup_report(report: CleanupReport) -> RenderableType:
+    """The answer of ``replay_disconnects --cleanup``."""
+    parts: list[RenderableType] = []
+    if report.processes:
+        verb = "Would go" if report.dry_run else "Removed"
+        table = make_table("Process", verb, numbers=frozenset({verb}))
+        for one in report.processes[:PROCESSES_SHOWN]:
+            table.add_row(one.process, f"{one.removed:,}")
+        if rest := report.processes[PROCESSES_SHOWN:]:
+            table.add_row(Text(f"… {len(rest):,} more", style="dim"), f"{sum(one.removed for one in rest):,}")
+        parts.extend([table, GAP])
+    what = "would be removed" if report.dry_run else "removed"
+    parts.append(
+        Text(
+            f"{counted(report.records, 'end')} on record, {counted(report.channels, 'channel')} to look for in "
+            f"{counted(report.members_scanned, 'member')} of {counted(report.groups_scanned, 'group')}, in "
+            f"{report.duration_seconds:.1f} s: {report.removed:,} {what}."
+        )
+    )
+    if report.kept:
+        parts.append(Text(f"{counted(report.kept, 'member')} stayed: joined after the recorded end, or just left."))
+    if report.removed and not report.dry_run:
+        parts.append(Text(f"To put them back: manage.py reap_stale --undo {report.run_id}"))
+    parts.extend(_notes(report.reading))
+    return Stack(*parts)
 
 
 class TimelineChart:

@@ -6,6 +6,7 @@ half a million members writes one entry.
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ STREAM_LENGTH = 100_000
 RECORDS_AT_ONCE = 1000
 MOST_REAPED = 10_000_000
 BEGINNING = "0-0"
+_ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,30 @@ async def count_entries(opened: OpenLayer) -> int:
     return int(await opened.home.execute("XLEN", opened.keyspace.disconnects))
 
 
+async def read_position(opened: OpenLayer) -> str:
+    """The entry up to which clean-ups have come; BEGINNING where none has, or where it cannot be read."""
+    found = decode_name(await opened.home.execute("GET", opened.keyspace.cleaned) or b"")
+    return found if _ENTRY_ID.fullmatch(found) else BEGINNING
+
+
+async def record_position(opened: OpenLayer, position: str) -> None:
+    """Note that a clean-up has come up to that entry."""
+    await opened.home.execute("SET", opened.keyspace.cleaned, position)
+
+
 async def read_disconnects(
-    opened: OpenLayer, *, after: str = BEGINNING, since: float | None = None, until: float | None = None
+    opened: OpenLayer,
+    *,
+    after: str = BEGINNING,
+    since: float | None = None,
+    until: float | None = None,
+    reaped: bool = True,
 ) -> AsyncIterator[Page]:
     """The records after the entry ``after``, page by page, in the order in which they were written.
 
-    ``since`` and ``until``: unix seconds by the clock of Redis when they were written. An entry that stands for many
-    comes in several pages, of which only the last moves ``last_id``.
+    ``since`` and ``until``: unix seconds by the clock of Redis when they were written. ``reaped``: with what the
+    entries that stand for many stand for; without it they are passed over. Such an entry comes in several pages, of
+    which only the last moves ``last_id``.
     """
     last = "+" if until is None else f"{int(until * 1000)}"
     if since is not None and (after == BEGINNING or int(after.partition("-")[0]) < since * 1000):
@@ -75,7 +94,7 @@ async def read_disconnects(
     while entries := await opened.home.execute(
         "XRANGE", opened.keyspace.disconnects, start, last, "COUNT", ENTRIES_AT_ONCE
     ):
-        async for page in _pages(opened, entries, after):
+        async for page in _pages(opened, entries, after, reaped=reaped):
             after = page.last_id
             yield page
         after = decode_name(entries[-1][0])
@@ -92,12 +111,14 @@ async def read_newest(opened: OpenLayer, count: int) -> list[tuple[float, Discon
     return [(int(entry_id.partition(b"-")[0]) / 1000, one) for entry_id, one in records if one is not None]
 
 
-async def _pages(opened: OpenLayer, entries: list[Any], after: str) -> AsyncIterator[Page]:
+async def _pages(opened: OpenLayer, entries: list[Any], after: str, *, reaped: bool) -> AsyncIterator[Page]:
     found: list[Disconnect] = []
     unreadable = 0
     for entry_id, raw_fields in entries:
         values = _fields(raw_fields)
-        if b"reaped" in values:
+        if b"reaped" in values and not reaped:
+            pass
+        elif b"reaped" in values:
             if found or unreadable:
                 yield Page(after, found, unreadable)
                 found, unreadable = [], 0
@@ -105,8 +126,8 @@ async def _pages(opened: OpenLayer, entries: list[Any], after: str) -> AsyncIter
             if entry is None:
                 unreadable += 1
             else:
-                async for reaped in _expand(opened, *entry):
-                    yield Page(after, reaped)
+                async for members in _expand(opened, *entry):
+                    yield Page(after, members)
         elif (one := parse_json(values.get(b"d", b""))) is not None:
             found.append(one)
         else:

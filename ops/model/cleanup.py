@@ -1,0 +1,62 @@
+"""Which recorded ends prove that a channel is gone, and what a clean-up did. Pure."""
+
+from dataclasses import dataclass
+
+from ops.model.disconnect_report import Reading
+from ops.model.disconnect_tally import is_timed
+from ops.model.disconnects import Disconnect
+from ops.model.keys import encode_name, inbox_of
+
+AT_PRECISION_SECONDS = 0.001
+"""A record says when to the millisecond, cut off: what joined in it joined before the end."""
+
+
+def gone_channel(one: Disconnect) -> tuple[bytes, float] | None:
+    """The channel whose end ``one`` proves, and the join time up to which its memberships are orphans.
+
+    Both are by the clock of the host that had the socket. None where nothing is proved:
+
+    - The reaper's own records: its members are removed already. Where an undo has brought them back they may be alive.
+    - An end without a channel or a time, as in a server's own log.
+    - A general channel, which many may read.
+    """
+    if one.source == "reaper" or one.cause == "process_died" or one.channel is None or not is_timed(one):
+        return None
+    if inbox_of(one.channel) is None:
+        return None
+    return encode_name(one.channel), one.at + AT_PRECISION_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class CleanedProcess:
+    """How many memberships of its channels went."""
+
+    process: str
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupReport:
+    """``run_id``: for ``reap_stale --undo``; None where nothing was to be removed. ``channels``: whose end is proved.
+
+    ``kept``: memberships that were found and stayed: the channel joined after its recorded end, or has just left.
+    ``position``: the entry of the log in Redis up to which the clean-up came; None where files were read.
+    """
+
+    layer: str
+    sources: tuple[str, ...]
+    dry_run: bool
+    complete: bool
+    run_id: str | None
+    records: int
+    channels: int
+    groups_scanned: int
+    members_scanned: int
+    removed: int
+    kept: int
+    processes: tuple[CleanedProcess, ...]
+    resumed_from: str | None
+    position: str | None
+    reading: Reading
+    duration_seconds: float
+    notes: tuple[str, ...] = ()
