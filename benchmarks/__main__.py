@@ -12,7 +12,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from benchmarks import blocking, heartbeat, layer, memory, reap, scan
+from benchmarks import blocking, disconnects, heartbeat, layer, memory, reap, scan
 from benchmarks.children import BenchmarkFailed
 from benchmarks.figures import FULL_SIZE, Results
 from benchmarks.keyspace import STEP, Layout
@@ -20,7 +20,15 @@ from benchmarks.report import print_report, write_docs
 from benchmarks.session import open_session
 from project.embedded_redis import NoRedisServer, RedisNotStarted
 
-SUBJECTS = {"scan": scan, "reap": reap, "block": blocking, "memory": memory, "layer": layer, "heartbeat": heartbeat}
+SUBJECTS = {
+    "scan": scan,
+    "reap": reap,
+    "block": blocking,
+    "memory": memory,
+    "layer": layer,
+    "heartbeat": heartbeat,
+    "disconnects": disconnects,
+}
 SMALLEST = 100 * STEP
 INTERRUPTED = 128 + signal.SIGINT
 NARROWEST = 150  # a report that goes to a file has no width of its own

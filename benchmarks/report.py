@@ -21,6 +21,7 @@ TITLES = {
     "memory": "Peak memory",
     "layer": "The drop-in layer",
     "heartbeat": "Heartbeats at depth channel",
+    "disconnects": "The disconnect log",
 }
 STYLES = {"met": "green", "met, not the aim": "yellow", "MISSED": "bold red"}
 HEADINGS = ("What", "Median", "Range", "Target", "Verdict", "Note")

@@ -19,10 +19,10 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import create_pool
 from redis import asyncio as aioredis
 
-from ops.model.disconnects import Disconnect, to_json
+from ops.model.disconnects import Disconnect
 from ops.model.ends import without_secrets
 from ops.model.keys import Keyspace
-from ops.store.disconnect_log import append_command
+from ops.store.disconnect_log import append_records
 from ops.store.keeper import start_task
 from ops.store.waiting import within
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("ops.middleware")
 QUEUE_LENGTH = 10_000
 # As JSON, a batch of this size takes the event loop a millisecond or two.
 BATCH = 100
-GATHER_SECONDS = 0.05
+GATHER_SECONDS = 0.2
 SEND_SECONDS = 5.0
 IDLE_SECONDS = 5.0
 LONGEST_WAIT_SECONDS = 5.0
@@ -118,10 +118,7 @@ class Recorder:
             dropped, self._sending = self._dropped_unsaid, True
             batch[0] = replace(batch[0], dropped_before=dropped)
             try:
-                pipe = client.pipeline(transaction=False)
-                for record in batch:
-                    pipe.execute_command(*append_command(key, to_json(record), self._length))
-                await within(SEND_SECONDS, pipe.execute())
+                await within(SEND_SECONDS, append_records(client, key, batch, self._length))
             except BaseException as error:
                 batch[0] = replace(batch[0], dropped_before=0)
                 self._queue.extendleft(reversed(batch))

@@ -30,6 +30,7 @@ FIGURES = {
     "commands_stock index_memory purge_tenth purge_full purge_growth reap_tenth reap_full",
     "heartbeat": "rate wall all_rate all_memory paced_memory rtt_p50 rtt_p99 send_quiet_p99 send_paced_p50 "
     "send_paced_p99 send_unbounded_p50 send_unbounded_p99",
+    "disconnects": "throughput",
 }
 
 

@@ -3,12 +3,15 @@
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from textwrap import indent
 
 import pytest
 
+from ops.conf import known_keys
 from ops.model.diagnosis import CHECKS
+from ops.model.disconnects import CAUSES, CLOSED_BY, Disconnect
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
@@ -63,6 +66,13 @@ def test_each_finding_has_its_section() -> None:
     document = (REPOSITORY / "docs" / "findings.md").read_text("utf-8")
     sections = re.findall(r"^### (ops\.\w+)\n\n\*\*(.+?)\.\*\* .", document, re.MULTILINE)
     assert sorted(sections) == sorted((check.id, check.title) for check in CHECKS)
+
+
+def test_each_word_of_the_disconnect_log_is_explained() -> None:
+    text = (REPOSITORY / "docs" / "disconnect-log.md").read_text("utf-8")
+    names = [field.name for field in fields(Disconnect)]
+    settings = [key for key in known_keys() if key.startswith("DISCONNECT_LOG_")]
+    assert not [word for word in (*names, *CAUSES, *CLOSED_BY, *settings) if f"`{word}`" not in text]
 
 
 def test_each_lua_script_says_what_it_takes_and_returns() -> None:

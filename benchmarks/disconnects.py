@@ -1,0 +1,119 @@
+"""What the disconnect log costs a process that does nothing but open and close websockets.
+
+What such a process can do in a second is one over the time that its core needs for one websocket. That time is measured
+instead of the rate: others on the machine, clients and Redis among them, do not change it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import ExitStack
+from itertools import pairwise
+from statistics import median
+
+import redis
+
+from benchmarks.children import BenchmarkFailed
+from benchmarks.figures import Results, Target
+from benchmarks.layer_shared import database, scaled
+from benchmarks.session import Session
+from project.workers import Worker
+
+SUBJECT = "disconnects"
+DATABASES = {"recorded": 6, "plain": 7}
+CONNECTIONS = 100
+AT_ONCE = 25
+ROUNDS_PER_REPETITION = 50
+SETTLING_SECONDS = 0.5
+AS_FAST = Target(0.95, at_least=True)
+HANDSHAKE = (
+    b"GET /ws/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+WELCOME = b"\x81\x07welcome"
+CLOSE = b"\x88\x82\0\0\0\0\x03\xe8"  # code 1000
+
+
+def run(session: Session, results: Results) -> None:
+    what = "opening and closing websockets: with the disconnect log ÷ without"
+    if sys.platform != "linux":
+        results.derive(SUBJECT, "throughput", what, "ratio", None, note="skipped: this system does not tell")
+        return
+    connections, rounds = scaled(session, CONNECTIONS), results.repeat * ROUNDS_PER_REPETITION
+    # What each worker had needed before each round. What it does after one, it does before its next one.
+    clocks: dict[str, list[float]] = {kind: [] for kind in DATABASES}
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for kind, number in DATABASES.items():
+            url = stack.enter_context(database(session, number))
+            worker = Worker("uvicorn", env={"REDIS_URL": url}, asgi=f"benchmarks.greeting:{kind}")
+            workers[kind] = stack.enter_context(worker)
+            asyncio.run(_open_and_close(worker.port, connections))  # warm-up
+        time.sleep(SETTLING_SECONDS)
+        session.say(f"opening and closing {connections} websockets, {rounds} times with and without the disconnect log")
+        for number in range(rounds):
+            # Each has the other before it as often as after it.
+            for kind, worker in list(workers.items())[:: -1 if number % 2 else 1]:
+                clocks[kind].append(_cpu_seconds(worker.pid))
+                asyncio.run(_open_and_close(worker.port, connections))
+        workers["recorded"].terminate()
+        _check(f"{session.server.url}/{DATABASES['recorded']}", connections * (rounds + 1))
+    recorded, plain = (
+        [(after - before) / connections for before, after in pairwise(clocks[kind])] for kind in DATABASES
+    )
+    shares = [without / with_log for with_log, without in zip(recorded, plain, strict=True)]
+    note = (
+        f"median of {len(shares)} pairs; {1e6 * median(recorded):,.0f} µs of a uvicorn's CPU for each, "
+        f"{1e6 * median(plain):,.0f} without; stock layer"
+    )
+    results.derive(SUBJECT, "throughput", what, "ratio", median(shares), target=AS_FAST, note=note)
+
+
+def _check(url: str, expected: int) -> None:
+    with redis.Redis.from_url(url) as client:
+        found = client.xlen("asgi:ops:disconnects")
+    if found != expected:
+        raise BenchmarkFailed(f"{found} of {expected} ends were recorded")
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of all threads of another process so far; what clock_getcpuclockid(3) would name (Linux)."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+async def _open_and_close(port: int, connections: int) -> None:
+    loop = asyncio.get_running_loop()
+    left = iter(range(connections))
+
+    async def call() -> None:
+        for _ in left:
+            _, caller = await loop.create_connection(_Caller, "127.0.0.1", port)
+            await caller.closed
+
+    await asyncio.gather(*(call() for _ in range(AT_ONCE)))
+
+
+class _Caller(asyncio.Protocol):
+    """A client that costs little: it knows what it will be told."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.get_running_loop().create_future()
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(HANDSHAKE)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._received.endswith(WELCOME):
+            self._transport.write(CLOSE)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if WELCOME in self._received:
+            self.closed.set_result(None)
+        else:
+            self.closed.set_exception(BenchmarkFailed(f"a websocket was not served: {self._received[:200]!r}"))
