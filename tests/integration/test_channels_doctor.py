@@ -172,6 +172,20 @@ def test_no_secret_is_shown(start_redis: StartRedis, settings: LazySettings) -> 
     assert "wrong-one" not in done.out + done.err
 
 
+async def test_nobody_is_probed_where_messages_cannot_be_read_since_that_would_end_consumers(
+    redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    dead = await start_process("room")
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["theirs"])
+    live = await start_process("room", live=True)
+    await live.layer.send(f"{dead.inbox}x", {"type": "x"})
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["ours"])
+    done = await run_beside("channels_doctor", "--format", "json")
+    assert ids(done) == ["ops.E406"]
+    assert "a probe could kill a consumer" in reasons(done)["ops.W403"]
+    assert not live.tasks[0].done()
+
+
 async def test_a_survey_whose_time_is_over_says_so_and_leaves_no_connection_with_unread_replies(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
