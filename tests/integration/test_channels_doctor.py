@@ -14,8 +14,10 @@ import redis
 from django.conf import LazySettings
 
 from ops.model.diagnosis import CHECKS
+from ops.model.facts import Missing
 from ops.operations import collect
-from ops.store import survey
+from ops.store import round_trip, survey
+from ops.store.inspection import fact
 from ops.store.shards import open_layer
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
@@ -170,6 +172,29 @@ def test_no_secret_is_shown(start_redis: StartRedis, settings: LazySettings) -> 
     done = run_here("channels_doctor", "--format", "json")
     assert done.returncode == 1
     assert "wrong-one" not in done.out + done.err
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN, PUBSUB])
+async def test_a_round_trip_that_is_cut_off_half_way_leaves_nothing(
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    settings: LazySettings,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+) -> None:
+    async def send_and_never_receive(layer: Any, channel: str) -> float:
+        await layer.send(channel, {"type": "x"})
+        sent.set()
+        return await asyncio.Future()
+
+    sent = asyncio.Event()
+    monkeypatch.setattr(round_trip, "_once", send_and_never_receive)
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=backend)
+    async with open_layer("default") as opened:
+        measured = await fact(round_trip.measure_round_trip(opened, opened.home), 0.5)
+    assert sent.is_set()
+    assert measured == Missing("it took longer than 0.5 s")
+    assert redis_client.keys("*") == []
 
 
 async def test_nobody_is_probed_where_messages_cannot_be_read_since_that_would_end_consumers(
