@@ -1,8 +1,10 @@
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 120
+SEED ?= 1
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest matrix lint bench docs
+.PHONY: demo test test-oldest matrix lint bench chaos docs
 
 demo: .venv/.installed  ## the product in about a minute; ARGS=--keep leaves it running
 	$(PY) manage.py demo $(ARGS)
@@ -21,6 +23,9 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(PY) -m benchmarks $(ARGS)
+
+chaos: .venv/.installed  ## faults against real servers, and whether the promise holds: SECONDS=3600 SEED=7
+	$(PY) -m chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 docs: .venv/.installed
 	$(PY) docs/generate.py

@@ -1,0 +1,41 @@
+"""What the campaign's workers serve: sockets that join and leave groups on demand, and can block their event loop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import django
+
+django.setup()
+
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from django.urls import path  # noqa: E402
+from redis.exceptions import RedisError  # noqa: E402
+
+from project.consumers import GroupsConsumer  # noqa: E402
+
+
+class CampaignConsumer(GroupsConsumer):
+    """`{"join": group}` and `{"leave": group}`, confirmed once done; `say` to a `group`; `block` for seconds."""
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        try:
+            if "join" in content:
+                await self.channel_layer.group_add(content["join"], self.channel_name)
+                self.joined.append(content["join"])
+                await self.send_json({"type": "joined", "group": content["join"]})
+            elif "leave" in content:
+                await self.channel_layer.group_discard(content["leave"], self.channel_name)
+                await self.send_json({"type": "left", "group": content["leave"]})
+            elif "say" in content:
+                message = {"type": "room.message", "text": content["say"]}
+                await self.channel_layer.group_send(content["group"], message)
+                await self.send_json({"type": "said", "said": content["say"]})
+            elif "block" in content:
+                time.sleep(content["block"])  # noqa: ASYNC251  # the mistake that it stands for
+        except (RedisError, OSError) as error:
+            await self.send_json({"type": "failed", "error": str(error)})
+
+
+application = ProtocolTypeRouter({"websocket": URLRouter([path("ws/groups/", CampaignConsumer.as_asgi())])})

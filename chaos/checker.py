@@ -1,0 +1,161 @@
+"""Compares what is in Redis, and what the sockets got, with what is true."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgpack
+import redis
+
+from chaos.reapers import Reapers
+from chaos.stage import CONFIRM_SECONDS, GROUPS, PREFIX, Client, Stage
+from ops.model.keys import Keyspace
+
+KEYSPACE = Keyspace(PREFIX)
+SETTLE_WITHIN_SECONDS = 60.0
+ANSWER_WITHIN_SECONDS = 15.0
+
+
+@dataclass
+class Checker:
+    """Collects violations of the promise, each as a sentence."""
+
+    stage: Stage
+    reapers: Reapers
+    violations: list[str] = field(default_factory=list)
+    members_checked: int = 0
+    removed: int = 0
+    broadcasts: int = 0
+    _seen: set[str] = field(default_factory=set)
+
+    async def check(self) -> None:
+        """After the dust has settled: everybody who is there can be reached, and nobody else is a member."""
+        await self._check_receipts()
+        deadline = time.monotonic() + SETTLE_WITHIN_SECONDS
+        # There is nothing to be woken by: others change what is in Redis.
+        while (wrong := await asyncio.to_thread(self._wrong_members)) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
+        self.violations += wrong
+        self._check_closed()
+        await self._check_broadcast()
+        self.violations += self.reapers.unexpected
+        self.reapers.unexpected = []
+
+    def _clients(self) -> list[Client]:
+        return [client for client in self.stage.open_clients if client.actor.running and not client.actor.lost]
+
+    def _in_redis(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = defaultdict(set)
+        for shard in self.stage.shards:
+            with redis.Redis.from_url(shard.url) as client:
+                for key in client.scan_iter(KEYSPACE.groups_pattern()):
+                    found[KEYSPACE.group_name(key)] |= {raw.decode() for raw in client.zrange(key, 0, -1)}
+        return found
+
+    def _wrong_members(self) -> list[str]:
+        found, clients = self._in_redis(), self._clients()
+        wrong = [
+            f"the member of an open socket is gone: {client.socket.channel} of {client.actor.name} in {group}"
+            for client in clients
+            for group in client.groups - client.doubtful
+            if client.socket.channel not in found[group]
+        ]
+        expected: dict[str, set[str]] = defaultdict(set)
+        for client in clients:
+            for group in client.groups | client.doubtful:
+                expected[group].add(client.socket.channel)
+        for group, members in found.items():
+            wrong += [f"an orphan stays: {channel} in {group}" for channel in members - expected[group]]
+        self.members_checked += sum(len(client.groups) for client in clients)
+        return wrong
+
+    def _check_closed(self) -> None:
+        """No socket of a drop-in worker that goes on may be closed, whatever happened to Redis."""
+        for client in self.stage.clients:
+            closed = not client.socket.is_open and not client.closed_by_us
+            if closed and client.actor.running and client.actor.drop_in and not client.reported:
+                client.reported = True
+                self.violations.append(
+                    f"a socket of {client.actor.name} was closed with {client.socket.close_code}, and its worker lives"
+                )
+
+    async def _check_receipts(self) -> None:
+        """Each removal has one receipt, reports say what receipts say, and none is of a member that was live."""
+        receipts = await asyncio.to_thread(self._read_receipts)
+        of_channel = {client.socket.channel: client for client in self.stage.clients}
+        for run_id, channels in receipts.items():
+            if run_id in self._seen:
+                continue
+            self._seen.add(run_id)
+            self.removed += channels.total()
+            for channel in channels:
+                self._check_removal(run_id, of_channel.get(channel))
+        for run_id, report in self.reapers.reports.items():
+            if report["complete"] and not self.stage.data_lost and report["removed"] != receipts[run_id].total():
+                self.violations.append(
+                    f"run {run_id} says that it removed {report['removed']}, its receipts {receipts[run_id].total()}"
+                )
+        self.reapers.reports.clear()
+
+    def _check_removal(self, run_id: str, client: Client | None) -> None:
+        if client is None or not client.socket.is_open or not client.actor.running or client.actor.lost:
+            return
+        # The run's id begins with the time of its probes, to the second.
+        at = time.mktime(time.strptime(run_id[:16], "%Y%m%dT%H%M%SZ")) - time.timezone
+        silence = client.actor.longest_silence(at - 10 * CONFIRM_SECONDS, at + 10)
+        if silence < CONFIRM_SECONDS - 1:
+            self.violations.append(
+                f"run {run_id} removed {client.socket.channel} of {client.actor.name}, which was silent for no more "
+                f"than {silence:.1f} s"
+            )
+
+    def _read_receipts(self) -> dict[str, Counter[str]]:
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        prefix = KEYSPACE.journal("")
+        for shard in self.stage.shards:
+            with redis.Redis.from_url(shard.url) as client:
+                for key in client.scan_iter(prefix + b"*"):
+                    for raw in client.lrange(key, 0, -1):
+                        groups, _ = msgpack.unpackb(raw, raw=True)
+                        for _, members in groups:
+                            found[key[len(prefix) :].decode()].update(member.decode() for member in members)
+        return found
+
+    async def _check_broadcast(self) -> None:
+        """Each open socket gets a last message to each of its groups, once."""
+        said = {group: await self._say_something(group) for group in GROUPS}
+        wanted = [(client, said[group]) for client in self._clients() for group in client.groups - client.doubtful]
+        await self._until(lambda: all(text in client.socket.texts for client, text in wanted if client.socket.is_open))
+        for client, text in wanted:
+            got = sum(message.get("text") == text for message in client.socket.received)
+            if got != 1 and client.socket.is_open:
+                self.violations.append(f"{client.socket.channel} of {client.actor.name} got {text!r} {got} times")
+
+    async def _say_something(self, group: str) -> str:
+        """A text that a member of some group has sent to this one, for certain: it is told when that failed."""
+        while True:
+            self.broadcasts += 1
+            text = f"{self.broadcasts} to {group}"
+            # Not from a host whose clock is wrong: its messages count as expired, or make others expire.
+            speaker = self.stage.random.choice([client for client in self._clients() if not client.actor.skew_seconds])
+            with contextlib.suppress(Exception):
+                await speaker.socket.send({"say": text, "group": group})
+            if await self._was_said(speaker, text):
+                return text
+
+    async def _was_said(self, speaker: Client, text: str) -> bool:
+        received = speaker.socket.received
+        failures = sum(message["type"] == "failed" for message in received)
+        done = {"type": "said", "said": text}
+        await self._until(lambda: done in received or sum(m["type"] == "failed" for m in received) > failures)
+        return done in received
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + ANSWER_WITHIN_SECONDS
+        while time.monotonic() < deadline and not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)

@@ -1,0 +1,107 @@
+"""A TCP proxy between one process and one Redis, which can misbehave as networks do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from enum import Enum
+from types import TracebackType
+
+
+class Link(Enum):
+    OPEN = "open"
+    CUT = "cut"  # connections are reset, new ones too
+    SILENT = "silent"  # nothing passes and nothing is closed; what was held up arrives when the link is open again
+    NO_REQUESTS = "no requests"  # silent in one direction
+    NO_REPLIES = "no replies"
+
+
+class Proxy:
+    """Passes bytes on to `target_port` of 127.0.0.1, as long as its `link` is open."""
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.delay_seconds = 0.0
+        self.link = Link.OPEN
+        self._changed = asyncio.Condition()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None, "not started"
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def set_link(self, link: Link) -> None:
+        self.link = link
+        if link is Link.CUT:
+            self.reset()
+        async with self._changed:
+            self._changed.notify_all()
+
+    def reset(self) -> None:
+        """Close all connections at once; new ones are accepted."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def forget(self) -> None:
+        """Half-open: present connections swallow everything from now on and are never closed. New ones work."""
+        self._forgotten |= self._writers
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        ends = {writer}
+        try:
+            if self.link is Link.CUT:
+                return
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            ends.add(to_writer)
+            self._writers |= ends
+            pumps = [
+                asyncio.create_task(self._pump(reader, to_writer, Link.NO_REQUESTS)),
+                asyncio.create_task(self._pump(to_reader, writer, Link.NO_REPLIES)),
+            ]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            for end in ends:
+                end.transport.abort()
+            self._writers -= ends
+            self._forgotten -= ends
+            self._tasks.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held_by: Link) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
+                if self.link in (Link.SILENT, held_by):
+                    async with self._changed:
+                        await self._changed.wait_for(lambda: self.link not in (Link.SILENT, held_by))
+                if writer in self._forgotten:
+                    continue
+                writer.write(data)
+                await writer.drain()
