@@ -17,8 +17,9 @@ from chaos.manage import SAFETIES
 from chaos.reapers import Reapers
 from chaos.stage import Stage
 
-ROUND_SECONDS = 25.0
+ROUND_SECONDS = 40.0
 SOCKETS_OF_A_WORKER = 25
+LOG_LINES = 40
 SAFETY_PAGE = Path(__file__).resolve().parent.parent / "docs" / "safety.md"
 LEFT_OUT = ("failover of a replica", "replay_disconnects beside the reapers")
 
@@ -42,10 +43,17 @@ class Campaign:
             while time.monotonic() < until and not self.checker.violations:
                 await self._play_round(min(ROUND_SECONDS, max(5.0, until - time.monotonic())))
                 self.rounds += 1
+            if self.checker.violations:
+                self._show_logs()
         finally:
             for task in reaping:
                 task.cancel()
             await asyncio.gather(*reaping, return_exceptions=True)
+
+    def _show_logs(self) -> None:
+        for actor in self.stage.actors:
+            lines = [line for line in actor.worker.output().splitlines() if "Redis" in line or "consumer" in line]
+            print(f"== {actor.name}, pid {actor.worker.pid}", *lines[-LOG_LINES:], sep="\n", file=sys.stderr)
 
     async def _play_round(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -95,7 +103,8 @@ def table(campaign: Campaign, seed: int, seconds: float) -> str:
     said = (
         f"{counts.total()} faults in {seconds:.0f} s and {campaign.rounds} rounds (`make chaos SECONDS={seconds:.0f} "
         f"SEED={seed}`): {checker.removed} members of dead processes removed by {reapers.runs} runs of `reap_stale`, "
-        f"{reapers.stopped} of them safety stops; {checker.members_checked} memberships of open sockets checked; "
+        f"{reapers.stopped} of them safety stops, {checker.undone} undone since the worker was only frozen; "
+        f"{checker.members_checked} memberships of open sockets checked; "
         f"violations: {len(checker.violations)}."
     )
     words = [*textwrap.wrap(said, 120, break_on_hyphens=False), "", f"Not part of it: {', '.join(LEFT_OUT)}."]

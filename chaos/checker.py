@@ -30,12 +30,15 @@ class Checker:
     violations: list[str] = field(default_factory=list)
     members_checked: int = 0
     removed: int = 0
+    undone: int = 0
     broadcasts: int = 0
     _seen: set[str] = field(default_factory=set)
+    _to_undo: set[str] = field(default_factory=set)
 
     async def check(self) -> None:
         """After the dust has settled: everybody who is there can be reached, and nobody else is a member."""
         await self._check_receipts()
+        await self._undo()
         deadline = time.monotonic() + SETTLE_WITHIN_SECONDS
         # There is nothing to be woken by: others change what is in Redis.
         while (wrong := await asyncio.to_thread(self._wrong_members)) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -113,6 +116,22 @@ class Checker:
                 f"run {run_id} removed {client.socket.channel} of {client.actor.name}, which was silent for no more "
                 f"than {silence:.1f} s"
             )
+        elif not client.actor.drop_in:
+            self._to_undo.add(run_id)
+
+    async def _undo(self) -> None:
+        """A stock worker that was silent for too long cannot put its members back: that is what `--undo` is for."""
+        while self._to_undo:
+            words = ["reap_stale", "--undo", min(self._to_undo)]
+            _, err, code = await self.reapers.command(self.stage.reaper_proxies[0], *words)
+            if code == 0:
+                self.undone += 1
+            elif code == 75:  # A run is at work.
+                await asyncio.sleep(0.2)
+                continue
+            elif not self.stage.data_lost:
+                self.violations.append(f"{' '.join(words)} ended with {code}: {err}")
+            self._to_undo.remove(words[-1])
 
     def _read_receipts(self) -> dict[str, Counter[str]]:
         found: dict[str, Counter[str]] = defaultdict(Counter)

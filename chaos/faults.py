@@ -11,12 +11,18 @@ from contextlib import asynccontextmanager
 
 import redis
 
-from chaos.proxy import Link
+from chaos.proxy import Link, Proxy
 from chaos.stage import CONFIRM_SECONDS, Actor, Stage
 from project.embedded_redis import EmbeddedRedis
 
 SHORT_SECONDS = (0.3, CONFIRM_SECONDS / 3)
+ALMOST_SECONDS = (CONFIRM_SECONDS * 0.5, CONFIRM_SECONDS * 0.75)  # for a whole round of probes, and no longer
+WEIGHTS = {
+    "SIGKILL": 2,
+    "SIGSTOP for less than the confirm time": 4,
+}  # those that matter most
 LONG_SECONDS = (CONFIRM_SECONDS * 2.5, CONFIRM_SECONDS * 3.5)
+REST_SECONDS = CONFIRM_SECONDS + 3  # between two faults of a worker, so that runs can see that it lives
 AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again and answers
 
 
@@ -28,7 +34,7 @@ class Faults:
         self.of_a_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
             "SIGKILL": self._kill,
             "SIGTERM": self._terminate,
-            "SIGSTOP for less than the confirm time": lambda actor: self._freeze(actor, SHORT_SECONDS),
+            "SIGSTOP for less than the confirm time": lambda actor: self._freeze(actor, ALMOST_SECONDS),
             "SIGSTOP for longer than the confirm time": lambda actor: self._freeze(actor, LONG_SECONDS),
             "event loop blocked": self._block,
             "connections cut": lambda actor: self._link(actor, Link.CUT),
@@ -55,13 +61,18 @@ class Faults:
             self.counts[name] += 1
             await of_shard(self._random.choice(self._stage.shards))
             return
-        calm = self._stage.calm_actors()
+        if self._random.random() < 0.05:
+            self.counts["reaper cut off"] += 1
+            await self._cut_off(self._random.choice(self._stage.reaper_proxies))
+            return
+        calm = [actor for actor in self._stage.calm_actors() if actor.rests_until < time.time()]
         if len(calm) < 2:  # Somebody has to be there for whom nothing may change.
             return
         actor = self._random.choice(calm)
-        name, of_worker = self._random.choice(list(self.of_a_worker.items()))
+        weights = [WEIGHTS.get(name, 1) for name in self.of_a_worker]
+        [name] = self._random.choices(list(self.of_a_worker), weights)
         self.counts[name] += 1
-        await of_worker(actor)
+        await self.of_a_worker[name](actor)
 
     @asynccontextmanager
     async def _silence(self, *actors: Actor, aftermath_seconds: float = AFTERMATH_SECONDS) -> AsyncIterator[None]:
@@ -75,6 +86,7 @@ class Faults:
             for actor in actors:
                 actor.busy = False
                 actor.silences.append((started, time.time() + aftermath_seconds))
+                actor.rests_until = time.time() + REST_SECONDS
 
     async def _wait(self, between: tuple[float, float]) -> None:
         await asyncio.sleep(self._random.uniform(*between))
@@ -131,6 +143,14 @@ class Faults:
             await self._wait(SHORT_SECONDS)
             for proxy in actor.proxies:
                 proxy.delay_seconds = 0.0
+
+    async def _cut_off(self, proxies: list[Proxy]) -> None:
+        link = self._random.choice([Link.CUT, Link.SILENT, Link.NO_REPLIES])
+        for proxy in proxies:
+            await proxy.set_link(link)
+        await self._wait(SHORT_SECONDS)
+        for proxy in proxies:
+            await proxy.set_link(Link.OPEN)
 
     @asynccontextmanager
     async def _server(self) -> AsyncIterator[None]:

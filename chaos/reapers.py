@@ -13,7 +13,7 @@ from chaos.proxy import Proxy
 from chaos.stage import CONFIRM_SECONDS, PREFIX, STOCK, Stage
 from project.workers import REPOSITORY
 
-PROBE_TIMEOUT_SECONDS = 2
+PROBE_TIMEOUT_SECONDS = 1
 PAUSE_SECONDS = 2.0
 
 

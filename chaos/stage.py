@@ -38,6 +38,7 @@ class Actor:
     skew_seconds: float
     silences: list[tuple[float, float]] = field(default_factory=list)
     busy: bool = False  # a fault is at work
+    rests_until: float = 0.0
     lost: bool = False  # it has consumers that died, or sockets that nobody knows of: to be replaced
 
     @property
