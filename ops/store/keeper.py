@@ -109,9 +109,15 @@ class Keeper:
 
     async def _renew(self, layer: Any, index: int) -> None:
         keep_seconds = max(layer.group_expiry, LOOKS_PER_LEASE * layer.lease_seconds)
-        was_there, server_run = await renew_lease(
-            layer.connection(index), self._keyspace, layer.client_prefix, self._describe(layer), keep_seconds
-        )
+        try:
+            was_there, server_run = await renew_lease(
+                layer.connection(index), self._keyspace, layer.client_prefix, self._describe(layer), keep_seconds
+            )
+        except BaseException:
+            # It may have been done, and its answer have been that the lease was gone: nobody will hear that again.
+            if index in self._server_runs:
+                self._server_runs[index] = None
+            raise
         if was_there and self._server_runs.get(index) == server_run:
             return
         first_time = index not in self._server_runs
