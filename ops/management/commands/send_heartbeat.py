@@ -17,7 +17,7 @@ from ops.output.documents import HeartbeatDocument
 from ops.store.shards import open_layer
 
 SILENT = 3
-RATE = 5000
+RATE = 2000
 INTERVAL_SECONDS = 1.0
 
 
