@@ -16,7 +16,7 @@ from benchmarks import blocking, disconnects, heartbeat, layer, memory, reap, sc
 from benchmarks.children import BenchmarkFailed
 from benchmarks.figures import FULL_SIZE, Results
 from benchmarks.keyspace import STEP, Layout
-from benchmarks.report import print_report, write_docs
+from benchmarks.report import beside, print_report, write_docs
 from benchmarks.session import open_session
 from project.embedded_redis import NoRedisServer, RedisNotStarted
 
@@ -53,7 +53,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="S",
         help="seconds that a reap run waits for signs of life (default: %(default)g); it is given beside its time",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the results there too, beside what it has of other subjects"
+    )
     parser.add_argument(
         "--write-docs",
         type=Path,
@@ -123,7 +125,8 @@ def main() -> int:
         print("Interrupted: everything that the benchmark started has been stopped.", file=sys.stderr)
         return INTERRUPTED
     if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        kept = json.loads(options.json.read_text()) if options.json.exists() else None
+        options.json.write_text(json.dumps(beside(kept, document), indent=1) + "\n")
     console = Console(highlight=False)
     print_report(console if console.is_terminal else Console(width=NARROWEST, highlight=False), document)
     return 1 if document["failures"] else 0

@@ -53,6 +53,20 @@ def write_docs(document: dict[str, Any], path: Path = DOCUMENT) -> None:
     path.write_text(f"{before}{BEGIN}\n\n{_markdown(document)}\n{END}{after}")
 
 
+def beside(kept: dict[str, Any] | None, document: dict[str, Any]) -> dict[str, Any]:
+    """``document`` with the figures of ``kept`` about what it has not measured; then each new subject has its own time.
+
+    Ratios are taken within one run, so subjects of several runs may stand beside each other, but no figure may.
+    """
+    new = {figure["subject"] for figure in document["figures"]}
+    rest = [figure for figure in kept["figures"] if figure["subject"] not in new] if kept else []
+    if kept is None or not rest:
+        return document
+    apart = {**kept.get("apart", {}), **dict.fromkeys(sorted(new), document["taken_at"])}
+    failures = {**{name: why for name, why in kept["failures"].items() if name not in new}, **document["failures"]}
+    return {**kept, "apart": apart, "failures": failures, "figures": [*rest, *document["figures"]]}
+
+
 def _markdown(document: dict[str, Any]) -> str:
     lines = [_setting(document), ""]
     for title, rows in _tables(document):
@@ -80,14 +94,16 @@ def _conclusion(document: dict[str, Any]) -> str:
     ]
     said = f"Targets missed: {'; '.join(missed)}." if missed else "No target that applies at this size was missed."
     failed = "".join(f" Not measured to the end: {name}." for name in document["failures"])
-    return f"{said}{failed} The whole run took {document['seconds']:.0f} s."
+    apart = " What has a time of its own is of a later run." if document.get("apart") else ""
+    return f"{said}{failed} The whole run took {document['seconds']:.0f} s.{apart}"
 
 
 def _tables(document: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
     for subject, title in TITLES.items():
         figures = [figure for figure in document["figures"] if figure["subject"] == subject]
         if figures:
-            yield title, [_row(figure) for figure in figures]
+            when = document.get("apart", {}).get(subject)
+            yield f"{title} ({when})" if when else title, [_row(figure) for figure in figures]
 
 
 def _row(figure: dict[str, Any]) -> Row:

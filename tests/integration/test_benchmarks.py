@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.figures import Target
 from benchmarks.keyspace import Layout
-from benchmarks.report import BEGIN, END, write_docs
+from benchmarks.report import BEGIN, END, beside, write_docs
 from project.embedded_redis import NoRedisServer, find_redis_server
 from tests.conftest import REPOSITORY, started_redis
 
@@ -132,3 +133,16 @@ def test_a_missed_target_is_called_missed() -> None:
     assert [at_most.judge(value) for value in (0.5, 0.7, 1.0)] == ["met", "met, not the aim", "MISSED"]
     at_least = Target(required=10.0, at_least=True)
     assert [at_least.judge(value) for value in (10.0, 9.9)] == ["met", "MISSED"]
+
+
+def test_what_is_measured_again_stands_beside_what_was_not_with_a_time_of_its_own() -> None:
+    def document(taken_at: str, **values: int) -> dict[str, Any]:
+        figures = [{"subject": subject, "value": value} for subject, value in values.items()]
+        return {"taken_at": taken_at, "failures": {}, "figures": figures}
+
+    whole, later = document("monday", scan=1, layer=2), document("tuesday", layer=3)
+    both = beside(whole, later)
+    assert (both["taken_at"], both["apart"]) == ("monday", {"layer": "tuesday"})
+    assert [(figure["subject"], figure["value"]) for figure in both["figures"]] == [("scan", 1), ("layer", 3)]
+    assert beside(both, document("wednesday", scan=4, layer=5)) == document("wednesday", scan=4, layer=5)
+    assert beside(None, later) == later
