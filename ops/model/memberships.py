@@ -27,7 +27,10 @@ class _Channel:
 
 
 class Memberships:
-    """The channels of one process and their groups. Join times are unix seconds of this host, as the scores are."""
+    """The channels of one process and their groups. Join times are unix seconds of this host, as the scores are.
+
+    Sync code joins and leaves in threads of its own: what is looked through is a copy, which Python makes in one go.
+    """
 
     def __init__(self) -> None:
         self._channels: dict[str, _Channel] = {}
@@ -56,7 +59,7 @@ class Memberships:
         return channel
 
     def __len__(self) -> int:
-        return sum(len(channel.groups) for channel in self._channels.values())
+        return sum(len(channel.groups) for channel in list(self._channels.values()))
 
     @property
     def channels(self) -> int:
@@ -98,7 +101,7 @@ class Memberships:
 
     def clear(self) -> None:
         """Every group is gone, because somebody wanted it so."""
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             channel.groups.clear()
 
     def receiving(self, name: str) -> None:
@@ -126,7 +129,7 @@ class Memberships:
 
     def owners(self) -> list[Owner]:
         """The consumers that still have a channel."""
-        return [channel.owner for channel in self._channels.values() if channel.owner is not None]
+        return [channel.owner for channel in list(self._channels.values()) if channel.owner is not None]
 
     def abandoned(self, now: float, grace_seconds: float) -> list[tuple[str, list[str]]]:
         """The channels whose consumer has been gone for ``grace_seconds``, each with the groups it is still in.
@@ -151,7 +154,7 @@ class Memberships:
         """(group, channel) of each that last joined before ``limit``."""
         return [
             (group, name)
-            for name, channel in self._channels.items()
-            for group, at in channel.groups.items()
+            for name, channel in list(self._channels.items())
+            for group, at in list(channel.groups.items())
             if at < limit
         ]

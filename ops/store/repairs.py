@@ -39,7 +39,7 @@ class Repairs:
 
     async def have_written(self, member: Member) -> None:
         """Wait while what was decided of ``member`` before is being written."""
-        while repair := next((repair for repair in self._under_way if member in repair.members), None):
+        while repair := next((repair for repair in tuple(self._under_way) if member in repair.members), None):
             if repair.loop is not asyncio.get_running_loop():
                 return
             await repair.ended.wait()
@@ -67,7 +67,7 @@ class Repairs:
     async def settle(self, layer: Any, shard: int) -> None:
         """Take out who is in doubt and no member; who joins while that is under way goes in again."""
         is_member = layer.memberships.is_member
-        doubtful = on_shard(layer, shard, self.in_doubt)
+        doubtful = on_shard(layer, shard, tuple(self.in_doubt))
         gone = [member for member in doubtful if not is_member(*member)]
         # Before Redis is asked: what comes into doubt meanwhile is in doubt afterwards.
         self.in_doubt.difference_update(doubtful)

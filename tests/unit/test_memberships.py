@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
@@ -119,6 +121,28 @@ def test_a_join_that_failed_takes_nothing_from_whoever_joined_at_the_same_time()
     memberships.joined("room", "a!1", 100.1)
     assert not memberships.join_failed("room", "a!1", 100.0, None)
     assert memberships.is_member("room", "a!1")
+
+
+def test_threads_may_join_and_leave_while_memberships_are_looked_through() -> None:
+    memberships = Memberships()
+    ended = threading.Event()
+
+    def join_and_leave() -> None:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            memberships.joined("room", f"a!{number % 500}", 100.0)
+            memberships.left("room", f"a!{(number + 250) % 500}")
+
+    thread = threading.Thread(target=join_and_leave)
+    thread.start()
+    try:
+        for _ in range(300):
+            memberships.joined_before(math.inf)
+            len(memberships)
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_what_is_cleared_is_no_membership_any_more_and_its_channels_are_still_known() -> None:
