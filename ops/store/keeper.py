@@ -123,7 +123,9 @@ class Keeper:
         first_time = index not in self._server_runs
         if not first_time:
             self._server_runs[index] = None
-        await self._put_back(layer, index, quietly=first_time)
+        # What joined before there was a lease may be gone, unless its index is there.
+        if not (first_time and await _has_index(layer, layer.connection(index))):
+            await self._put_back(layer, index, quietly=first_time)
         self._server_runs[index] = server_run
 
     def _describe(self, layer: Any) -> dict[str, str]:
@@ -138,7 +140,7 @@ class Keeper:
         lost = on_shard(layer, index, layer.memberships.joined_before(float("inf")))
         if not lost:
             return
-        await self.repairs.join(layer, index, lost, into_index=True)
+        await self.repairs.join(layer, index, lost, anew=True)
         if not quietly:
             self.leases_lost += 1
             self.members_put_back += len(lost)
@@ -146,10 +148,13 @@ class Keeper:
 
     async def _refresh(self, layer: Any, index: int) -> None:
         """Renew memberships that have lived half their time, which ``group_send`` would otherwise cut off."""
-        due = on_shard(layer, index, layer.memberships.joined_before(time.time() - layer.group_expiry / 2))
-        if due:
-            await self.repairs.join(layer, index, due, into_index=False)
-            self.members_refreshed += len(due)
+        joined_before, now = layer.memberships.joined_before, time.time()
+        # Of those that come too late, as after a long sleep, somebody may have taken them out for their age.
+        for age, anew in ((layer.group_expiry, True), (layer.group_expiry / 2, False)):
+            due = on_shard(layer, index, joined_before(now - age))
+            if due:
+                await self.repairs.join(layer, index, due, anew=anew)
+                self.members_refreshed += len(due)
 
     async def _discard_abandoned(self, layer: Any, grace_seconds: float) -> None:
         for channel, groups in layer.memberships.abandoned(time.monotonic(), grace_seconds):
@@ -259,6 +264,12 @@ def _end_tasks_with(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
     loop.close = types.MethodType(end_and_close, loop)  # type: ignore[method-assign]
+
+
+async def _has_index(layer: Any, connection: Any) -> bool:
+    keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
+    keys = [keyspace.index(layer.client_prefix, number) for number in range(parts)]
+    return bool(keys and await connection.exists(*keys))
 
 
 async def _forget_index(layer: Any, connection: Any) -> None:

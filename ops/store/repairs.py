@@ -44,17 +44,20 @@ class Repairs:
                 return
             await repair.ended.wait()
 
-    async def join(self, layer: Any, shard: int, members: Sequence[Member], *, into_index: bool) -> None:
-        """Add channels to their groups with the score of now; who leaves meanwhile is taken out again."""
+    async def join(self, layer: Any, shard: int, members: Sequence[Member], *, anew: bool) -> None:
+        """Give channels the score of now in their groups; who leaves meanwhile is taken out again.
+
+        ``anew``: also those that are not there. Otherwise whom another process has taken out stays out.
+        """
         memberships, connection = layer.memberships, layer.connection(shard)
         for start in range(0, len(members), MEMBERS_AT_ONCE):
             now, pipe = time.time(), connection.pipeline(transaction=False)
             batch = [member for member in members[start : start + MEMBERS_AT_ONCE] if memberships.is_member(*member)]
             for group, channel in batch:
                 part = layer.index_key(channel)
-                pipe.zadd(layer._group_key(group), {channel: now})
+                pipe.zadd(layer._group_key(group), {channel: now}, xx=not anew)
                 pipe.expire(layer._group_key(group), layer.group_expiry)
-                if into_index:
+                if anew:
                     pipe.rpush(part, index_entry(group, channel))
                 pipe.expire(part, layer.group_expiry)
             self.in_doubt.update(batch)
@@ -82,7 +85,7 @@ class Repairs:
                 raise
         back = [member for member in gone if is_member(*member)]
         if back:
-            await self.join(layer, shard, back, into_index=True)
+            await self.join(layer, shard, back, anew=True)
 
     async def _write(self, members: Iterable[Member], pipe: Any) -> None:
         repair = _UnderWay(frozenset(members))

@@ -321,6 +321,34 @@ async def test_members_are_refreshed_before_a_group_send_would_drop_them(
     assert layer._keeper.members_put_back == 0
 
 
+async def test_whom_another_process_took_out_is_neither_refreshed_nor_put_back_with_the_first_lease(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer, other = make_layer(redis_server, group_expiry=2, lease_seconds=30), make_layer(redis_server)
+    stays, goes = await layer.new_channel(), await layer.new_channel()
+    for channel in (stays, goes):
+        await layer.group_add("a", channel)
+    await other.group_discard("a", goes)
+    first = members_of(redis_client, "a")[stays]
+    receiving = asyncio.create_task(layer.receive(stays))
+    await has_a_lease(layer)
+    assert set(members_of(redis_client, "a")) == {stays}
+    await until(lambda: members_of(redis_client, "a")[stays] > first, 3)
+    assert set(members_of(redis_client, "a")) == {stays}
+    receiving.cancel()
+
+
+async def test_a_refresh_that_comes_too_late_puts_back_who_was_dropped_for_age(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server, group_expiry=2, lease_seconds=30)
+    channel = await consume(layer, "a")
+    redis_client.delete("asgi:group:a")
+    layer.memberships.joined("a", channel, time.time() - 3)
+    await layer._keeper.look()
+    assert set(members_of(redis_client, "a")) == {channel}
+
+
 # Discarding
 
 
