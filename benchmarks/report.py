@@ -22,6 +22,7 @@ TITLES = {
     "layer": "The drop-in layer",
     "heartbeat": "Heartbeats at depth channel",
     "disconnects": "The disconnect log",
+    "replay": "Recorded ends",
 }
 STYLES = {"met": "green", "met, not the aim": "yellow", "MISSED": "bold red"}
 HEADINGS = ("What", "Median", "Range", "Target", "Verdict", "Note")

@@ -32,6 +32,7 @@ FIGURES = {
     "heartbeat": "rate wall all_rate all_memory paced_memory rtt_p50 rtt_p99 send_quiet_p99 send_paced_p50 "
     "send_paced_p99 send_unbounded_p50 send_unbounded_p99",
     "disconnects": "throughput",
+    "replay": "report report_rate report_tenth report_memory cleanup cleanup_memory",
 }
 
 
