@@ -8,6 +8,7 @@
     │   └── PermissionMissing     … because of its ACL
     ├── RunNotFound               no such run to undo
     ├── SourceUnreadable          a log file cannot be read
+    ├── TargetNotAble             somebody could die of the message
     ├── InvalidArguments          bad usage                            exit 2
     └── AnotherRunHoldsTheLock    another run is at work               exit 75
 """
@@ -37,6 +38,10 @@ class RunNotFound(OpsError):
 
 class SourceUnreadable(OpsError):
     """A log file does not exist, may not be read, or is damaged."""
+
+
+class TargetNotAble(OpsError):
+    """A member of the target is not known to handle the message."""
 
 
 class InvalidArguments(OpsError):

@@ -72,3 +72,13 @@ def moment(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text!a} is neither an ISO time such as 2026-11-25T14:00Z nor a span such as 30m, 2h, 7d"
         ) from None
+
+
+def speed(text: str) -> float | None:
+    """How many times faster than it was; None for ``max``."""
+    if text == "max":
+        return None
+    value = _number(text)
+    if not 0 < value <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!a} is neither a number above 0 nor max")
+    return value

@@ -4,6 +4,7 @@ from typing import Any
 
 from ops.model.cleanup import CleanupReport
 from ops.model.disconnect_report import DisconnectReport, Reading, Row, Table
+from ops.model.emitting import EmitReport
 from ops.model.keys import visible
 from ops.output.documents import SCHEMA_VERSION
 from ops.output.text import iso
@@ -67,6 +68,24 @@ def cleanup_document(report: CleanupReport) -> dict[str, Any]:
         "duration_seconds": round(report.duration_seconds, 3),
         "notes": list(report.notes),
         **reading_record(report.reading),
+    }
+
+
+def emit_document(report: EmitReport) -> dict[str, Any]:
+    """What ``replay_disconnects --emit`` sent."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "layer": report.layer,
+        "target": visible(report.target),
+        "kind": report.kind,
+        "members": report.members,
+        "dry_run": report.dry_run,
+        "complete": report.complete,
+        "records": report.records,
+        "sent": report.sent,
+        "undelivered": report.undelivered,
+        "unreadable": report.unreadable,
+        "problems": list(report.problems),
     }
 
 

@@ -6,11 +6,15 @@ from django.utils.timezone import get_default_timezone
 
 from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments
-from ops.management.arguments import moment
+from ops.management.arguments import moment, speed
+from ops.management.channel_handlers import handles_disconnects
 from ops.management.command import OpsCommand
 from ops.model.cleanup import CleanupReport
 from ops.model.disconnect_report import DisconnectReport
+from ops.model.emitting import EmitReport
+from ops.model.keys import visible
 from ops.operations.cleanup import CleanupOptions, clean_up
+from ops.operations.emit import EmitOptions, emit
 from ops.operations.observe import Progress
 from ops.operations.replay import Span, report_files, report_stream
 from ops.operations.undo import refuse_missing_shards
@@ -22,8 +26,8 @@ NOTHING_TO_CLEAN = "publish/subscribe memberships end with their connection: the
 
 class Command(OpsCommand):
     help = (
-        "Tell why websockets ended, or clean up what they left, from the disconnect log in Redis or from log files: of "
-        "the toolkit, of Daphne, of uvicorn."
+        "Tell why websockets ended, clean up what they left, or tell it on, from the disconnect log in Redis or from "
+        "log files: of the toolkit, of Daphne, of uvicorn."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -46,6 +50,21 @@ class Command(OpsCommand):
             action="store_true",
             help="remove each channel whose end is on record from the groups that it is still in",
         )
+        what.add_argument(
+            "--emit",
+            metavar="CHANNEL_OR_GROUP",
+            help="send each end as a message of type ops.disconnect to that channel or group",
+        )
+        parser.add_argument(
+            "--speed",
+            type=speed,
+            default=1.0,
+            metavar="X",
+            help="with --emit: X times faster than it was, or max; never more than 100 a second (default: 1)",
+        )
+        parser.add_argument(
+            "--force", action="store_true", help="with --emit: also to members that may not handle it, and die of it"
+        )
         parser.add_argument(
             "--html", type=Path, metavar="FILE", help="write the report there too, as a page with charts"
         )
@@ -62,9 +81,30 @@ class Command(OpsCommand):
         with self.progress(options) as progress:
             if options["cleanup"]:
                 cleaned = self.run_async(_clean_up(options, progress))
+            elif options["emit"] is not None:
+                emitted = self.run_async(_emit(options, progress))
             else:
                 report = self.run_async(_report(options, progress))
-        return self._show_cleanup(cleaned, options) if options["cleanup"] else self._show_report(report, options)
+        if options["cleanup"]:
+            return self._show_cleanup(cleaned, options)
+        return self._show_report(report, options) if options["emit"] is None else self._show_emit(emitted, options)
+
+    def _show_emit(self, report: EmitReport, options: dict[str, Any]) -> int:
+        if options["format"] == "json":
+            from ops.output.disconnect_documents import emit_document
+            from ops.output.documents import dump
+
+            self.write(dump(emit_document(report)))
+        else:
+            what = (
+                f"{report.records:,} would be sent" if report.dry_run else f"{report.sent:,} of {report.records:,} sent"
+            )
+            self.write(f"Ends to the {report.kind} {visible(report.target)}: {what}.")
+        for problem in report.problems:
+            self.warn(problem)
+        if report.undelivered:
+            self.warn(f"{report.undelivered:,} were not sent: the channel stayed full; is it read?")
+        return 1 if report.problems or report.undelivered else 0
 
     def _show_cleanup(self, report: CleanupReport | None, options: dict[str, Any]) -> int:
         if report is None:
@@ -115,12 +155,12 @@ class Command(OpsCommand):
 def _refuse_contradictions(options: dict[str, Any]) -> None:
     if options["since"] is not None and options["until"] is not None and options["since"] > options["until"]:
         raise InvalidArguments("--since is later than --until")
-    if not options["cleanup"]:
-        for name in ("dry_run", "resume"):
-            if options[name]:
-                raise InvalidArguments(f"a report changes nothing: --{name.replace('_', '-')} goes with --cleanup")
-    elif options["html"]:
-        raise InvalidArguments("--html is for a report, not for --cleanup")
+    verb = "cleanup" if options["cleanup"] else "report" if options["emit"] is None else "emit"
+    goes_with = {"html": ("report",), "resume": ("cleanup",), "dry_run": ("cleanup", "emit")}
+    for name, verbs in {**goes_with, "force": ("emit",)}.items():
+        if options[name] not in (None, False) and verb not in verbs:
+            wanted = " or ".join(f"--{one}" for one in verbs)
+            raise InvalidArguments(f"--{name.replace('_', '-')} goes with {wanted}, not with --{verb}")
     if options["resume"] and (options["sources"] or options["since"] is not None):
         raise InvalidArguments(
             "--resume begins where the last clean-up of the log in Redis stopped: no SOURCE, no --since"
@@ -147,3 +187,18 @@ async def _clean_up(options: dict[str, Any], progress: Progress) -> CleanupRepor
     )
     async with open_layer(options["layer"]) as opened:
         return None if opened.is_pubsub else await clean_up(opened, wanted, progress)
+
+
+async def _emit(options: dict[str, Any], progress: Progress) -> EmitReport:
+    wanted = EmitOptions(
+        target=options["emit"],
+        handles=handles_disconnects(),
+        zone=get_default_timezone(),
+        speed=options["speed"],
+        sources=options["sources"],
+        span=Span(options["since"], options["until"]),
+        force=options["force"],
+        dry_run=options["dry_run"],
+    )
+    async with open_layer(options["layer"]) as opened:
+        return await emit(opened, wanted, progress)

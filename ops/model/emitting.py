@@ -1,0 +1,46 @@
+"""What a recorded end is told on as, and in which rhythm. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ops.model.disconnects import UNTIMED, Disconnect, to_document
+
+DISCONNECT = "ops.disconnect"
+"""The ``type`` of the message; a consumer handles it in a method ``ops_disconnect``."""
+
+HANDLER = DISCONNECT.replace(".", "_")
+MOST_PER_SECOND = 100
+"""The inbox of a process holds 100 messages by default: a faster sender would fill it before anybody reads."""
+
+
+def disconnect_message(one: Disconnect) -> dict[str, Any]:
+    """``{"type": "ops.disconnect", "disconnect": {…}}``, with the fields that the disconnect log has."""
+    return {"type": DISCONNECT, "disconnect": to_document(one)}
+
+
+def pause_seconds(before: Disconnect | None, one: Disconnect, speed: float | None) -> float:
+    """How long to wait between the two: as long as then, by ``speed``; None is as fast as may be.
+
+    Never less than MOST_PER_SECOND allows.
+    """
+    least = 1 / MOST_PER_SECOND
+    if before is None or speed is None or UNTIMED in (before.at, one.at):
+        return least
+    return max(least, (one.at - before.at) / speed)
+
+
+@dataclass(frozen=True, slots=True)
+class EmitReport:
+    """``kind``: group or channel. ``members``: of the group. ``undelivered``: the channel was full for too long."""
+
+    layer: str
+    target: str
+    kind: str
+    members: int
+    dry_run: bool
+    complete: bool
+    records: int
+    sent: int
+    undelivered: int
+    unreadable: int
+    problems: tuple[str, ...]

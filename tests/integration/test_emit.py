@@ -1,0 +1,116 @@
+"""Recorded ends as messages: in order, with their fields, and to nobody who could die of them unless told so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.conf import LazySettings
+
+from ops.model.disconnects import UNTIMED, Disconnect, to_document
+from ops.model.emitting import disconnect_message, pause_seconds
+from ops.store.disconnect_log import append
+from ops.store.shards import open_layer
+from tests.conftest import CommandResult
+from tests.in_process_commands import run_beside
+from tests.layer_builders import ASGI, StartProcess, add_members, until
+
+NOON = 1_795_608_000.0
+ENDS = [Disconnect(NOON + number, "normal", "client", code=1000, path=f"/ws/{number}/") for number in range(5)]
+
+
+@pytest.fixture(autouse=True)
+def routes(settings: LazySettings) -> None:
+    settings.ASGI_APPLICATION = "tests.integration.emit_application.application"
+
+
+async def emit(target: str, *argv: str) -> CommandResult:
+    async with open_layer("default") as opened:
+        await append(opened, ENDS)
+    return await run_beside("replay_disconnects", "--emit", target, "--speed", "max", "--format", "json", *argv)
+
+
+def messages() -> list[dict[str, Any]]:
+    return [disconnect_message(one) for one in ENDS]
+
+
+async def test_a_group_of_websockets_is_refused_and_sent_nothing(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    process = await start_process("room")
+    result = await emit("room")
+    assert (result.returncode, result.err.count("\n")) == (1, 1)
+    assert "nothing was sent to room" in result.err
+    assert redis_client.zcard(process.inbox_key) == 0
+
+
+async def test_with_force_each_member_gets_each_end_in_order(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    process = await start_process()
+    [channel] = await process.join("room")
+    await process.live(channel)
+    result = await emit("room", "--force")
+    document = json.loads(result.out)
+    assert (result.returncode, document["sent"], document["kind"], document["members"]) == (0, 5, "group", 1), result
+    await until(lambda: len(process.received) == 5)
+    assert process.received == messages()
+    assert process.received[0] == {"type": "ops.disconnect", "disconnect": to_document(ENDS[0])}
+
+
+async def test_a_channel_whose_consumer_is_known_to_handle_it_needs_no_force(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    process = await start_process()
+    await process.live("audit")
+    result = await emit("audit")
+    assert (result.returncode, json.loads(result.out)["sent"]) == (0, 5), result
+    await until(lambda: len(process.received) == 5)
+    assert process.received == messages()
+
+
+@pytest.mark.parametrize("target", ["thumbnails", "nobody-knows", f"specific.{'a' * 32}!{'b' * 32}"])
+async def test_any_other_channel_is_refused(redis_client: redis.Redis, target: str) -> None:
+    result = await emit(target)
+    assert result.returncode == 1
+    assert [key for key in redis_client.scan_iter() if b":ops:" not in key] == []
+
+
+async def test_a_group_of_known_channels_needs_no_force_and_one_stranger_spoils_it(redis_client: redis.Redis) -> None:
+    add_members(redis_client, "auditors", ["audit"])
+    assert (await emit("auditors", "--dry-run")).returncode == 0
+    add_members(redis_client, "auditors", ["thumbnails"])
+    assert (await emit("auditors", "--dry-run")).returncode == 1
+
+
+async def test_a_dry_run_sends_nothing(redis_client: redis.Redis) -> None:
+    result = await emit("audit", "--dry-run")
+    assert (result.returncode, json.loads(result.out)["records"], json.loads(result.out)["sent"]) == (0, 5, 0)
+    assert list(redis_client.scan_iter()) == [ASGI.disconnects]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--emit", "a", "--cleanup"),
+        ("--emit", "a", "--resume"),
+        ("--emit", "a", "--html", "x"),
+        ("--emit", "a", "--speed", "0"),
+        ("--force",),
+    ],
+)
+async def test_options_that_do_not_go_together_are_refused(argv: tuple[str, ...], tmp_path: Path) -> None:
+    result = await run_beside("replay_disconnects", *argv)
+    assert (result.returncode, "Traceback" in result.err) == (2, False)
+
+
+def test_the_rhythm_is_that_of_the_log_and_never_faster_than_the_limit() -> None:
+    first, second = Disconnect(NOON), Disconnect(NOON + 30)
+    assert pause_seconds(first, second, 1.0) == 30
+    assert pause_seconds(first, second, 10.0) == 3
+    assert pause_seconds(first, second, 1e6) == pause_seconds(first, second, None) == 0.01
+    assert pause_seconds(second, first, 1.0) == pause_seconds(None, first, 1.0) == 0.01
+    assert pause_seconds(Disconnect(UNTIMED), first, 1.0) == 0.01
