@@ -21,6 +21,14 @@ WEIGHTS = {
     "SIGKILL": 2,
     "SIGSTOP for less than the confirm time": 4,
 }  # those that matter most
+SURVIVED_BY_STOCK = [
+    "SIGKILL",
+    "SIGTERM",
+    "SIGSTOP for less than the confirm time",
+    "SIGSTOP for longer than the confirm time",
+    "event loop blocked",
+    "slow network",
+]
 LONG_SECONDS = (CONFIRM_SECONDS * 2.5, CONFIRM_SECONDS * 3.5)
 REST_SECONDS = CONFIRM_SECONDS + 3  # between two faults of a worker, so that runs can see that it lives
 AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again and answers
@@ -56,7 +64,7 @@ class Faults:
 
     async def cause_one(self) -> None:
         """A fault of a worker that is undisturbed, or, less often, of a shard that everybody shares."""
-        if self._random.random() < 0.15:
+        if self._random.random() < 0.05:
             name, of_shard = self._random.choice(list(self.of_a_shard.items()))
             self.counts[name] += 1
             await of_shard(self._random.choice(self._stage.shards))
@@ -69,13 +77,14 @@ class Faults:
         if len(calm) < 2:  # Somebody has to be there for whom nothing may change.
             return
         actor = self._random.choice(calm)
-        weights = [WEIGHTS.get(name, 1) for name in self.of_a_worker]
-        [name] = self._random.choices(list(self.of_a_worker), weights)
+        # What a stock worker's consumers die of leaves nothing to be tested in it for the rest of the round.
+        names = [name for name in self.of_a_worker if actor.drop_in or name in SURVIVED_BY_STOCK]
+        [name] = self._random.choices(names, [WEIGHTS.get(name, 1) for name in names])
         self.counts[name] += 1
         await self.of_a_worker[name](actor)
 
     @asynccontextmanager
-    async def _silence(self, *actors: Actor, aftermath_seconds: float = AFTERMATH_SECONDS) -> AsyncIterator[None]:
+    async def _silence(self, *actors: Actor, rest_seconds: float = REST_SECONDS) -> AsyncIterator[None]:
         """Note that these may be silent meanwhile, and a little longer."""
         started = time.time()
         for actor in actors:
@@ -85,8 +94,8 @@ class Faults:
         finally:
             for actor in actors:
                 actor.busy = False
-                actor.silences.append((started, time.time() + aftermath_seconds))
-                actor.rests_until = time.time() + REST_SECONDS
+                actor.silences.append((started, time.time() + AFTERMATH_SECONDS))
+                actor.rests_until = max(actor.rests_until, time.time() + rest_seconds)
 
     async def _wait(self, between: tuple[float, float]) -> None:
         await asyncio.sleep(self._random.uniform(*between))
@@ -157,7 +166,7 @@ class Faults:
         actors = [actor for actor in self._stage.actors if actor.running]
         for actor in actors:
             actor.lost |= not actor.drop_in
-        async with self._silence(*actors):
+        async with self._silence(*actors, rest_seconds=0):
             yield
 
     async def _client_kill(self, shard: EmbeddedRedis) -> None:
