@@ -64,7 +64,9 @@ class Campaign:
         for actor in self.stage.actors:
             missing = SOCKETS_OF_A_WORKER - sum(client.actor is actor for client in self.stage.open_clients)
             await self.stage.open_clients_on(actor, max(0, missing))
+        self.reapers.may_be_killed = False  # Each that dies keeps the others waiting for its lock.
         await self.checker.check()
+        self.reapers.may_be_killed = True
         self.stage.data_lost = False
         print(
             f"round {self.rounds + 1}: {self.faults.counts.total()} faults, {self.checker.removed} members removed, "
