@@ -365,7 +365,7 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
     server = shared_servers.empty(None)
     virtual, patch = VirtualTime(), pytest.MonkeyPatch()
     real_probe, real_purge, real_send = probes.probe_processes, purge.purge, journal.Purge._send
-    real_call, real_census = probes.call_script, observe._take_census
+    real_call, real_census = probes.call_script, observe.take_census
 
     async def take_census(*args: Any) -> Any:
         census, notes = await real_census(*args)
@@ -398,7 +398,7 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
     patch.setattr(probes, "asyncio", virtual)
     patch.setattr(probes._Round, "_feel_own_pulse", no_pulse)
     patch.setattr(probes, "call_script", call_script)
-    patch.setattr(observe, "_take_census", take_census)
+    patch.setattr(observe, "take_census", take_census)
     patch.setattr(observe, "probe_processes", probe_processes)
     patch.setattr(observe, "control_receivers", control_of_the_bench)
     patch.setattr(reap, "purge", purge_)
