@@ -15,8 +15,8 @@ import hiredis
 from ops.model.keys import Inbox, Keyspace, decode_name, inbox_of, parse_inbox
 from ops.store.wire import Wire, checked, pack, with_scores
 
-SCAN_COUNT = 1000
-FIRST_PAGE = 100  # so a page of SCAN_COUNT groups is at most some 8 MB, however large the groups are
+SCAN_COUNT = 500
+FIRST_PAGE = 100  # so a page of SCAN_COUNT groups is at most some 4 MB, however large the groups are
 PAGE = 1000
 LARGE_AT_ONCE = 4
 DEDUPLICATED_GROUPS = 1 << 20

@@ -31,7 +31,7 @@ GROUPS_AT_ONCE = 100
 CALLS_AHEAD = 4
 RECEIPTS_AT_ONCE = 20
 RUNS_KEPT = 10_000
-SCAN_COUNT = 1000
+SCAN_COUNT = 500
 
 Doomed = tuple[bytes, list[bytes], list[float]]
 """A group's key, channels to remove from it, and the time by which each had joined when it was judged, unix seconds."""
