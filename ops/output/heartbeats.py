@@ -49,34 +49,38 @@ def heartbeat_report(report: HeartbeatReport) -> RenderableType:
 
 def milliseconds(value: float) -> str:
     """``0.42 ms``, ``12.3 ms``, ``2.10 s``: three digits tell enough."""
-    if value >= 1000:
-        return f"{value / 1000:.2f} s"
-    return f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+    return f"{value / 1000:.2f} s" if value >= 1000 else f"{digits(value)} ms"
 
 
-def _columns(counts: Tally, *, sent: bool) -> list[Text]:
+def digits(value: float) -> str:
+    """The same without the unit, for a column that names it."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _columns(counts: Tally, *, sent: bool, able: bool) -> list[Text]:
     times = counts.round_trips.percentiles()
-    shown = (Text(milliseconds(times[name]) if counts.round_trips.count else "-") for name in PERCENTILES)
-    first = number_cell(counts.sent if sent else counts.members)
+    shown = (Text(digits(times[name]) if counts.round_trips.count else "-") for name in PERCENTILES)
     states = [
+        number_cell(counts.sent if sent else counts.members),
         number_cell(counts.answered, "live"),
         number_cell(counts.silent, "orphan"),
-        number_cell(counts.not_capable, "unknown"),
     ]
-    return [first, *states, *shown]
+    return [*states, *(() if able else (number_cell(counts.not_capable, "unknown"),)), *shown]
 
 
-def _counts_table(first: str, asked: str) -> Table:
-    headings = (asked, "Answered", "Silent", "Not able", *PERCENTILES)
+def _counts_table(first: str, asked: str, *, able: bool) -> Table:
+    times = (f"{name} ms" for name in PERCENTILES)
+    headings = (asked, "Answered", "Silent", *(() if able else ("Not able",)), *times)
     return make_table(first, *headings, numbers=frozenset(headings), wide=first)
 
 
 def _groups_table(report: HeartbeatReport) -> RenderableType:
     several = report.rounds > 1
-    table = _counts_table("Group", "Asked" if several else "Members")
+    able = not report.totals.not_capable
+    table = _counts_table("Group", "Asked" if several else "Members", able=able)
     shown = report.worst_groups()
     for found in shown:
-        table.add_row(Text(visible(found.group)), *_columns(found.counts, sent=several))
+        table.add_row(Text(visible(found.group)), *_columns(found.counts, sent=several, able=able))
     hidden = report.groups_seen - len(shown)
     if hidden <= 0:
         return table
