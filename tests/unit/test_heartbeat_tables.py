@@ -53,20 +53,7 @@ def test_who_is_not_able_has_a_column_where_there_is_one() -> None:
     mixed = room("mixed", answered=1)
     mixed.counts.members, mixed.counts.not_capable = 3, 2
     rows = drawn(report_of(mixed, room("plain", answered=1200))).splitlines()
-    assert rows[0].split() == [
-        "Group",
-        "Members",
-        "Answered",
-        "Silent",
-        "Not",
-        "able",
-        "p50",
-        "ms",
-        "p95",
-        "ms",
-        "p99",
-        "ms",
-    ]
+    assert " ".join(rows[0].split()) == "Group Members Answered Silent Not able p50 ms p95 ms p99 ms"
     assert next(row for row in rows if row.startswith("mixed")).split()[:5] == ["mixed", "3", "1", "0", "2"]
 
 
