@@ -7,6 +7,7 @@ No test touches a Redis that it did not start: what the environment says about o
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -39,6 +40,10 @@ FOREIGN = ("REDIS_URL", "CHANNEL_BACKEND", "CHANNEL_LAYER_OPTIONS", "CHANNELS_PR
 for foreign in FOREIGN:
     os.environ.pop(foreign, None)
 django_settings.CHANNEL_LAYERS = {"default": layer_setting(STOCK_LAYER, [NOBODY_LISTENS], None)}
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class CommandResult(NamedTuple):
