@@ -89,11 +89,11 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         return pool
 
     def _longest_pop_seconds(self, index: int, wanted: float) -> float:
-        """How long BZPOPMIN may wait: not until the socket's own time-out, if the user has set a short one."""
+        """How long BZPOPMIN may wait: half of the socket's own time-out, if the user has set a short one."""
         timeout = self.connection(index).connection_pool.connection_kwargs.get("socket_timeout")
         if timeout is None or timeout >= wanted + 1:
             return wanted
-        shorter: float = min(wanted, timeout * 0.8)
+        shorter: float = min(wanted, timeout / 2)
         return math.floor(shorter) if shorter >= 1 else shorter
 
     async def _run(
