@@ -82,7 +82,7 @@ class HeartbeatMixin:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         heart = self._heart = Heart(self, receive, send)
         try:
-            await super().__call__(scope, heart.receive, heart.send)  # type: ignore[misc]
+            await super().__call__(scope, heart.receive, heart.send)  # type: ignore[misc]  # of the class beside it
         except asyncio.CancelledError:
             await _all_together(self._end(SERVICE_RESTART))
             raise
@@ -103,7 +103,7 @@ class HeartbeatMixin:
             if not self._heart.must_disconnect:
                 raise StopConsumer
             self._heart.must_disconnect = False
-        await super().dispatch(message)  # type: ignore[misc]
+        await super().dispatch(message)  # type: ignore[misc]  # of the class beside it
 
     async def _end(self, code: int) -> None:
         """Tell the consumer that it is disconnected, if it has ended before the server could."""

@@ -165,7 +165,7 @@ class Heart:
         finally:
             writing.cancel()
         interval = self._consumer.heartbeat_interval
-        self._schedule(random.uniform(interval * (1 - INTERVAL_JITTER), interval))  # noqa: S311
+        self._schedule(random.uniform(interval * (1 - INTERVAL_JITTER), interval))  # noqa: S311  (spreads load, guards nothing)
 
     async def _write_ping(self, token: str) -> None:
         try:

@@ -219,7 +219,7 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         """As the stock layer, but Redis that is away is waited for, and each inbox has a receiver of its own."""
         assert self.require_valid_channel_name(channel)
         if "!" not in channel or not self._is_mine(channel):
-            return await super().receive(channel)  # type: ignore[no-any-return]
+            return await super().receive(channel)  # type: ignore[no-any-return]  # channels_redis has no types
         receiver = self._receiver_of(self.non_local_name(channel))
         self._keeper.keep_running()
         self.memberships.receiving(channel)

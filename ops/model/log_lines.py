@@ -136,6 +136,6 @@ def _time_of(stamp: "re.Match[str]", zone: tzinfo) -> float | None:
 
 def _unix(zone: tzinfo, *parts: int) -> float | None:
     try:
-        return datetime(*parts, tzinfo=zone).timestamp()  # type: ignore[misc,arg-type]
+        return datetime(*parts, tzinfo=zone).timestamp()  # type: ignore[misc,arg-type]  # six numbers
     except (ValueError, OverflowError):
         return None

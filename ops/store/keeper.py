@@ -216,7 +216,7 @@ def start_task(work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]"
     loop = asyncio.get_running_loop()
     task = loop.create_task(work, name=f"{TASK_NAMES} {name}")
     # Nobody waits for it: a process may end in the middle of it.
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio has no public name for it
     _end_tasks_with(loop)
     return task
 
