@@ -172,6 +172,10 @@ class Keyspace:
         """The rule of a Redis ACL that lets a user have every key of the layer."""
         return visible("~" + decode_name(self.everything_pattern))
 
+    def rule_for(self, channel: str) -> str:
+        """The rule of a Redis ACL that lets a user have the key of that channel."""
+        return visible("~" + decode_name(escape_glob(self.inbox(channel))))
+
     def _ops(self, name: str) -> bytes:
         return encode_name(f"{self.prefix}:ops:{name}")
 

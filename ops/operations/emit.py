@@ -15,7 +15,8 @@ from ops.operations.observe import Progress, no_progress
 from ops.operations.replay import Records, Span
 from ops.operations.undo import refuse_missing_shards
 from ops.store.census import ScanNotes, Selection, read_slices
-from ops.store.shards import OpenLayer
+from ops.store.shards import ANSWER_TIMEOUT_SECONDS, OpenLayer
+from ops.store.waiting import within
 
 FULL_FOR_SECONDS = 10.0
 FULL_RETRY_SECONDS = 0.1
@@ -113,9 +114,11 @@ async def _send(opened: OpenLayer, target: str, one: Disconnect, *, to_group: bo
     if to_group:
         await opened.home.ask(opened.layer.group_send(target, message))
         return True
+    key_rule = opened.keyspace.rule_for(opened.layer.non_local_name(target))
     for _ in range(round(FULL_FOR_SECONDS / FULL_RETRY_SECONDS)):
         try:
-            await opened.home.ask(opened.layer.send(target, message))
+            with opened.home.naming_failures(key_rule=key_rule):
+                await within(ANSWER_TIMEOUT_SECONDS, opened.layer.send(target, message))
         except ChannelFull:
             await asyncio.sleep(FULL_RETRY_SECONDS)
         else:

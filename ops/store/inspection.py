@@ -128,9 +128,10 @@ async def read_addresses(shard: Shard) -> tuple[str, str]:
     """Where one of our connections comes from: as the server sees it, and as we do. They differ behind a proxy."""
     async with shard.wire() as wire:
         ours = wire.local_address
-        await wire.send(pack(b"CLIENT", b"INFO"))
-        [reply] = await wire.replies(1)
-        said = _OUR_ADDRESS.search(checked(reply))
+        with shard.naming_failures(asked="CLIENT INFO"):
+            await wire.send(pack(b"CLIENT", b"INFO"))
+            [reply] = await wire.replies(1)
+            said = _OUR_ADDRESS.search(checked(reply))
         seen = decode_name(said[1])[:100].replace("::ffff:", "") if said else ours
     return (seen if ours else ""), ours
 

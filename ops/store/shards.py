@@ -58,13 +58,15 @@ class Shard:
 
     async def execute(self, *command: Any, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> Any:
         client: Any = self.client
-        return await self.ask(client.execute_command(*command), timeout_seconds)
+        asked = " ".join(" ".join(word for word in command[:2] if isinstance(word, str)).split()[:2])
+        with self.naming_failures(asked=asked):
+            return await within(timeout_seconds, client.execute_command(*command))
 
     async def ask(self, question: Awaitable[T], timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> T:
         with self.naming_failures():
             return await within(timeout_seconds, question)
 
-    async def pipeline(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    async def pipeline(self, commands: Sequence[Sequence[Any]], *, key_rule: str = "") -> list[Any]:
         """The replies to ``commands``, sent in one write; an error reply is returned, not raised.
 
         But for one that says that this user may not: that holds for everything, and must not pass for an absent key.
@@ -75,7 +77,7 @@ class Shard:
         for command in commands:
             pipe.execute_command(*command)
         replies = await self.ask(pipe.execute(raise_on_error=False))
-        with self.naming_failures():
+        with self.naming_failures(key_rule=key_rule):
             for reply in replies:
                 if isinstance(reply, NoPermissionError):
                     raise reply
@@ -110,18 +112,21 @@ class Shard:
         return ServerIdentity(str(info.get("run_id", "")), str(info.get("redis_version", "")), uptime)
 
     @contextmanager
-    def naming_failures(self) -> Any:
+    def naming_failures(self, *, asked: str = "", key_rule: str = "") -> Iterator[None]:
+        """``asked`` and ``key_rule`` as ``failure`` takes them."""
         try:
             yield
         except (RedisError, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
-            raise self.failure(error) from None
+            raise self.failure(error, asked=asked, key_rule=key_rule) from None
 
-    def failure(self, error: BaseException, in_script: str = RULES_OF_THE_LAYER) -> ShardError:
+    def failure(
+        self, error: BaseException, *, in_script: str = RULES_OF_THE_LAYER, asked: str = "", key_rule: str = ""
+    ) -> ShardError:
         """``error`` in one line that names this shard and, where this user may not, the rule that is missing.
 
-        ``in_script``: the rules to name where Redis does not say which command a script was refused.
+        The others as ``rule_that_is_missing`` takes them; ``key_rule`` is for every key of the layer if not given.
         """
-        rule = rule_that_is_missing(error, self._keyspace, in_script)
+        rule = rule_that_is_missing(error, in_script, key_rule or self._keyspace.everything_rule, asked)
         if rule is not None:
             return PermissionMissing(
                 f"shard {self.index} ({self.address}) refused what this Redis user has no permission for; add to its "

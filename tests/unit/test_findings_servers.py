@@ -192,9 +192,10 @@ def test_what_cannot_be_asked_is_skipped_with_the_reason() -> None:
     assert skipped_ids(of(arrives_as=refused)) == set()
     uncertain = facts(servers=(server(arrives_as=refused),), settings=settings_of(hosts=(host(keepalive=False),)))
     assert skipped_ids(uncertain) == {"ops.W207"}
-    assert skipped_ids(of(slow_commands=refused, latency_events=refused)) == set()
+    assert skipped_ids(of(slow_commands=refused, latency_events=refused)) == {"ops.W310"}
+    assert ids_whatever_is_skipped(of(slow_commands=refused, round_trip_ms=100.0)) == ["ops.W310"]
     assert skipped_ids(facts(servers=(without_info(),))) == {
-        "ops.E305", "ops.E301", "ops.E302", "ops.E303", "ops.W309", "ops.W306", "ops.W304"
+        "ops.E305", "ops.E301", "ops.E302", "ops.E303", "ops.W309", "ops.W306", "ops.W304", "ops.W310"
     }  # fmt: skip
 
 
