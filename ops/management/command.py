@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from channels import DEFAULT_CHANNEL_LAYER
@@ -33,6 +33,7 @@ class OpsCommand(BaseCommand):
 
     requires_system_checks = (TAG,)
     formats: Sequence[str] = ("table", "json")
+    _takes_one: Mapping[str, str] = {}
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -51,10 +52,19 @@ class OpsCommand(BaseCommand):
         if errors:
             raise CommandError(f"{errors[0].msg} {errors[0].hint or ''} ({errors[0].id})")
 
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        takes_one = [action for action in parser._actions if action.option_strings and action.nargs is None]
+        self._takes_one = {action.dest: action.option_strings[-1] for action in takes_one}
+        return parser
+
     def run(self, **options: Any) -> int:
         raise NotImplementedError
 
     def execute(self, *args: Any, **options: Any) -> Any:
+        for name, option in self._takes_one.items():
+            if options.get(name) == []:  # which argparse makes of "--option=--", but in the newest Pythons
+                raise CommandError(f"argument {option}: expected one argument", returncode=2)
         if os.environ.get("NO_COLOR") and not options["force_color"]:  # https://no-color.org
             options["no_color"] = True
         return super().execute(*args, **options)

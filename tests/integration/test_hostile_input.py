@@ -220,35 +220,7 @@ def test_a_receipt_of_any_bytes_is_read_or_passed_over(raw: bytes) -> None:
         assert len(members) == len(scores)
 
 
-# Arguments
-
-BAD = {
-    "seconds": ["-1", "0", "nan", "inf", "1e99", "x", "", "1 s"],
-    "share": ["-0.1", "1.1", "nan", "x", ""],
-    "count": ["-1", "1.5", "nan", "9" * 40, "x", ""],
-}
-OPTIONS = [
-    ("channels_groups", "--probe-timeout", "seconds"),
-    ("channels_groups", "--watch", "seconds"),
-    ("channels_groups", "--limit", "count"),
-    ("channels_groups", "--warning", "count"),
-    ("channels_groups", "--critical", "count"),
-    ("reap_stale", "--confirm-after", "seconds"),
-    ("reap_stale", "--probe-timeout", "seconds"),
-    ("reap_stale", "--max-share", "share"),
-    ("send_heartbeat", "--timeout", "seconds"),
-]
-
-
-@pytest.mark.parametrize(("command", "option", "kind"), OPTIONS)
-def test_a_value_that_cannot_be_used_is_a_usage_error_that_names_its_option(
-    command: str, option: str, kind: str
-) -> None:
-    for value in BAD[kind]:
-        result = run_here(command, f"{option}={value}")
-        assert (result.returncode, result.out) == (2, ""), (value, result)
-        assert option in result.err, (value, result)
-        assert "Traceback" not in result.err
+# Arguments; more of them in test_hostile_arguments.py
 
 
 @pytest.mark.parametrize(
