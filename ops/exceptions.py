@@ -8,7 +8,7 @@
     │   └── PermissionMissing     … because of its ACL
     ├── RunNotFound               no such run to undo
     ├── SourceUnreadable          a log file cannot be read
-    ├── TargetNotAble             somebody could die of the message
+    ├── TargetNotAble             nobody there to take the message, or somebody could die of it
     ├── InvalidArguments          bad usage                            exit 2
     └── AnotherRunHoldsTheLock    another run is at work               exit 75
 """
@@ -41,7 +41,7 @@ class SourceUnreadable(OpsError):
 
 
 class TargetNotAble(OpsError):
-    """A member of the target is not known to handle the message."""
+    """The layer cannot send to the target, or a member of it is not known to handle the message."""
 
 
 class InvalidArguments(OpsError):

@@ -1,7 +1,8 @@
 """Tell recorded ends on: each as a message to a channel or a group, in the rhythm in which they happened."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import tzinfo
 
@@ -53,7 +54,8 @@ async def emit(opened: OpenLayer, options: EmitOptions, progress: Progress = no_
             read += 1
             if not options.dry_run:
                 await asyncio.sleep(pause_seconds(before, one, options.speed))
-                sent += await _send(opened, options.target, one, to_group=members > 0)
+                with _naming(options.target):
+                    sent += await _send(opened, options.target, one, to_group=members > 0)
             before = one
         progress(f"{sent:,} of {read:,} ends sent", 0, 0)
     return EmitReport(
@@ -106,6 +108,15 @@ def _refuse(target: str, why: str) -> None:
         f"nothing was sent to {visible(target)}: {why}, and a consumer without it dies of the message; --force sends "
         f"it all the same"
     )
+
+
+@contextmanager
+def _naming(target: str) -> Iterator[None]:
+    """The layer refuses names by asserting, and a group with a member that is not UTF-8 by failing to decode it."""
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError) as error:
+        raise TargetNotAble(f"the layer cannot send to {visible(target[:100])}: {visible(str(error)[:200])}") from None
 
 
 async def _send(opened: OpenLayer, target: str, one: Disconnect, *, to_group: bool) -> bool:

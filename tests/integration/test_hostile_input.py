@@ -6,14 +6,21 @@ import csv
 import io
 import json
 import re
+import time
 from collections.abc import Callable
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from django.conf import LazySettings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from ops.model import keys as keys_module
+from ops.model.disconnects import Disconnect, to_json
+from ops.operations import collect
 from ops.store.journal import parse_receipt
+from project.embedded_redis import EmbeddedRedis
 from tests.conftest import CommandResult
 from tests.in_process_commands import run_beside, run_here
 from tests.layer_builders import (
@@ -21,6 +28,7 @@ from tests.layer_builders import (
     StartProcess,
     add_members,
     channels_of,
+    layer_of,
     members_of,
     new_process_name,
     suspect_everybody,
@@ -42,7 +50,20 @@ EVERY_COMMAND = [
     ("reap_stale", "--history"),
     ("reap_stale", "--history", "--format", "json"),
     ("reap_stale", "--undo", "run"),
+    ("replay_disconnects",),
+    ("replay_disconnects", "--format", "json"),
+    ("replay_disconnects", "--cleanup"),
+    ("replay_disconnects", "--cleanup", "--resume"),
+    ("replay_disconnects", "--emit", "room", "--force", "--speed", "max"),
+    ("replay_disconnects", "--emit", "work"),
+    ("channels_doctor",),
+    ("channels_doctor", "--format", "json"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def a_doctor_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "PROBE_TIMEOUT_SECONDS", 0.05)
 
 
 def assert_harmless(argv: tuple[str, ...], result: CommandResult) -> None:
@@ -80,6 +101,8 @@ async def test_names_of_any_bytes_are_shown_and_never_obeyed(redis_client: redis
         key = ASGI.group_prefix + name
         redis_client.zadd(key, {name: 1.0, b"specific." + name + b"!" + name: 2.0})
         redis_client.zadd(key, {f"specific.{orphan}!".encode() + name: 3.0})
+        redis_client.zadd(ASGI.group("room"), dict.fromkeys([name, b"specific." + name + b"!" + name], time.time()))
+    redis_client.xadd(ASGI.disconnects, {"d": to_json(Disconnect(1.0))})
     before = {key: redis_client.dump(key) for key in redis_client.keys(ASGI.group_prefix + b"*")}
     for argv in EVERY_COMMAND:
         result = await run_beside(*argv)
@@ -90,6 +113,24 @@ async def test_names_of_any_bytes_are_shown_and_never_obeyed(redis_client: redis
             cells = [cell for row in csv.reader(io.StringIO(result.out)) for cell in row]
             assert [cell[:20] for cell in cells if FORMULA.match(cell) and not _is_number(cell)] == []
     assert {key: redis_client.dump(key) for key in before} == before
+
+
+async def test_the_doctor_shows_names_of_other_prefixes_and_shards_and_obeys_none(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(f"{redis_server.url}/0", f"{redis_server.url}/1")
+    found = set()
+    with redis.Redis.from_url(f"{redis_server.url}/1") as other:
+        for name in HOSTILE:
+            redis_client.flushall()
+            for client in (redis_client, other):  # of each group one of them is on the wrong shard
+                client.zadd(ASGI.group_prefix + name, {b"specific." + b"a" * 32 + b"!" + name: 1.0})
+                client.zadd(name + b":group:" + name, {b"specific." + b"b" * 32 + b"!" + name: 1.0})
+            for argv in EVERY_COMMAND[-2:]:
+                result = await run_beside(*argv)
+                assert_harmless(argv, result)
+            found |= {one["id"] for one in json.loads(result.out)["findings"]}
+    assert found >= {"ops.E407", "ops.W408"}
 
 
 def _is_number(text: str) -> bool:
@@ -122,18 +163,33 @@ TYPES: dict[str, Write] = {
 }
 
 
+def keys_that_are_read(dead: str, live: str) -> list[bytes]:
+    inbox = f"specific.{dead}!"
+    return [
+        ASGI.suspects(), ASGI.suspects("r*"), ASGI.seen, ASGI.runs, ASGI.run("run"), ASGI.journal("run"), ASGI.lock,
+        ASGI.disconnects, ASGI.cleaned, ASGI.lease(dead), ASGI.lease(live), ASGI.index(dead, 0), ASGI.inbox(inbox),
+        ASGI.inflight(inbox), ASGI.group("odd"), ASGI.inbox("work"), ASGI.aside("run", ASGI.inbox(inbox)),
+        ASGI.acknowledgements("run"),
+    ]  # fmt: skip
+
+
+def test_no_key_of_the_table_in_model_keys_is_left_out() -> None:
+    rows = re.findall(r"^``\{prefix\}(.*?)``", keys_module.__doc__ or "", re.MULTILINE)
+    holes = {"{group}": "odd", "{inbox}": f"specific.{'a' * 32}!", "{channel}": "work", "{glob}": "r*", "{run}": "run",
+             "{id}": "run", "{process}": "a" * 32, "{p}": "a" * 32, "{n}": "0",
+             "{key}": f"asgispecific.{'a' * 32}!"}  # fmt: skip
+    table = {"asgi" + re.sub(r"\{\w+\}", lambda hole: holes[hole[0]], row) for row in rows}
+    assert len(table) > 10
+    assert table <= {key.decode() for key in keys_that_are_read("a" * 32, "b" * 32)}
+
+
 @pytest.mark.parametrize("kind", TYPES)
 async def test_any_type_under_any_key_that_is_read(
     redis_client: redis.Redis, start_process: StartProcess, kind: str
 ) -> None:
     live = await start_process("room", count=2, live=True)
     dead = new_process_name()
-    inbox = f"specific.{dead}!"
-    keys = [
-        ASGI.suspects(), ASGI.seen, ASGI.runs, ASGI.run("run"), ASGI.journal("run"), ASGI.lock, ASGI.disconnects,
-        ASGI.lease(dead), ASGI.lease(live.name), ASGI.index(dead, 0), ASGI.inbox(inbox), ASGI.inflight(inbox),
-        ASGI.group("odd"), ASGI.aside("run", ASGI.inbox(inbox)),
-    ]  # fmt: skip
+    keys = keys_that_are_read(dead, live.name)
     for key in keys:
         redis_client.delete(*keys)
         add_members(redis_client, "room", channels_of(dead, 1))
@@ -167,7 +223,7 @@ def run_all_quietly(*commands: tuple[str, ...]) -> None:
         assert_harmless(argv, run_here(*argv))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(entry=ANYTHING | SUSPICIONS, seen=ANYTHING, lease=st.lists(ANYTHING, min_size=9, max_size=9), part=ANYTHING)
 def test_damaged_memory_leases_and_indexes_kill_nobody(
     redis_client: redis.Redis, entry: bytes, seen: bytes, lease: list[bytes], part: bytes
@@ -196,7 +252,7 @@ def test_damaged_memory_leases_and_indexes_kill_nobody(
     assert members_of(redis_client, "room") == before
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     receipt=ANYTHING,
     fields=st.dictionaries(st.sampled_from(["started_at", "ended", "undone_at", "expires_at"]), ANYTHING),
