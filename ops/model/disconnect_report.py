@@ -8,7 +8,8 @@ from ops.model.close_codes import code_meaning
 from ops.model.disconnect_tally import AGE_LIMITS, ORDINARY, DisconnectTally
 from ops.model.disconnects import CAUSES
 from ops.model.evidence import format_seconds
-from ops.model.patterns import Pattern, find_patterns
+from ops.model.pattern import Pattern
+from ops.model.patterns import find_patterns
 from ops.model.tallies import TopTally
 
 ROWS_SHOWN = 15
@@ -60,6 +61,7 @@ class DisconnectReport:
     """``first_at``, ``last_at``: unix seconds, None where no end says when it was. ``untimed``: how many do not.
 
     ``dropped``: how many more ended of which nothing is known, since whoever recorded them had no room left.
+    ``reaped_later``: how many records of the reaper were left out, since the end is on record already.
     """
 
     layer: str
@@ -68,6 +70,7 @@ class DisconnectReport:
     records: int
     untimed: int
     dropped: int
+    reaped_later: int
     first_at: float | None
     last_at: float | None
     by_code: Table
@@ -93,6 +96,7 @@ def conclude_report(layer: str, sources: Iterable[str], reading: Reading, tally:
         records=tally.records,
         untimed=tally.untimed,
         dropped=tally.dropped,
+        reaped_later=tally.reaped_later,
         first_at=tally.first_at if timed else None,
         last_at=tally.last_at if timed else None,
         by_code=_codes(tally.by_code),

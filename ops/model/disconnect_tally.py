@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ops.model.disconnects import Disconnect
-from ops.model.tallies import AgeBin, Timeline, TopTally, age_bin
+from ops.model.tallies import AgeBin, RecentKeys, Timeline, TopTally, age_bin
 
 KEYS_KEPT = 2000
 WORKERS_KEPT = 2000
+CHANNELS_KEPT = 100_000
 MOST_SLOTS = 10_000
 BRIEF_SECONDS = 10.0
 WINDOW_SECONDS = 10
@@ -69,14 +70,20 @@ class Window:
 
 @dataclass(slots=True)
 class WorkerTally:
-    """``stopped``, ``died``: ends whose cause says that the process ended; ``fullest``: when most ended at once;
-    ``ticks``: time-outs of Redis that came five seconds after the one before, or after the socket's beginning."""
+    """``died``: members that the reaper removed, at ``reaped_at``, and whose end nobody had recorded; ``heard_at``: the
+    last end that the process recorded itself; ``stopped``: ends whose cause says that it was stopped, the last at
+    ``stopped_at``; ``lost``: those of a lost connection to Redis; ``fullest``: when most ended at once; ``ticks``:
+    time-outs of Redis that came five seconds after the one before, or after the socket's beginning."""
 
     name: str
     label: str
     total: int = 0
-    stopped: int = 0
     died: int = 0
+    reaped_at: float = -math.inf
+    heard_at: float = -math.inf
+    stopped: int = 0
+    stopped_at: float = -math.inf
+    lost: int = 0
     first_at: float = math.inf
     last_at: float = -math.inf
     fullest: Window = field(default_factory=Window)
@@ -92,9 +99,16 @@ class WorkerTally:
         self.total += 1
         self.died += one.cause in PROCESS_DIED
         self.stopped += one.cause in PROCESS_STOPPED
+        self.lost += one.cause in REDIS_LOST
         if not is_timed(one):
             return
         self.first_at, self.last_at = min(self.first_at, one.at), max(self.last_at, one.at)
+        if one.cause in PROCESS_DIED:
+            self.reaped_at = max(self.reaped_at, one.at)
+        else:
+            self.heard_at = max(self.heard_at, one.at)
+        if one.cause in PROCESS_STOPPED:
+            self.stopped_at = max(self.stopped_at, one.at)
         self._note_window(one)
         if one.cause == "redis_timeout":
             self.timeouts += 1
@@ -127,10 +141,16 @@ def is_tick(seconds: float) -> bool:
 
 
 class DisconnectTally:
-    """``add`` each end; the rest reads what has been counted. Of the worker without a name nothing more is known."""
+    """``add`` each end; the rest reads what has been counted. Of the worker without a name nothing more is known.
+
+    ``reaped_later``: records of the reaper that tell of no further end, and are counted nowhere else: their channel is
+    in an earlier record, whether its own process wrote that, or the reaper for another of its groups. Known of the
+    newest CHANNELS_KEPT channels that were left in a group.
+    """
 
     def __init__(self) -> None:
         self.records = 0
+        self.reaped_later = 0
         self.untimed = 0
         self.dropped = 0
         self.first_at = math.inf
@@ -146,16 +166,22 @@ class DisconnectTally:
         self.aged = 0
         self.lived = [0] * (len(AGE_LIMITS) + 1)
         self.timeline = Timeline(MOST_SLOTS)
+        self.by_brief: TopTally[tuple[str, str]] = TopTally(KEYS_KEPT)
+        self._left_behind = RecentKeys(CHANNELS_KEPT)
 
     def add(self, one: Disconnect) -> None:
+        if self._is_known(one):
+            self.reaped_later += 1
+            return
         self.records += 1
         self.dropped += one.dropped_before
         if one.code is not None:
             self.by_code.add(one.code)
         self.by_cause.add(one.cause)
         self.by_closer.add(one.closed_by)
-        if one.path is not None:
-            self.by_path_and_cause.add((normalised(one.path), one.cause))
+        path = None if one.path is None else normalised(one.path)
+        if path is not None:
+            self.by_path_and_cause.add((path, one.cause))
         if one.exception:
             self.by_exception.add(one.exception[0])
         self._add_to_worker(one)
@@ -168,8 +194,17 @@ class DisconnectTally:
         slot.bad += one.cause not in ORDINARY
         slot.redis += one.cause in REDIS_LOST
         if one.lived_seconds is not None:
-            slot.brief += one.lived_seconds < BRIEF_SECONDS
+            if one.lived_seconds < BRIEF_SECONDS:
+                slot.brief += 1
+                self.by_brief.add((path or "", one.cause))
             self._add_age(one, one.lived_seconds)
+
+    def _is_known(self, one: Disconnect) -> bool:
+        """Whether the reaper tells of an end that is on record already. It only finds what stayed in a group."""
+        if one.channel is None or not one.groups:
+            return False
+        is_new = self._left_behind.add(one.channel)
+        return one.cause in PROCESS_DIED and not is_new
 
     def _add_age(self, one: Disconnect, age_seconds: float) -> None:
         self.lived[bisect_right(AGE_LIMITS, age_seconds)] += 1

@@ -5,30 +5,18 @@ A pattern says what is seen, not who is to blame; its advice says where to look 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median_low
 
 from ops.model.disconnect_tally import (
     BRIEF_SECONDS,
-    ORDINARY,
-    REDIS_LOST,
     WINDOW_SECONDS,
     DisconnectTally,
-    WorkerTally,
 )
-from ops.model.disconnects import iso_time
 from ops.model.evidence import format_seconds
 from ops.model.keys import visible
+from ops.model.pattern import EVIDENCE_SHOWN, Pattern, clock, shown
 from ops.model.tallies import AgeBin, Slot, Timeline
-
-EVIDENCE_SHOWN = 5
-
-# Three connections that say that their process ended are no accident. Of one that only looks so, more are needed: far
-# more at once than usual, of one kind, and nothing after them for a while in which others were heard of.
-WORKER_SAID_SO = 3
-WORKER_AT_ONCE = 10
-WORKER_TIMES_USUAL = 5.0
-WORKER_ONE_CAUSE = 0.8
-WORKER_QUIET_SECONDS = 60.0
+from ops.model.worker_patterns import named_workers, workers_died, workers_stopped, workers_vanished
 
 # That many of one age are noticed in a large log whatever their share; in a small one they must be a fifth of all.
 # Neighbouring ages tell what is usual: five times that is a peak.
@@ -55,17 +43,6 @@ BAD_PATH_TIMES_OTHERS = 3.0
 PATH_FAULTS = frozenset(
     {"handler_exception", "no_handler", "application_returned", "protocol_error", "server_error", "rejected"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """``connections``: how many show it. ``advice``: what to look at or change."""
-
-    id: str
-    title: str
-    evidence: tuple[str, ...]
-    advice: str
-    connections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,82 +83,6 @@ def find_patterns(tally: DisconnectTally) -> list[Pattern]:
     return sorted(found, key=lambda pattern: -pattern.connections)
 
 
-def workers_died(tally: DisconnectTally) -> Iterable[Pattern]:
-    """Processes whose members the reaper removed."""
-    died = [worker for worker in _named_workers(tally) if worker.died >= WORKER_SAID_SO]
-    if died:
-        yield _of_workers(
-            "worker_died",
-            "all connections of {} at once: died without a word",
-            "Look for an out-of-memory kill, a crash, a lost host, or a deploy that kills instead of waiting.",
-            died,
-            lambda worker: worker.died,
-            "removed by the reaper",
-        )
-
-
-def workers_stopped(tally: DisconnectTally) -> Iterable[Pattern]:
-    """Processes whose connections were ended by the server, or open at its end."""
-    stopped = [worker for worker in _named_workers(tally) if worker.stopped >= WORKER_SAID_SO]
-    if stopped:
-        yield _of_workers(
-            "worker_stopped",
-            "all connections of {} at once: stopped, as in a deploy",
-            "Expected where you deployed or scaled then. Clients should come back with a random delay.",
-            stopped,
-            lambda worker: worker.stopped,
-            "open when the process ended",
-        )
-
-
-def workers_vanished(tally: DisconnectTally) -> Iterable[Pattern]:
-    """Processes many of whose connections were cut within seconds, and that were not heard of again."""
-    vanished = [worker for worker in _named_workers(tally) if _vanished(worker, tally.last_at)]
-    if vanished:
-        yield _of_workers(
-            "worker_vanished",
-            "the connections of {} were cut at once, and none ended since",
-            "A crash or a deploy of the worker, or of the proxy before it.",
-            vanished,
-            lambda worker: worker.fullest.count,
-            f"within {2 * WINDOW_SECONDS} s",
-        )
-
-
-def _named_workers(tally: DisconnectTally) -> list[WorkerTally]:
-    return [worker for worker in tally.workers.values() if worker.name]
-
-
-def _vanished(worker: WorkerTally, log_ends_at: float) -> bool:
-    worker.end_window()
-    fullest, count = worker.fullest, worker.fullest.count
-    if max(worker.died, worker.stopped) >= WORKER_SAID_SO or count < WORKER_AT_ONCE:
-        return False
-    commonest = max(fullest.causes, key=lambda cause: fullest.causes[cause])
-    windows = (worker.last_at - worker.first_at) / (2 * WINDOW_SECONDS)
-    return (
-        commonest not in ORDINARY | REDIS_LOST
-        and fullest.causes[commonest] >= WORKER_ONE_CAUSE * count
-        and count * max(1.0, windows) >= WORKER_TIMES_USUAL * (worker.total - count)
-        and worker.last_at <= fullest.first_at + 2 * WINDOW_SECONDS
-        and worker.last_at <= log_ends_at - WORKER_QUIET_SECONDS
-    )
-
-
-def _of_workers(
-    name: str, title: str, advice: str, workers: list[WorkerTally], count: Callable[[WorkerTally], int], how: str
-) -> Pattern:
-    ordered = sorted(workers, key=count, reverse=True)
-    which = f"worker {visible(ordered[0].label)}" if len(ordered) == 1 else f"{len(ordered)} workers"
-    evidence = [
-        f"{visible(worker.label)}: {count(worker):,} {how}, the last at {_clock(worker.last_at)}"
-        for worker in ordered[:EVIDENCE_SHOWN]
-    ]
-    if len(ordered) > EVIDENCE_SHOWN:
-        evidence.append(f"and {len(ordered) - EVIDENCE_SHOWN:,} more workers")
-    return Pattern(name, title.format(which), tuple(evidence), advice, sum(map(count, ordered)))
-
-
 def redis_lost(tally: DisconnectTally) -> Iterable[Pattern]:
     """Many consumers lost their connection to Redis in the same seconds."""
     runs = _runs(tally.timeline.coarser(tally.timeline.most_slots, WINDOW_SECONDS), lambda slot: slot.redis > 0)
@@ -191,11 +92,23 @@ def redis_lost(tally: DisconnectTally) -> Iterable[Pattern]:
         yield Pattern(
             "redis_lost",
             f"{number:,} connections ended because the application lost Redis",
-            _shown([f"{run.sum('redis'):,} from {run.when}" for run in outages], "more times"),
+            (
+                *shown([f"{run.sum('redis'):,} from {run.when}" for run in outages], "more times"),
+                *_who_lost_redis(tally),
+            ),
             "Redis restarted or failed over, or something between closes idle connections. The stock layer lets every "
             "consumer die of it; ops.layers.RedisChannelLayer outlives it.",
             number,
         )
+
+
+def _who_lost_redis(tally: DisconnectTally) -> Iterable[str]:
+    """A Redis that is away is so for all; a connection that was cut is one worker's."""
+    workers = named_workers(tally)
+    lost = sorted((worker for worker in workers if worker.lost), key=lambda worker: -worker.lost)
+    names = [f"{visible(worker.label)} ({worker.lost:,})" for worker in lost]
+    if names:
+        yield f"in {len(lost):,} of the {len(workers):,} workers in the log: {', '.join(shown(names, 'more'))}"
 
 
 def redis_timeouts(tally: DisconnectTally) -> Iterable[Pattern]:
@@ -216,7 +129,7 @@ def redis_timeouts(tally: DisconnectTally) -> Iterable[Pattern]:
         yield Pattern(
             "redis_py_8_timeout",
             f"{number:,} connections died of redis-py's time-out, one every 5 s",
-            _shown(evidence, "more workers"),
+            shown(evidence, "more workers"),
             "redis-py 8 gives up after 5 s, just as long as the stock layer waits for a message. Give each host of "
             'CHANNEL_LAYERS "socket_timeout": None, or use ops.layers.RedisChannelLayer.',
             number,
@@ -234,7 +147,7 @@ def same_ages(tally: DisconnectTally) -> Iterable[Pattern]:
                 peak.join(tally.ages[number])
         if middle not in taken and _is_peak(peak, middle, tally):
             taken.update(together)
-            yield _same_age(peak)
+            yield _same_age(peak, tally.ages[middle])
 
 
 def _is_peak(peak: AgeBin, middle: int, tally: DisconnectTally) -> bool:
@@ -250,11 +163,12 @@ def _is_peak(peak: AgeBin, middle: int, tally: DisconnectTally) -> bool:
     )
 
 
-def _same_age(peak: AgeBin) -> Pattern:
-    age = peak.ages / peak.count
+def _same_age(peak: AgeBin, fullest: AgeBin) -> Pattern:
+    # Of the fullest bin, since what else ended near that age would shift the average of all.
+    age = fullest.ages / fullest.count
     commonest = max(peak.causes, key=lambda cause: peak.causes[cause])
     evidence = (
-        f"they lived for {age:.1f} s on average, and ended from {_clock(peak.first_at)} to {_clock(peak.last_at)}",
+        f"they lived for about {age:.1f} s, and ended from {clock(peak.first_at)} to {clock(peak.last_at)}",
         f"{peak.causes[commonest]:,} of them: {commonest}",
     )
     return Pattern(
@@ -276,7 +190,8 @@ def _advice_for(age: float) -> str:
 def reconnect_storms(tally: DisconnectTally) -> Iterable[Pattern]:
     """Times in which many more connections than usual ended soon after they began."""
     timeline = tally.timeline.coarser(tally.timeline.most_slots, WINDOW_SECONDS)
-    usual = median([slot.brief for _, slot in timeline.steps()] or [0])
+    # The lower of two in the middle: in a log of a minute, a storm fills many of the steps.
+    usual = median_low([slot.brief for _, slot in timeline.steps()] or [0])
 
     def stormy(slot: Slot) -> bool:
         return (
@@ -285,25 +200,38 @@ def reconnect_storms(tally: DisconnectTally) -> Iterable[Pattern]:
             and slot.brief >= STORM_TIMES_USUAL * usual
         )
 
-    storms = _runs(timeline, stormy)
-    if not storms and usual >= STORM_AT_LEAST:
-        # A log that is nothing but storm has no quieter time to compare with.
-        nearly_all = _runs(timeline, lambda slot: slot.brief > 0)
-        storms = [run for run in nearly_all if run.sum("brief") >= STORM_ALONE_SHARE * run.sum("total")]
+    def nothing_else(slot: Slot) -> bool:
+        return slot.brief >= STORM_AT_LEAST and slot.brief >= STORM_ALONE_SHARE * slot.total
+
+    # A log most of which is storm has no quieter time to compare with.
+    storms = _runs(timeline, stormy) or (_runs(timeline, nothing_else) if usual >= STORM_AT_LEAST else [])
     if storms:
         number = sum(run.sum("brief") for run in storms)
-        evidence = [
-            f"{run.sum('brief'):,} from {run.when}, up to {run.most('brief') / timeline.width_seconds:,.1f} a second"
-            for run in storms
-        ]
         yield Pattern(
             "reconnect_storm",
-            f"{number:,} connections ended within {BRIEF_SECONDS:.0f} s of their beginning, many at once",
-            _shown([*evidence[:EVIDENCE_SHOWN], f"usual in {timeline.width_seconds} s: {usual:,.0f}"], "more times"),
+            f"a reconnect storm: {number:,} connections ended within {BRIEF_SECONDS:.0f} s of their beginning",
+            (
+                *shown([_storm(run, timeline.width_seconds) for run in storms], "more times"),
+                f"usual in {timeline.width_seconds} s: {usual:,}",
+                _ended_of(tally),
+            ),
             "Clients come back at once and together, and fail again. See what ends them (causes, paths), and let them "
             "wait for a random time that grows.",
             number,
         )
+
+
+def _storm(run: "_Run", width_seconds: int) -> str:
+    fullest = f", {run.most('brief'):,} in the worst {width_seconds} s" if len(run.slots) > 1 else ""
+    return f"{run.sum('brief'):,} from {run.when}{fullest}"
+
+
+def _ended_of(tally: DisconnectTally) -> str:
+    """What ended the connections that lived briefly, in the whole log."""
+    causes, _ = tally.by_brief.top(EVIDENCE_SHOWN - 2)
+    return "what ended so soon: " + ", ".join(
+        f"{count:,} {visible(f'{path} {cause}')}" for (path, cause), count in causes
+    )
 
 
 def bad_path(tally: DisconnectTally) -> Iterable[Pattern]:
@@ -354,7 +282,7 @@ class _Run:
 
     @property
     def when(self) -> str:
-        return f"{_clock(self.begins_at)} to {_clock(self.ends_at)}"
+        return f"{clock(self.begins_at)} to {clock(self.ends_at)}"
 
 
 def _runs(timeline: Timeline, wanted: Callable[[Slot], bool]) -> list[_Run]:
@@ -369,13 +297,3 @@ def _runs(timeline: Timeline, wanted: Callable[[Slot], bool]) -> list[_Run]:
             runs.append(_Run(begins_at, begins_at + len(slots) * timeline.width_seconds, tuple(slots)))
             slots = []
     return runs
-
-
-def _shown(evidence: Sequence[str], rest: str) -> tuple[str, ...]:
-    if len(evidence) <= EVIDENCE_SHOWN + 1:
-        return tuple(evidence)
-    return (*evidence[:EVIDENCE_SHOWN], f"and {len(evidence) - EVIDENCE_SHOWN:,} {rest}")
-
-
-def _clock(at: float) -> str:
-    return f"{iso_time(at)[:19]}Z"

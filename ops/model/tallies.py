@@ -33,6 +33,24 @@ class TopTally(Generic[K]):
         return ordered[:number], self.other + sum(count for _, count in ordered[number:])
 
 
+class RecentKeys:
+    """Whether a key was here before, of the newest ``capacity`` ones."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._hashes: dict[int, None] = {}
+
+    def add(self, key: Hashable) -> bool:
+        """Note ``key``; whether it is new."""
+        hashed = hash(key)
+        if hashed in self._hashes:
+            return False
+        self._hashes[hashed] = None
+        if len(self._hashes) > self._capacity:
+            del self._hashes[next(iter(self._hashes))]
+        return True
+
+
 FINE_SECONDS = 0.5
 FINE_UP_TO = 100.0
 COARSE_SHARE = 1.005  # half a per cent: 24 h are known to 7 minutes

@@ -20,6 +20,7 @@ def disconnect_report_document(report: DisconnectReport) -> dict[str, Any]:
         "records": report.records,
         "untimed": report.untimed,
         "dropped": report.dropped,
+        "reaped_later": report.reaped_later,
         "first_at": iso(report.first_at),
         "last_at": iso(report.last_at),
         "by_code": _table(report.by_code, "code"),

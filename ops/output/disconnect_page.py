@@ -8,8 +8,8 @@ from ops.exceptions import OpsError
 from ops.model.disconnect_report import DisconnectReport, Reading, Row, Step, Table
 from ops.model.evidence import format_seconds
 from ops.model.keys import visible
-from ops.model.patterns import Pattern
-from ops.output.text import iso
+from ops.model.pattern import Pattern
+from ops.output.text import iso, not_counted_again
 
 CHART_WIDTH, CHART_HEIGHT, AXIS_HEIGHT = 960, 160, 20
 
@@ -100,6 +100,8 @@ def _about(report: DisconnectReport) -> str:
         parts.append(f"{report.untimed:,} do not say when")
     if report.dropped:
         parts.append(f"{report.dropped:,} more could not be recorded")
+    if report.reaped_later:
+        parts.append(not_counted_again(report.reaped_later))
     return " · ".join(parts)
 
 

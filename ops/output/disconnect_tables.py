@@ -13,7 +13,7 @@ from ops.model.evidence import format_seconds
 from ops.model.keys import visible
 from ops.model.tallies import shares
 from ops.output.tables import GAP, PROCESSES_SHOWN, make_table
-from ops.output.text import counted, iso
+from ops.output.text import counted, iso, not_counted_again
 
 CHART_ROWS = 5
 EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -60,6 +60,8 @@ def _head(report: DisconnectReport) -> list[Text]:
         lines.append(
             Text(f"{report.dropped:,} more ended of which nothing is known: there was no room to record them.")
         )
+    if report.reaped_later:
+        lines.append(Text(f"{not_counted_again(report.reaped_later)}."))
     if not report.patterns:
         lines.append(Text("No pattern stands out."))
     return lines

@@ -17,6 +17,12 @@ def iso(unix_seconds: float | None) -> str | None:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def not_counted_again(number: int) -> str:
+    """Of what the reaper removed of websockets whose ends are counted."""
+    verb = "belongs" if number == 1 else "belong"
+    return f"{counted(number, 'reaped membership')} {verb} to these websockets: not counted again"
+
+
 def ago(unix_seconds: float | None, now: float) -> str:
     """How long ago that was: ``5 min``; ``-`` where it cannot be said, ``in 3 min`` when it lies ahead."""
     if iso(unix_seconds) is None or unix_seconds is None:

@@ -60,6 +60,7 @@ def test_the_json_has_the_fields_of_the_interface() -> None:
         "records": 2,
         "untimed": 1,
         "dropped": 7,
+        "reaped_later": 0,
         "first_at": "2026-11-25T12:00:00.000Z",
         "last_at": "2026-11-25T12:00:00.000Z",
         "by_code": {

@@ -11,7 +11,8 @@ import pytest
 from ops.model.disconnect_tally import DisconnectTally, normalised
 from ops.model.disconnects import Disconnect
 from ops.model.log_reader import LogReader
-from ops.model.patterns import Pattern, find_patterns
+from ops.model.pattern import Pattern
+from ops.model.patterns import find_patterns
 from tests.conftest import REPOSITORY
 
 NOON = 1_795_608_000.0
@@ -35,11 +36,15 @@ def ordinary(number: int = 2000, *, seed: int = 1, span: float = 6 * 3600.0) -> 
         yield Disconnect(at, cause, "client", lived_seconds=lived, code=code, path=path, **worker(chance.randrange(4)))  # type: ignore[arg-type]
 
 
-def patterns_in(*records: Iterable[Disconnect]) -> dict[str, Pattern]:
+def tallied(*records: Iterable[Disconnect]) -> DisconnectTally:
     tally = DisconnectTally()
     for one in sorted((one for some in records for one in some), key=lambda one: one.at):
         tally.add(one)
-    return {pattern.id: pattern for pattern in find_patterns(tally)}
+    return tally
+
+
+def patterns_in(*records: Iterable[Disconnect]) -> dict[str, Pattern]:
+    return {pattern.id: pattern for pattern in find_patterns(tallied(*records))}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -59,7 +64,43 @@ def test_a_worker_whose_members_were_reaped_died() -> None:
     found = patterns_in(ordinary(), died)
     assert found.keys() == {"worker_died"}
     assert found["worker_died"].connections == 40
-    assert found["worker_died"].evidence == (f"{9:032x}: 40 removed by the reaper, the last at 2026-11-25T12:15:00Z",)
+    assert found["worker_died"].evidence == (f"{9:032x}: 40 reaped at 2026-11-25T12:15:00Z; it recorded no end itself",)
+
+
+def reaped(at: float, process: str, channels: Iterable[str], *, group: str = "room") -> list[Disconnect]:
+    """As the disconnect log says it: one record for each group that a channel was in."""
+    return [
+        Disconnect(at, "process_died", source="reaper", process=process, channel=channel, groups=(group,))
+        for channel in channels
+    ]
+
+
+def test_when_a_worker_died_is_told_by_its_own_last_record_and_by_the_reaper() -> None:
+    own = Disconnect(NOON + 300, "normal", "client", lived_seconds=30.0, **worker(9))  # type: ignore[arg-type]
+    found = patterns_in(ordinary(), [own], reaped(NOON + 900, f"{9:032x}", map(str, range(40))))
+    assert found["worker_died"].title == "worker web-1 pid 1009 died without a word, with 40 connections open"
+    assert found["worker_died"].evidence == (
+        "web-1 pid 1009: 40 reaped at 2026-11-25T12:15:00Z; its own last record is of 2026-11-25T12:05:00Z",
+    )
+
+
+@pytest.mark.parametrize("cause", ["process_exit", "handler_exception", "redis_timeout"])
+def test_what_a_recorded_end_left_behind_is_no_second_end_when_it_is_reaped(cause: str) -> None:
+    channels = [f"specific.x!{number}" for number in range(40)]
+    ended = [
+        Disconnect(NOON + 100 * number, cause, channel=channel, groups=("room",), **worker(9))  # type: ignore[arg-type]
+        for number, channel in enumerate(channels)
+    ]
+    tally = tallied(ordinary(), ended, reaped(NOON + 9000, f"{9:032x}", channels))
+    assert "worker_died" not in {pattern.id for pattern in find_patterns(tally)}
+    assert (tally.records, tally.reaped_later) == (2040, 40)
+
+
+def test_a_member_of_several_groups_is_one_connection_when_it_is_reaped() -> None:
+    groups = (reaped(NOON + 900, f"{9:032x}", map(str, range(40)), group=name) for name in ("a", "b", "c"))
+    tally = tallied(ordinary(), *groups)
+    [pattern] = find_patterns(tally)
+    assert (pattern.id, pattern.connections, tally.reaped_later) == ("worker_died", 40, 80)
 
 
 @pytest.mark.parametrize("cause", ["process_exit", "shutdown_cancelled", "service_restart"])
@@ -72,8 +113,11 @@ def test_workers_that_were_stopped_are_named_by_host_and_pid(cause: str) -> None
     ]
     found = patterns_in(ordinary(), stopped)
     assert found.keys() == {"worker_stopped"}
-    assert found["worker_stopped"].title == "all connections of 2 workers at once: stopped, as in a deploy"
-    assert found["worker_stopped"].evidence[0].startswith("web-1 pid 1007: 30 open when the process ended")
+    assert found["worker_stopped"].title == "2 workers stopped, as in a deploy, with 60 connections open"
+    assert found["worker_stopped"].evidence == (
+        "web-1 pid 1007: 30 open when it was stopped at 2026-11-25T12:00:00Z",
+        "web-1 pid 1008: 30 open when it was stopped at 2026-11-25T12:01:00Z",
+    )
 
 
 def test_a_worker_that_vanished_is_noticed_by_what_was_cut_at_once() -> None:
@@ -106,7 +150,10 @@ def test_redis_that_was_lost_is_one_event_for_all_workers() -> None:
     found = patterns_in(ordinary(), lost)
     assert found.keys() == {"redis_lost"}
     assert found["redis_lost"].connections == 100
-    assert found["redis_lost"].evidence == ("100 from 2026-11-25T12:11:40Z to 2026-11-25T12:11:50Z",)
+    first, second = found["redis_lost"].evidence
+    assert first == "100 from 2026-11-25T12:11:40Z to 2026-11-25T12:11:50Z"
+    assert second.startswith("in 4 of the 4 workers in the log: ")
+    assert "web-1 pid 1002 (25)" in second
 
 
 def test_the_clock_of_redis_py_8_is_heard_though_the_ages_differ() -> None:
@@ -159,6 +206,13 @@ def test_connections_that_die_at_one_age_are_told_what_ends_at_that_age(age: flo
     assert 140 <= found["same_age"].connections <= 200
 
 
+def test_others_that_end_near_an_age_do_not_shift_it() -> None:
+    idle = [Disconnect(NOON + 3 * number, "no_close_frame", lived_seconds=3.01) for number in range(16)]
+    frozen = [Disconnect(NOON + number, "no_close_frame", lived_seconds=2.3) for number in range(4)]
+    found = patterns_in(idle, frozen)["same_age"]
+    assert (found.title, found.connections) == ("20 connections died at the same age: 3 s", 20)
+
+
 def test_whole_seconds_of_an_access_log_are_good_enough_for_an_age() -> None:
     chance = random.Random(5)
     dying = [
@@ -192,6 +246,27 @@ def test_a_reconnect_storm_stands_out_from_what_is_usual() -> None:
     assert found.keys() == {"reconnect_storm"}
     assert 1500 <= found["reconnect_storm"].connections <= 1560
     assert "2026-11-25T13:00:00Z to 2026-11-25T13:02:00Z" in found["reconnect_storm"].evidence[0]
+
+
+def test_a_storm_that_fills_most_of_a_short_log_is_one_all_the_same() -> None:
+    quiet = [Disconnect(NOON + 7 * number, "normal", lived_seconds=300.0) for number in range(9)]
+    storm = [
+        Disconnect(NOON + 20 + number / 10, "closed_with_code", lived_seconds=0.1, path="/ws/news/")
+        for number in range(600)
+    ]
+    found = patterns_in(quiet, storm)
+    assert found["reconnect_storm"].connections == 600
+    assert found["reconnect_storm"].evidence == (
+        "600 from 2026-11-25T12:00:20Z to 2026-11-25T12:01:20Z, 100 in the worst 10 s",
+        "usual in 10 s: 100",
+        "what ended so soon: 600 /ws/news/ closed_with_code",
+    )
+
+
+def test_a_storm_over_two_of_four_steps_is_not_what_is_usual() -> None:
+    at = [NOON + 1, NOON + 39, *(NOON + 15 + number / 12 for number in range(120))]
+    storm = [Disconnect(when, "closed_with_code", lived_seconds=0.1) for when in at]
+    assert patterns_in(storm)["reconnect_storm"].connections == 120
 
 
 def test_a_log_that_is_nothing_but_storm_has_one() -> None:
