@@ -65,6 +65,7 @@ routes = URLRouter(
         path("ws/rejecting/", RejectingConsumer.as_asgi()),
         path("ws/<name>/", EndingConsumer.as_asgi()),
         path("ws/beating/<name>/", BeatingConsumer.as_asgi()),
+        path("ws/<kind>/<name>/", EndingConsumer.as_asgi()),
     ]
 )
 application = ProtocolTypeRouter(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,23 +11,22 @@ import redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from ops.model.disconnects import Disconnect, parse_json
+from ops.model.disconnects import parse_json
 from ops.store.disconnect_log import read_disconnects
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from project.front import Front
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind, Worker
+from tests.acceptance.recorded_ends import ENDING, IMPATIENT, STREAM, records_in, until
 from tests.conftest import RunCommand, StartRedis, StartWorker
 
-ENDING = "tests.acceptance.ending_application:application"
 CONSUMERS = {"rejecting": "RejectingConsumer", "beating/frozen": "BeatingConsumer", "beating/raised": "BeatingConsumer"}
 LAYERS = {
     "stock": "channels_redis.core.RedisChannelLayer",
     "drop-in": "ops.layers.RedisChannelLayer",
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
 }
-STREAM = "asgi:ops:disconnects"
 BOTH: Any = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 
 Asked = dict[str, Any] | None
@@ -53,28 +50,8 @@ STAYS: dict[str, list[tuple[str, str, int | None, bool]]] = {
     "daphne": [("shutdown_cancelled", "shutdown", None, True), ("process_exit", "shutdown", None, True)],
     "uvicorn": [("service_restart", "shutdown", 1012, False)],
 }
-IMPATIENT = {
-    "daphne": ("--ping-interval", "1", "--ping-timeout", "1"),
-    "uvicorn": ("--ws-ping-interval", "1", "--ws-ping-timeout", "1"),
-}
 IDLE_SECONDS = 0.5
 FROZEN = ("frozen", "beating/frozen")
-
-
-def records_in(client: redis.Redis) -> dict[str, Disconnect]:
-    """By the name in their path."""
-    found = [parse_json(fields[b"d"]) for _, fields in client.xrange(STREAM)]
-    assert None not in found
-    by_name = {str(one.path).strip("/").removeprefix("ws/"): one for one in found if one is not None}
-    assert len(by_name) == len(found), "an end was recorded twice"
-    return by_name
-
-
-async def until(condition: Callable[[], Any], timeout_seconds: float = 15) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "in vain"
-        await asyncio.sleep(0.02)
 
 
 async def end_all(worker: Worker, sockets: SocketFleet, front: Front) -> dict[str, FleetSocket]:
