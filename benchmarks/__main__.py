@@ -12,7 +12,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from benchmarks import blocking, disconnects, heartbeat, layer, memory, reap, replay, scan
+from benchmarks import blocking, disconnects, heartbeat, huge, layer, many_groups, memory, reap, replay, scan
 from benchmarks.children import BenchmarkFailed
 from benchmarks.figures import FULL_SIZE, Results
 from benchmarks.keyspace import STEP, Layout
@@ -29,6 +29,8 @@ SUBJECTS = {
     "heartbeat": heartbeat,
     "disconnects": disconnects,
     "replay": replay,
+    "huge": huge,
+    "groups": many_groups,
 }
 SMALLEST = 100 * STEP
 INTERRUPTED = 128 + signal.SIGINT

@@ -23,6 +23,8 @@ TITLES = {
     "heartbeat": "Heartbeats at depth channel",
     "disconnects": "The disconnect log",
     "replay": "Recorded ends",
+    "huge": "Extreme shapes",
+    "groups": "A group for each member",
 }
 STYLES = {"met": "green", "met, not the aim": "yellow", "MISSED": "bold red"}
 HEADINGS = ("What", "Median", "Range", "Target", "Verdict", "Note")

@@ -33,6 +33,9 @@ FIGURES = {
     "send_paced_p99 send_unbounded_p50 send_unbounded_p99",
     "disconnects": "throughput",
     "replay": "report report_rate report_tenth report_memory cleanup cleanup_memory",
+    "groups": "many_groups_channels_groups_memory many_groups_channels_doctor_longest many_groups_reap_stale_memory",
+    "huge": "one_group_channels_groups_memory one_group_reap_stale_longest one_process_send_heartbeat_memory "
+    "one_process_reap_stale_longest backlog_channels_doctor_memory backlog_send_heartbeat_longest",
 }
 
 
