@@ -4,7 +4,7 @@ SECONDS ?= 120
 SEED ?= 1
 PY := .venv/bin/python
 
-.PHONY: demo test test-oldest matrix lint bench chaos docs
+.PHONY: demo test test-oldest matrix lint bench chaos fuzz docs
 
 demo: .venv/.installed  ## the product in about a minute; ARGS=--keep leaves it running
 	$(PY) manage.py demo $(ARGS)
@@ -27,11 +27,15 @@ bench: .venv/.installed
 chaos: .venv/.installed  ## faults against real servers, and whether the promise holds: SECONDS=3600 SEED=7
 	$(PY) -m chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
+fuzz: .venv-fuzz/.installed  ## bytes that atheris makes up, for every parser: SECONDS=300
+	.venv-fuzz/bin/python -m tests.fuzz_parsers -max_total_time=$(SECONDS) $(ARGS)
+
 docs: .venv/.installed
 	$(PY) docs/generate.py
 
 .venv/.installed: requirements-dev.txt
 .venv-oldest/.installed: requirements-oldest.txt
+.venv-fuzz/.installed: requirements-fuzz.txt
 %/.installed:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $*

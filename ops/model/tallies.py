@@ -34,24 +34,20 @@ class TopTally(Generic[K]):
 
 
 class RecentKeys:
-    """Whether a key was here before, of the newest ``capacity`` ones, and of as many more at most.
-
-    Kept are hashes, in two generations of which the older is forgotten as a whole: cheaper than forgetting one by one.
-    """
+    """Whether a key was here before, of the newest ``capacity`` ones."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._newer: set[int] = set()
-        self._older: set[int] = set()
+        self._hashes: dict[int, None] = {}
 
     def add(self, key: Hashable) -> bool:
         """Note ``key``; whether it is new."""
         hashed = hash(key)
-        if hashed in self._newer or hashed in self._older:
+        if hashed in self._hashes:
             return False
-        if len(self._newer) >= self._capacity:
-            self._older, self._newer = self._newer, set()
-        self._newer.add(hashed)
+        self._hashes[hashed] = None
+        if len(self._hashes) > self._capacity:
+            del self._hashes[next(iter(self._hashes))]
         return True
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import time
 from typing import Any
 
 from channels.consumer import AsyncConsumer
@@ -13,9 +10,7 @@ from channels.routing import ChannelNameRouter, ProtocolTypeRouter
 
 class Audit(AsyncConsumer):
     async def ops_disconnect(self, message: dict[str, Any]) -> None:
-        """A line for each: when it came, by the clock that all processes of a machine share, and what came."""
-        sys.stdout.write(f"{json.dumps([time.monotonic(), message])}\n")
-        sys.stdout.flush()
+        pass
 
 
 class Thumbnails(AsyncConsumer):

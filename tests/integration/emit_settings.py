@@ -1,5 +1,0 @@
-"""The demo's settings with the consumers of `emit_application` behind them, for a `runworker` process."""
-
-from project.settings import *  # noqa: F403
-
-ASGI_APPLICATION = "tests.integration.emit_application.application"
