@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 from channels.layers import DEFAULT_CHANNEL_LAYER, channel_layers
@@ -85,7 +85,6 @@ class Connection:
         "_scope",
         "_send",
         "_settings",
-        "alarm",
         "alias",
         "cancelled",
         "chain",
@@ -104,7 +103,6 @@ class Connection:
         self._settings = settings
         self.started_at, self.started_clock = time.time(), time.monotonic()
         self.closed_clock: float | None = None
-        self.alarm: asyncio.TimerHandle | None = None
         self.seen = Seen()
         self.alias = DEFAULT_CHANNEL_LAYER
         self.channel: str | None = None
@@ -138,8 +136,7 @@ class Connection:
     def _closed(self) -> None:
         if self.closed_clock is None:
             self.closed_clock = time.monotonic()
-            # The consumer may never return: the stock layer sometimes misses that it was cancelled.
-            self.alarm = asyncio.get_running_loop().call_later(LINGER_SECONDS, _end, self)
+            _lingering.add(self, self.closed_clock)
 
     async def hear_the_rest(self) -> None:
         """Take what the server had to say when the application wrote to somebody who had left: it has the code."""
@@ -233,13 +230,55 @@ def _end(connection: Connection, *, exited: bool = False) -> Recorder | None:
     _open.discard(connection)
     if connection.channel is not None:
         _of_channel.pop(connection.channel, None)
-    if connection.alarm is not None:
-        connection.alarm.cancel()
+    _lingering.discard(connection)
     try:
         return _record(connection.ended(exited=exited), to_lines=connection.to_lines)
     except Exception:
         logger.exception("the end of a websocket could not be recorded")
         return None
+
+
+class _Lingering:
+    """Those that were closed, and whose consumer goes on.
+
+    It may never return: the stock layer sometimes misses that it was cancelled. One timer watches over all: if each had
+    its own, those that were cancelled would hold all that their connections had until their time is up.
+    """
+
+    def __init__(self) -> None:
+        self._closed: dict[Connection, float] = {}  # with when; the first was closed first
+        self._watched_by: asyncio.AbstractEventLoop | None = None
+
+    def add(self, connection: Connection, closed_clock: float) -> None:
+        self._closed[connection] = closed_clock
+        self._watch(LINGER_SECONDS)
+
+    def discard(self, connection: Connection) -> None:
+        self._closed.pop(connection, None)
+
+    def clear(self) -> None:
+        self._closed.clear()
+        self._watched_by = None
+
+    def _watch(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._watched_by is not loop:
+            self._watched_by = loop
+            loop.call_later(seconds, self._end_those_too_long, context=Context())
+
+    def _end_those_too_long(self) -> None:
+        self._watched_by = None
+        now = time.monotonic()
+        for connection, closed_clock in list(self._closed.items()):
+            remaining = closed_clock + LINGER_SECONDS - now
+            if remaining > 0:
+                self._watch(remaining)
+                break
+            self.discard(connection)
+            _end(connection)
+
+
+_lingering = _Lingering()
 
 
 # The sinks
@@ -287,6 +326,7 @@ def _end_at_exit() -> Coroutine[Any, Any, None] | None:
 
 
 def _begin_in_child() -> None:
+    _lingering.clear()
     _open.clear()
     _of_channel.clear()
     begin_in_child()

@@ -11,7 +11,7 @@ from ops.model.tallies import AgeBin, RecentKeys, Timeline, TopTally, age_bin
 
 KEYS_KEPT = 2000
 WORKERS_KEPT = 2000
-CHANNELS_KEPT = 100_000
+CHANNELS_KEPT = 50_000
 MOST_SLOTS = 10_000
 BRIEF_SECONDS = 10.0
 WINDOW_SECONDS = 10

@@ -28,6 +28,7 @@ receipts and what was set aside live on the first shard.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 INFLIGHT_SUFFIX = b"$inflight"
 DEFAULT_INBOX_PREFIX = "specific"
@@ -108,6 +109,7 @@ class Inbox:
     process: str
 
 
+@lru_cache(maxsize=1024)  # A process asks about its own inbox again and again.
 def parse_inbox(name: str) -> Inbox | None:
     """The inbox that ``name`` (a name up to and with its first ``!``) stands for, or None when it is none."""
     match = _INBOX.fullmatch(name)

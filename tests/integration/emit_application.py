@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from typing import Any
 
 from channels.consumer import AsyncConsumer
@@ -10,7 +13,9 @@ from channels.routing import ChannelNameRouter, ProtocolTypeRouter
 
 class Audit(AsyncConsumer):
     async def ops_disconnect(self, message: dict[str, Any]) -> None:
-        pass
+        """A line for each: when it came, by the clock that all processes of a machine share, and what came."""
+        sys.stdout.write(f"{json.dumps([time.monotonic(), message])}\n")
+        sys.stdout.flush()
 
 
 class Thumbnails(AsyncConsumer):

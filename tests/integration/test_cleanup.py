@@ -93,6 +93,55 @@ async def test_a_dry_run_changes_nothing(redis_client: redis.Redis, channels: li
     assert {key: redis_client.dump(key) for key in redis_client.scan_iter()} == before
 
 
+async def test_the_document_says_all_of_it_and_the_exit_code_whether_it_was_done(
+    redis_client: redis.Redis, channels: list[str], tmp_path: Path
+) -> None:
+    """0 done, 3 for a dry run that finds something, 1 where a source could not be read; 75 and 2 are in other tests."""
+    add_members(redis_client, "room", channels[:3], joined_at=NOW - 50)
+    add_members(redis_client, "room", channels[3:4], joined_at=NOW + 50)
+    await record(*map(end_of, channels[:4]))
+    dry = await cleaned("--dry-run", code=3)
+    done = await cleaned("--resume")
+    expected: dict[str, Any] = {
+        "schema_version": 1,
+        "layer": "default",
+        "sources": ["the disconnect log in Redis"],
+        "dry_run": False,
+        "complete": True,
+        "records": 4,
+        "channels": 4,
+        "groups_scanned": 1,
+        "members_scanned": 4,
+        "removed": 3,
+        "kept": 1,
+        "processes": [{"process": channels[0][9:41], "removed": 3}],
+        "resumed_from": "0-0",
+        "entries": 4,
+        "unreadable": 0,
+        "unreadable_samples": [],
+        "still_open": 0,
+        "problems": [],
+        "notes": [],
+    }
+    measured = {"run_id", "position", "duration_seconds"}
+    assert {name: value for name, value in done.items() if name not in measured} == expected
+    assert set(done) == set(dry) == {*expected, *measured}
+    assert isinstance(done["run_id"], str)
+    assert done["position"] == redis_client.get(ASGI.cleaned).decode()
+    assert 0 < done["duration_seconds"] < 60
+    assert {name for name in dry if dry[name] != done[name]} <= {*measured, "dry_run", "resumed_from"}
+    assert (dry["dry_run"], dry["run_id"]) == (True, None)
+
+    path, missing = tmp_path / "ends.jsonl", str(tmp_path / "missing.jsonl")
+    path.write_text("rubbish\n")
+    result = await clean(str(path), missing)
+    partly = json.loads(result.out)
+    assert (result.returncode, partly["complete"], set(partly)) == (1, False, set(done))
+    assert partly["sources"] == [str(path), missing]
+    assert (partly["unreadable"], partly["unreadable_samples"]) == (1, ["rubbish"])
+    assert [missing in problem for problem in partly["problems"]] == [True]
+
+
 async def test_what_was_removed_can_be_put_back(redis_client: redis.Redis, channels: list[str]) -> None:
     add_members(redis_client, "room", channels, joined_at=NOW - 50)
     before = members_of(redis_client, "room")

@@ -106,7 +106,7 @@ async def test_without_a_stream_nothing_is_written(
     assert redis_client.keys() == []
 
 
-async def test_a_consumer_that_does_not_end_is_recorded_all_the_same_and_once(
+async def test_consumers_that_do_not_end_are_recorded_all_the_same_and_once(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(middleware, "LINGER_SECONDS", 0.05)
@@ -116,17 +116,20 @@ async def test_a_consumer_that_does_not_end_is_recorded_all_the_same_and_once(
         await wait_for_close(scope, receive, send)
         await end.wait()
 
-    client = Client(DisconnectLogMiddleware(hang))
-    await client.connect()
-    with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(client.leave(1001), 0.01)
-    await until(lambda: len(records_in(redis_client)) == 1)
-    end.set()
-    assert client.task is not None
-    await client.task
-    await come_and_go(DisconnectLogMiddleware(wait_for_close), 1)
+    clients = [Client(DisconnectLogMiddleware(hang)) for _ in range(2)]
+    for client in clients:
+        await client.connect()
+    for client in clients:  # One after the other: the second is still to be waited for when it is time for the first.
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.leave(1001), 0.01)
     await until(lambda: len(records_in(redis_client)) == 2)
-    assert [one.cause for one in records_in(redis_client)] == ["going_away", "normal"]
+    end.set()
+    for client in clients:
+        assert client.task is not None
+        await client.task
+    await come_and_go(DisconnectLogMiddleware(wait_for_close), 1)
+    await until(lambda: len(records_in(redis_client)) == 3)
+    assert [one.cause for one in records_in(redis_client)] == ["going_away", "going_away", "normal"]
 
 
 class SecondLayer(RedisChannelLayer):  # type: ignore[misc]

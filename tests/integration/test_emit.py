@@ -10,7 +10,7 @@ import pytest
 import redis
 from django.conf import LazySettings
 
-from ops.model.disconnects import UNTIMED, Disconnect, to_document
+from ops.model.disconnects import UNTIMED, Disconnect, to_document, to_json
 from ops.model.emitting import disconnect_message, pause_seconds
 from ops.store.disconnect_log import append
 from ops.store.shards import open_layer
@@ -84,6 +84,38 @@ async def test_a_group_of_known_channels_needs_no_force_and_one_stranger_spoils_
     assert (await emit("auditors", "--dry-run")).returncode == 0
     add_members(redis_client, "auditors", ["thumbnails"])
     assert (await emit("auditors", "--dry-run")).returncode == 1
+
+
+async def test_the_document_says_all_of_it_and_the_exit_code_whether_it_was_done(
+    redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    expected: dict[str, Any] = {
+        "schema_version": 1,
+        "layer": "default",
+        "target": "audit",
+        "kind": "channel",
+        "members": 0,
+        "dry_run": False,
+        "complete": True,
+        "records": 5,
+        "sent": 5,
+        "undelivered": 0,
+        "unreadable": 0,
+        "problems": [],
+    }
+    done = await emit("audit")
+    assert (done.returncode, done.err, json.loads(done.out)) == (0, "", expected)
+
+    path = tmp_path / "ends.jsonl"
+    path.write_text("rubbish\n" + "".join(f"{to_json(one)}\n" for one in ENDS))
+    missing = str(tmp_path / "missing.jsonl")
+    partly = await emit("audit", "--dry-run", str(path), missing)
+    document = json.loads(partly.out)
+    [problem] = document["problems"]
+    assert missing in problem
+    assert (partly.returncode, partly.err.count("\n")) == (1, 1)
+    changed = {"dry_run": True, "complete": False, "sent": 0, "unreadable": 1, "problems": [problem]}
+    assert document == {**expected, **changed}
 
 
 async def test_a_dry_run_sends_nothing(redis_client: redis.Redis) -> None:

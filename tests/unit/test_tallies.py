@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.tallies import Timeline, TopTally, age_bin, shares
+from ops.model.tallies import RecentKeys, Timeline, TopTally, age_bin, shares
 
 
 def test_the_rarest_keys_fall_to_other_and_no_count_is_lost() -> None:
@@ -17,6 +17,17 @@ def test_the_rarest_keys_fall_to_other_and_no_count_is_lost() -> None:
     assert rows == [("common", 1000)]
     assert other == 1000
     assert len(tally.ordered()) <= 20
+
+
+@given(st.lists(st.integers(min_value=0, max_value=30)))
+def test_a_key_among_the_newest_is_known_and_an_old_one_forgotten(keys: list[int]) -> None:
+    recent = RecentKeys(5)
+    order: list[int] = []  # of the new ones, as they came
+    for key in keys:
+        is_new = recent.add(key)
+        assert not (is_new and key in order[-5:])
+        assert is_new or key in order[-10:]
+        order += [key] * is_new
 
 
 @given(st.lists(st.integers(min_value=-(10**11), max_value=10**11), min_size=1))
