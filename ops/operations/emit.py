@@ -58,18 +58,19 @@ async def emit(opened: OpenLayer, options: EmitOptions, progress: Progress = no_
                     sent += await _send(opened, options.target, one, to_group=members > 0)
             before = one
         progress(f"{sent:,} of {read:,} ends sent", 0, 0)
+    problems = (*records.reading.problems, *opened.problems)
     return EmitReport(
         layer=opened.alias,
         target=options.target,
         kind="group" if members else "channel",
         members=members,
         dry_run=options.dry_run,
-        complete=not records.reading.problems,
+        complete=not problems,
         records=read,
         sent=sent,
         undelivered=0 if options.dry_run else read - sent,
         unreadable=records.reading.unreadable,
-        problems=records.reading.problems,
+        problems=problems,
     )
 
 

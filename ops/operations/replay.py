@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 
-from ops.exceptions import SourceUnreadable
+from ops.exceptions import ShardError, SourceUnreadable
 from ops.model.disconnect_report import DisconnectReport, Reading, conclude_report
 from ops.model.disconnect_tally import DisconnectTally
 from ops.model.disconnects import UNTIMED, Disconnect
@@ -86,9 +86,16 @@ def _taken(found: list[Disconnect], span: Span) -> list[Disconnect]:
 
 
 async def report_stream(opened: OpenLayer, span: Span, progress: Progress = no_progress) -> DisconnectReport:
-    """The report on the log in Redis. Raises ShardError."""
+    """The report on the log in Redis. The shards that did not answer are among its problems.
+
+    Raises ShardError where the first one did not, since that is where the log is.
+    """
+    if opened.home.problem is not None:
+        raise ShardError(opened.home.problem)
     records = Records()
-    return await _report(opened.alias, [STREAM], records, records.of_stream(opened, span), progress)
+    report = await _report(opened.alias, [STREAM], records, records.of_stream(opened, span), progress)
+    problems = (*report.reading.problems, *opened.problems)
+    return replace(report, reading=replace(report.reading, problems=problems))
 
 
 async def report_files(

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ops.exceptions import ShardError
 from ops.model.disconnects import Disconnect, iso_time, parse_json, parse_time, to_json
 from ops.model.keys import decode_name, inbox_of
 from ops.store import journal
@@ -157,17 +158,23 @@ def _parse_reaped(raw: bytes) -> tuple[str, float, dict[str, int]] | None:
 async def _expand(
     opened: OpenLayer, run_id: str, at: float, removed: Mapping[str, int]
 ) -> AsyncIterator[list[Disconnect]]:
-    """A record for each member that the run removed, from its receipts; where these have expired, by count alone."""
+    """A record for each member that the run removed, from its receipts; where none can be read, by count alone.
+
+    A shard whose receipts cannot be read has its ``problem`` then, and what the others have is read.
+    """
     any_receipt = False
     for shard in opened.answering:
-        async for receipt in journal.read_receipts(opened, shard, run_id):
-            reaped = [
-                _reaped(at, run_id, decode_name(channel), opened.keyspace.group_name(key))
-                for key, members, _ in receipt
-                for channel in members
-            ]
-            any_receipt = True
-            yield reaped
+        try:
+            async for receipt in journal.read_receipts(opened, shard, run_id):
+                reaped = [
+                    _reaped(at, run_id, decode_name(channel), opened.keyspace.group_name(key))
+                    for key, members, _ in receipt
+                    for channel in members
+                ]
+                any_receipt = True
+                yield reaped
+        except ShardError as error:
+            shard.problem = str(error)
     if not any_receipt:
         for process, count in removed.items():
             one = Disconnect(at, "process_died", "unknown", "reaper", process=process[:64], run_id=run_id[:64])

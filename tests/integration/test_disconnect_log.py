@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import LazySettings
+
 from ops.model.disconnects import Disconnect
 from ops.store import disconnect_log, journal
 from ops.store.disconnect_log import append, append_reaped, count_entries, read_disconnects
 from ops.store.shards import Shard, open_layer
 from project.embedded_redis import EmbeddedRedis
+from tests.conftest import StartRedis
+from tests.layer_builders import layer_of
 
 PROCESS = "a" * 32
 
@@ -73,6 +77,24 @@ async def test_a_reaped_entry_stands_for_each_member_of_its_receipts(redis_serve
         (2.0, "process_died", "reaper", PROCESS, ("room",))
     }
     assert [(one.at, one.channel, one.process) for one in without] == [(3.0, None, PROCESS)] * 3
+
+
+async def test_receipts_that_cannot_be_read_are_a_problem_of_their_shard_and_the_others_are_read(
+    start_redis: StartRedis, settings: LazySettings
+) -> None:
+    servers = [start_redis(), start_redis()]
+    settings.CHANNEL_LAYERS = layer_of(*(server.url for server in servers))
+    channels = [f"specific.{PROCESS}!{number:032x}" for number in range(6)]
+    async with open_layer("default") as opened:
+        for shard, part in zip(opened.shards, (channels[:4], channels[4:]), strict=True):
+            await shard.client.zadd(opened.keyspace.group("room"), dict.fromkeys(part, 1.0))
+            await remove(opened, shard, "run-1", part)
+        await append_reaped(opened, "run-1", 2.0, {PROCESS: 6})
+        await append(opened, [Disconnect(at=3.0)])
+        assert len(await all_of(opened)) == 7
+        servers[1].kill()
+        assert {one.channel for one in await all_of(opened)} == {*channels[:4], None}
+        assert [shard.problem is None for shard in opened.shards] == [True, False]
 
 
 async def remove(opened: Any, shard: Shard, run_id: str, channels: list[str]) -> None:

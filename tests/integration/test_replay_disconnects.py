@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 
 from ops.model.disconnects import Disconnect, to_json
 from ops.store.disconnect_log import append
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
-from tests.conftest import REPOSITORY, RunCommand
+from tests.conftest import REPOSITORY, RunCommand, StartRedis
 from tests.in_process_commands import run_beside, run_here
+from tests.layer_builders import layer_of
 
 CAPTURED = REPOSITORY / "tests" / "data" / "logs"
 
@@ -71,6 +73,28 @@ async def test_the_log_in_redis_is_the_source_where_none_is_named(redis_server: 
     assert document["sources"] == ["the disconnect log in Redis"]
     none = await run_beside("replay_disconnects", "--until", "2h", "--format", "json")
     assert json.loads(none.out)["records"] == 0
+
+
+async def test_where_another_shard_does_not_answer_the_log_is_reported_on_all_the_same(
+    start_redis: StartRedis, settings: LazySettings
+) -> None:
+    servers = [start_redis(), start_redis()]
+    settings.CHANNEL_LAYERS = layer_of(*(server.url for server in servers))
+    async with open_layer("default") as opened:
+        await append(opened, [Disconnect(time.time(), "normal", "client", code=1000)] * 3)
+    servers[1].kill()
+    result = await run_beside("replay_disconnects", "--format", "json")
+    document = json.loads(result.out)
+    assert (result.returncode, document["complete"], document["records"]) == (1, False, 3), result
+    assert document["problems"] == [result.err.rstrip("\n")]
+    assert result.err.startswith("shard 1 (redis://")
+    assert "3 websockets ended" in (await run_beside("replay_disconnects")).out
+    # The log itself is on the first one.
+    servers[1].start()
+    servers[0].kill()
+    result = await run_beside("replay_disconnects", "--format", "json")
+    assert (result.returncode, result.out, result.err.count("\n")) == (1, "", 1)
+    assert "shard 0 (redis://" in result.err
 
 
 def test_a_source_that_is_missing_is_said_and_the_others_are_read(tmp_path: Path) -> None:
