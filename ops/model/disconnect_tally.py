@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ops.model.disconnects import Disconnect
-from ops.model.tallies import AgeBin, RecentKeys, Timeline, TopTally, age_bin
+from ops.model.known_ends import PROCESS_DIED, KnownEnds
+from ops.model.tallies import AgeBin, Timeline, TopTally, age_bin
 
 KEYS_KEPT = 2000
 WORKERS_KEPT = 2000
-CHANNELS_KEPT = 50_000
 MOST_SLOTS = 10_000
 BRIEF_SECONDS = 10.0
 WINDOW_SECONDS = 10
@@ -25,7 +25,6 @@ ORDINARY = frozenset({"normal", "going_away", "closed_with_code", "unknown"})
 """Causes that nobody need worry about. ``unknown`` is most of what an access log says."""
 
 REDIS_LOST = frozenset({"redis_connection_lost", "redis_error"})
-PROCESS_DIED = frozenset({"process_died"})
 PROCESS_STOPPED = frozenset({"process_exit", "shutdown_cancelled", "service_restart"})
 
 # What dies together did not die of its age. With redis-py 8 the pauses between the time-outs tell more than the ages.
@@ -143,9 +142,8 @@ def is_tick(seconds: float) -> bool:
 class DisconnectTally:
     """``add`` each end; the rest reads what has been counted. Of the worker without a name nothing more is known.
 
-    ``reaped_later``: records of the reaper that tell of no further end, and are counted nowhere else: their channel is
-    in an earlier record, whether its own process wrote that, or the reaper for another of its groups. Known of the
-    newest CHANNELS_KEPT channels that were left in a group.
+    ``reaped_later``: records of the reaper that tell of no further end, as KnownEnds has it; they are counted nowhere
+    else.
     """
 
     def __init__(self) -> None:
@@ -167,10 +165,10 @@ class DisconnectTally:
         self.lived = [0] * (len(AGE_LIMITS) + 1)
         self.timeline = Timeline(MOST_SLOTS)
         self.by_brief: TopTally[tuple[str, str]] = TopTally(KEYS_KEPT)
-        self._left_behind = RecentKeys(CHANNELS_KEPT)
+        self._known = KnownEnds()
 
     def add(self, one: Disconnect) -> None:
-        if self._is_known(one):
+        if self._known.has(one):
             self.reaped_later += 1
             return
         self.records += 1
@@ -198,13 +196,6 @@ class DisconnectTally:
                 slot.brief += 1
                 self.by_brief.add((path or "", one.cause))
             self._add_age(one, one.lived_seconds)
-
-    def _is_known(self, one: Disconnect) -> bool:
-        """Whether the reaper tells of an end that is on record already. It only finds what stayed in a group."""
-        if one.channel is None or not one.groups:
-            return False
-        is_new = self._left_behind.add(one.channel)
-        return one.cause in PROCESS_DIED and not is_new
 
     def _add_age(self, one: Disconnect, age_seconds: float) -> None:
         self.lived[bisect_right(AGE_LIMITS, age_seconds)] += 1

@@ -31,7 +31,10 @@ def pause_seconds(before: Disconnect | None, one: Disconnect, speed: float | Non
 
 @dataclass(frozen=True, slots=True)
 class EmitReport:
-    """``kind``: group or channel. ``members``: of the group. ``undelivered``: the channel was full for too long."""
+    """``kind``: group or channel. ``members``: of the group. ``undelivered``: the channel was full for too long.
+
+    ``records``: the ends; ``reaped_later``: the reaper's records of ends that are on record already, not sent again.
+    """
 
     layer: str
     target: str
@@ -40,6 +43,7 @@ class EmitReport:
     dry_run: bool
     complete: bool
     records: int
+    reaped_later: int
     sent: int
     undelivered: int
     unreadable: int

@@ -12,12 +12,13 @@ from ops.exceptions import TargetNotAble
 from ops.model.disconnects import Disconnect
 from ops.model.emitting import HANDLER, EmitReport, disconnect_message, pause_seconds
 from ops.model.keys import decode_name, visible
+from ops.model.known_ends import KnownEnds
 from ops.operations.observe import Progress, no_progress
 from ops.operations.replay import Records, Span
 from ops.operations.undo import refuse_missing_shards
 from ops.store.census import ScanNotes, Selection, read_slices
-from ops.store.shards import ANSWER_TIMEOUT_SECONDS, OpenLayer
-from ops.store.waiting import within
+from ops.store.sending import Sender
+from ops.store.shards import OpenLayer
 
 FULL_FOR_SECONDS = 10.0
 FULL_RETRY_SECONDS = 0.1
@@ -46,16 +47,22 @@ async def emit(opened: OpenLayer, options: EmitOptions, progress: Progress = no_
     """Send them all. Raises TargetNotAble, before anything is sent, where somebody could die of the message."""
     refuse_missing_shards(opened)
     members = await _members(opened, options)
+    with _naming(options.target):
+        sender = Sender(opened, options.target, to_group=members > 0)
     records = Records()
-    read = sent = 0
+    known = KnownEnds()
+    read = sent = reaped_later = 0
     before: Disconnect | None = None
     async for batch in _batches(opened, options, records):
         for one in batch:
+            if known.has(one):
+                reaped_later += 1
+                continue
             read += 1
             if not options.dry_run:
                 await asyncio.sleep(pause_seconds(before, one, options.speed))
                 with _naming(options.target):
-                    sent += await _send(opened, options.target, one, to_group=members > 0)
+                    sent += await _send(sender, one)
             before = one
         progress(f"{sent:,} of {read:,} ends sent", 0, 0)
     problems = (*records.reading.problems, *opened.problems)
@@ -67,6 +74,7 @@ async def emit(opened: OpenLayer, options: EmitOptions, progress: Progress = no_
         dry_run=options.dry_run,
         complete=not problems,
         records=read,
+        reaped_later=reaped_later,
         sent=sent,
         undelivered=0 if options.dry_run else read - sent,
         unreadable=records.reading.unreadable,
@@ -120,17 +128,12 @@ def _naming(target: str) -> Iterator[None]:
         raise TargetNotAble(f"the layer cannot send to {visible(target[:100])}: {visible(str(error)[:200])}") from None
 
 
-async def _send(opened: OpenLayer, target: str, one: Disconnect, *, to_group: bool) -> bool:
+async def _send(sender: Sender, one: Disconnect) -> bool:
     """Whether it was taken. To a group nobody says so; a channel that is full is tried again for a while."""
     message = disconnect_message(one)
-    if to_group:
-        await opened.home.ask(opened.layer.group_send(target, message))
-        return True
-    key_rule = opened.keyspace.rule_for(opened.layer.non_local_name(target))
     for _ in range(round(FULL_FOR_SECONDS / FULL_RETRY_SECONDS)):
         try:
-            with opened.home.naming_failures(key_rule=key_rule):
-                await within(ANSWER_TIMEOUT_SECONDS, opened.layer.send(target, message))
+            await sender.send(message)
         except ChannelFull:
             await asyncio.sleep(FULL_RETRY_SECONDS)
         else:

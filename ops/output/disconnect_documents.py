@@ -83,6 +83,7 @@ def emit_document(report: EmitReport) -> dict[str, Any]:
         "dry_run": report.dry_run,
         "complete": report.complete,
         "records": report.records,
+        "reaped_later": report.reaped_later,
         "sent": report.sent,
         "undelivered": report.undelivered,
         "unreadable": report.unreadable,

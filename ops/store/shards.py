@@ -26,6 +26,7 @@ from ops.store.waiting import within
 from ops.store.wire import Wire, open_wire
 
 ANSWER_TIMEOUT_SECONDS = 5.0
+FAILURES = (RedisError, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError)
 T = TypeVar("T")
 
 
@@ -116,7 +117,7 @@ class Shard:
         """``asked`` and ``key_rule`` as ``failure`` takes them."""
         try:
             yield
-        except (RedisError, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
+        except FAILURES as error:
             raise self.failure(error, asked=asked, key_rule=key_rule) from None
 
     def failure(

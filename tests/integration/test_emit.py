@@ -8,16 +8,22 @@ from typing import Any
 
 import pytest
 import redis
+from channels_redis.utils import _consistent_hash
 from django.conf import LazySettings
 
 from ops.model.disconnects import UNTIMED, Disconnect, to_document, to_json
 from ops.model.emitting import disconnect_message, pause_seconds
 from ops.store.disconnect_log import append
 from ops.store.shards import open_layer
-from tests.conftest import CommandResult
+from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside
-from tests.layer_builders import ASGI, StartProcess, add_members, until
+from tests.layer_builders import ASGI, StartProcess, add_members, layer_of, until
 
+BACKENDS = {
+    "core": "channels_redis.core.RedisChannelLayer",
+    "drop-in": "ops.layers.RedisChannelLayer",
+    "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
+}
 NOON = 1_795_608_000.0
 ENDS = [Disconnect(NOON + number, "normal", "client", code=1000, path=f"/ws/{number}/") for number in range(5)]
 
@@ -98,6 +104,7 @@ async def test_the_document_says_all_of_it_and_the_exit_code_whether_it_was_done
         "dry_run": False,
         "complete": True,
         "records": 5,
+        "reaped_later": 0,
         "sent": 5,
         "undelivered": 0,
         "unreadable": 0,
@@ -122,6 +129,64 @@ async def test_a_dry_run_sends_nothing(redis_client: redis.Redis) -> None:
     result = await emit("audit", "--dry-run")
     assert (result.returncode, json.loads(result.out)["records"], json.loads(result.out)["sent"]) == (0, 5, 0)
     assert list(redis_client.scan_iter()) == [ASGI.disconnects]
+
+
+async def test_what_the_reaper_recorded_of_an_end_that_is_on_record_is_not_sent_again(
+    redis_client: redis.Redis, start_process: StartProcess, tmp_path: Path
+) -> None:
+    process = await start_process()
+    await process.live("audit")
+    channel = f"specific.{'a' * 32}!{'b' * 32}"
+    own = Disconnect(NOON, "handler_exception", channel=channel, groups=("room", "hall"))
+    reaped = [
+        Disconnect(NOON + 90, "process_died", source="reaper", channel=name, groups=(group,))
+        for name, group in ((channel, "room"), (channel, "hall"), (channel + "c", "room"), (channel + "c", "hall"))
+    ]
+    path = tmp_path / "ends.jsonl"
+    path.write_text("".join(f"{to_json(one)}\n" for one in (own, *reaped)))
+    argv = ("replay_disconnects", "--emit", "audit", "--speed", "max", "--format", "json", str(path))
+    result = await run_beside(*argv)
+    document = json.loads(result.out)
+    assert (result.returncode, document["records"], document["sent"], document["reaped_later"]) == (0, 2, 2, 3), result
+    await until(lambda: len(process.received) >= 2)
+    assert process.received == [disconnect_message(own), disconnect_message(reaped[2])]
+    rehearsed = json.loads((await run_beside(*argv, "--dry-run")).out)
+    assert (rehearsed["records"], rehearsed["reaped_later"]) == (2, 3)
+    assert json.loads((await run_beside("replay_disconnects", "--format", "json", str(path))).out)["records"] == 2
+
+
+@pytest.mark.parametrize("target", ["two words", "x" * 100, "caf\u00e9"])
+async def test_a_dry_run_refuses_a_name_as_the_run_does(redis_client: redis.Redis, target: str) -> None:
+    results = [await emit(target, "--force", *argv) for argv in ((), ("--dry-run",))]
+    assert [result.returncode for result in results] == [1, 1]
+    assert results[0].err == results[1].err
+    assert "the layer cannot send to " in results[0].err
+    add_members(redis_client, target, ["audit"])
+    assert (await emit(target, "--dry-run")).err == results[0].err.replace("Channel name", "Group name")
+
+
+def first_on(shard: int, names: str) -> str:
+    return next(name for name in map(names.format, range(50)) if _consistent_hash(name, 2) == shard)
+
+
+@pytest.mark.parametrize("kind", ["core", "drop-in", "pubsub"])
+async def test_a_failure_names_the_shard_that_it_was_on(
+    start_redis: StartRedis, settings: LazySettings, kind: str
+) -> None:
+    """The second one refuses to be written to."""
+    servers = [start_redis(), start_redis()]
+    urls = [server.url for server in servers]
+    with redis.Redis.from_url(urls[1]) as client:
+        client.execute_command("ACL SETUSER", "default", "-publish", "-zadd", "-eval", "-evalsha")
+    settings.CHANNEL_LAYERS = layer_of(*urls, backend=BACKENDS[kind])
+    inbox = first_on(1, "specific.{:032x}!")
+    group = first_on(1, "asgi__group__{}").removeprefix("asgi__group__") if kind == "pubsub" else first_on(0, "room-{}")
+    with redis.Redis.from_url(urls[0]) as client:
+        add_members(client, group, [inbox + "a" * 32])
+    for target in [group] if kind == "pubsub" else [group, "audit"]:
+        result = await emit(target, "--force")
+        assert (result.returncode, result.err.count("\n")) == (1, 1), result
+        assert f"shard 1 ({urls[1]}" in result.err, (target, result.err)
 
 
 @pytest.mark.parametrize(
