@@ -72,6 +72,30 @@ def cleanup_document(report: CleanupReport) -> dict[str, Any]:
     }
 
 
+def nothing_to_clean_document(layer: str, dry_run: bool, note: str) -> dict[str, Any]:
+    """The report of a layer on which no end leaves anything behind: nothing was read."""
+    empty = CleanupReport(
+        layer=layer,
+        sources=(),
+        dry_run=dry_run,
+        complete=True,
+        run_id=None,
+        records=0,
+        channels=0,
+        groups_scanned=0,
+        members_scanned=0,
+        removed=0,
+        kept=0,
+        processes=(),
+        resumed_from=None,
+        position=None,
+        reading=Reading(),
+        duration_seconds=0.0,
+        notes=(note,),
+    )
+    return cleanup_document(empty)
+
+
 def emit_document(report: EmitReport) -> dict[str, Any]:
     """What ``replay_disconnects --emit`` sent."""
     return {

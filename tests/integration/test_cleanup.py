@@ -282,6 +282,12 @@ async def test_publish_subscribe_has_nothing_to_clean_up(redis_server: EmbeddedR
     settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend="channels_redis.pubsub.RedisPubSubChannelLayer")
     result = await run_beside("replay_disconnects", "--cleanup")
     assert (result.returncode, "nothing to clean up" in result.out) == (0, True)
+    document = await cleaned("--dry-run")
+    [reason] = document["notes"]
+    assert "nothing to clean up" in reason
+    assert (document["dry_run"], document["removed"], document["run_id"], document["complete"]) == (True, 0, None, True)
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url)
+    assert document.keys() == (await cleaned("--dry-run")).keys()
 
 
 @pytest.mark.parametrize(

@@ -125,9 +125,10 @@ class Command(OpsCommand):
 
     def _show_nothing_to_clean(self, options: dict[str, Any]) -> int:
         if options["format"] == "json":
-            from ops.output.documents import dump, nothing_to_reap_document
+            from ops.output.disconnect_documents import nothing_to_clean_document
+            from ops.output.documents import dump
 
-            self.write(dump(nothing_to_reap_document(options["layer"], options["dry_run"], NOTHING_TO_CLEAN)))
+            self.write(dump(nothing_to_clean_document(options["layer"], options["dry_run"], NOTHING_TO_CLEAN)))
         else:
             self.write(f"Layer {options['layer']!r}: {NOTHING_TO_CLEAN}.")
         return 0
