@@ -14,7 +14,9 @@ _IN_SCRIPT = re.compile(r"(executing the script can't|ACL failure in script)")
 _KEY = re.compile(r"\bkeys?\b")
 _CHANNEL = re.compile(r"\bchannels?\b")
 # Redis 6.2 names these without what was asked of them, and all of them would be far more than is needed.
-_WITH_SUBCOMMANDS = frozenset(("client", "config", "latency", "pubsub", "script", "slowlog"))
+_WITH_SUBCOMMANDS = frozenset(("client", "config", "latency", "pubsub", "slowlog"))
+# The only one of SCRIPT's that is ever asked: by the purge, and by redis-py for its locks.
+_SCRIPT_RULE = "+script|load"
 _SCRIPT_LINE = re.compile(r"user_script:\s*(\d{1,6})")
 _CALL = re.compile(r"call\('(\w+)'")
 # What RedisChannelLayer.receive() and group_send() run, in scripts of their own whose lines are not ours to know.
@@ -47,6 +49,8 @@ def rule_that_is_missing(error: BaseException, in_script: str, key_rule: str, as
         name, _, subcommand = asked.lower().partition(" ")
         if command[1] == name and name in _WITH_SUBCOMMANDS and subcommand:
             return f"+{name}|{subcommand}"
+        if command[1] == "script":
+            return _SCRIPT_RULE
         return f"+{command[1]}"
     if not isinstance(error, NoPermissionError) and not _IN_SCRIPT.search(said):
         return None
