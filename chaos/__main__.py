@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import re
 import sys
-import textwrap
 import time
-from collections import Counter
-from pathlib import Path
 
+from chaos import safety_page
 from chaos.checker import Checker
 from chaos.faults import Faults
 from chaos.manage import SAFETIES
@@ -18,10 +17,8 @@ from chaos.reapers import Reapers
 from chaos.stage import Stage
 
 ROUND_SECONDS = 40.0
-SOCKETS_OF_A_WORKER = 25
+SOCKETS_OF_A_WORKER = 20
 LOG_LINES = 40
-SAFETY_PAGE = Path(__file__).resolve().parent.parent / "docs" / "safety.md"
-LEFT_OUT = ("failover of a replica", "replay_disconnects beside the reapers")
 
 
 class Campaign:
@@ -53,26 +50,37 @@ class Campaign:
     def _show_logs(self) -> None:
         for actor in self.stage.actors:
             lines = [line for line in actor.worker.output().splitlines() if "Redis" in line or "consumer" in line]
-            print(f"== {actor.name}, pid {actor.worker.pid}", *lines[-LOG_LINES:], sep="\n", file=sys.stderr)
+            processes = {client.process for client in self.stage.clients_of(actor)}
+            who = f"== {actor.name}, pid {actor.worker.pid}, {processes}"
+            print(who, *lines[-LOG_LINES:], sep="\n", file=sys.stderr)
+        print("== the latest runs", *self.reapers.latest, sep="\n", file=sys.stderr)
 
     async def _play_round(self, seconds: float) -> None:
         until = time.monotonic() + seconds
+        self.faults.redis_is_left_alone = self.rounds % 2 == 0
         await asyncio.gather(self._stir(until), self._cause_faults(until))
         await self.stage.heal()
-        for actor in [actor for actor in self.stage.actors if actor.lost or not actor.running]:
-            await self.stage.replace(actor)
-        for actor in self.stage.actors:
-            missing = SOCKETS_OF_A_WORKER - sum(client.actor is actor for client in self.stage.open_clients)
-            await self.stage.open_clients_on(actor, max(0, missing))
+        await self._fill_up()
         self.reapers.may_be_killed = False  # Each that dies keeps the others waiting for its lock.
         await self.checker.check()
         self.reapers.may_be_killed = True
         self.stage.data_lost = False
+        self.stage.forget_closed()
         print(
             f"round {self.rounds + 1}: {self.faults.counts.total()} faults, {self.checker.removed} members removed, "
             f"{self.reapers.runs} runs of reap_stale, {len(self.checker.violations)} violations",
             file=sys.stderr,
         )
+
+    async def _fill_up(self) -> None:
+        """Have every worker serve its share of sockets again, those in the place of lost ones too."""
+        stage, complete = self.stage, False
+        while not complete:
+            for actor in [actor for actor in stage.actors if actor.lost or not actor.running]:
+                await stage.replace(actor)
+            for actor in stage.actors:
+                await stage.open_clients_on(actor, SOCKETS_OF_A_WORKER - len(stage.clients_of(actor)))
+            complete = not any(actor.lost for actor in stage.actors)
 
     async def _stir(self, until: float) -> None:
         while time.monotonic() < until:
@@ -85,55 +93,61 @@ class Campaign:
         while time.monotonic() < until:
             task = asyncio.create_task(self.faults.cause_one())
             under_way.add(task)
-            await asyncio.sleep(self.stage.random.uniform(0.5, 2.5))
+            await asyncio.sleep(self.stage.random.uniform(0.2, 1.5))
             under_way = {task for task in under_way if not task.done() or task.result() is not None}
         await asyncio.gather(*under_way)
 
 
-async def run(seconds: float, seed: int, without: str | None) -> Campaign:
+async def run(seconds: float, seed: int, without: str | None = None) -> Campaign:
     async with Stage(seed) as stage:
         campaign = Campaign(stage, without)
         await campaign.play(seconds)
         return campaign
 
 
-def table(campaign: Campaign, seed: int, seconds: float) -> str:
-    counts: Counter[str] = campaign.faults.counts.copy()
-    counts["reaper killed at a random moment"] = campaign.reapers.killed
-    checker, reapers = campaign.checker, campaign.reapers
-    rows = [f"| {name} | {count} |" for name, count in sorted(counts.items())]
-    said = (
-        f"{counts.total()} faults in {seconds:.0f} s and {campaign.rounds} rounds (`make chaos SECONDS={seconds:.0f} "
-        f"SEED={seed}`): {checker.removed} members of dead processes removed by {reapers.runs} runs of `reap_stale`, "
-        f"{reapers.stopped} of them safety stops, {checker.undone} undone since the worker was only frozen; "
-        f"{checker.members_checked} memberships of open sockets checked; "
-        f"violations: {len(checker.violations)}."
-    )
-    words = [*textwrap.wrap(said, 120, break_on_hyphens=False), "", f"Not part of it: {', '.join(LEFT_OUT)}."]
-    return "\n".join(["| fault | times |", "|---|---|", *rows, "", *words])
-
-
-def write_docs(text: str) -> None:
-    """Put the table into docs/safety.md, in place of the one of an earlier run."""
-    before, begin, rest = SAFETY_PAGE.read_text().partition("<!-- campaign -->\n")
-    _, end, after = rest.partition("<!-- end of campaign -->\n")
-    SAFETY_PAGE.write_text(f"{before}{begin}{text}\n{end}{after}")
+def run_controls(seconds: float, seed: int) -> dict[str, tuple[str, float, int] | None]:
+    """The campaign without one safety at a time: each must fail, for the reason that this safety is there for."""
+    found: dict[str, tuple[str, float, int] | None] = {}
+    for name, safety in SAFETIES.items():
+        started = time.monotonic()
+        campaign = asyncio.run(run(seconds, seed, name))
+        violations = campaign.checker.violations
+        words = [match[0] for violation in violations if (match := re.search(safety.finds, violation))]
+        found[name] = (words[0], time.monotonic() - started, campaign.faults.counts.total()) if words else None
+        print(f"without {name}: {found[name] or violations or 'nothing found'}", file=sys.stderr)
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120.0, help="how long (default: %(default)g)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="how long at most (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1, help="of the schedule (default: %(default)s)")
     parser.add_argument("--without", choices=SAFETIES, help="take this safety away: the campaign must then fail")
-    parser.add_argument("--write-docs", action="store_true", help="put the table of faults into docs/safety.md")
+    parser.add_argument("--controls", action="store_true", help="do so with one safety after the other")
+    parser.add_argument("--write-docs", action="store_true", help="put what came of it into docs/safety.md")
     options = parser.parse_args()
+    if options.controls:
+        found = run_controls(options.seconds, options.seed)
+        print(text := safety_page.controls(found, seed=options.seed))
+        if options.write_docs:
+            safety_page.write(text, "controls")
+        return 0 if all(found.values()) else 1
     campaign = asyncio.run(run(options.seconds, options.seed, options.without))
-    print(text := table(campaign, options.seed, options.seconds))
+    checker = campaign.checker
+    text = safety_page.campaign(
+        campaign.faults.counts,
+        campaign.reapers,
+        checker,
+        seconds=options.seconds,
+        seed=options.seed,
+        rounds=campaign.rounds,
+    )
+    print(text)
     if options.write_docs:
-        write_docs(text)
-    for violation in campaign.checker.violations:
+        safety_page.write(text, "campaign")
+    for violation in checker.violations:
         print(f"VIOLATION: {violation}", file=sys.stderr)
-    return 1 if campaign.checker.violations else 0
+    return 1 if checker.violations else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the campaign's workers serve: sockets that join and leave groups on demand, and can block their event loop."""
+"""What the campaign's workers serve: sockets that join and leave groups on demand, fail, and block their event loop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.urls import path  # noqa: E402
 from redis.exceptions import RedisError  # noqa: E402
 
+from ops.middleware import DisconnectLogMiddleware  # noqa: E402
 from project.consumers import GroupsConsumer  # noqa: E402
 
 
 class CampaignConsumer(GroupsConsumer):
-    """`{"join": group}` and `{"leave": group}`, confirmed once done; `say` to a `group`; `block` for seconds."""
+    """`{"join": group}` and `{"leave": group}`, confirmed; `say` to a `group`; `block` for seconds; `fail`."""
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         try:
@@ -32,10 +33,13 @@ class CampaignConsumer(GroupsConsumer):
                 message = {"type": "room.message", "text": content["say"]}
                 await self.channel_layer.group_send(content["group"], message)
                 await self.send_json({"type": "said", "said": content["say"]})
+            elif "fail" in content:
+                raise ValueError("a bug of the application")
             elif "block" in content:
                 time.sleep(content["block"])  # noqa: ASYNC251  # the mistake that it stands for
         except (RedisError, OSError) as error:
             await self.send_json({"type": "failed", "error": str(error)})
 
 
-application = ProtocolTypeRouter({"websocket": URLRouter([path("ws/groups/", CampaignConsumer.as_asgi())])})
+sockets = URLRouter([path("ws/groups/", CampaignConsumer.as_asgi())])
+application = ProtocolTypeRouter({"websocket": DisconnectLogMiddleware(sockets)})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import msgpack
 import redis
@@ -19,6 +21,14 @@ from ops.model.keys import Keyspace
 KEYSPACE = Keyspace(PREFIX)
 SETTLE_WITHIN_SECONDS = 60.0
 ANSWER_WITHIN_SECONDS = 15.0
+
+
+class Removed(NamedTuple):
+    """A member, as a receipt has it. ``score``: when it had joined, by the clock of its host."""
+
+    group: str
+    channel: str
+    score: float
 
 
 @dataclass
@@ -91,33 +101,51 @@ class Checker:
         """Each removal has one receipt, reports say what receipts say, and none is of a member that was live."""
         receipts = await asyncio.to_thread(self._read_receipts)
         of_channel = {client.socket.channel: client for client in self.stage.clients}
-        for run_id, channels in receipts.items():
+        for run_id, members in receipts.items():
             if run_id in self._seen:
                 continue
             self._seen.add(run_id)
-            self.removed += channels.total()
-            for channel in channels:
-                self._check_removal(run_id, of_channel.get(channel))
+            self.removed += len(members)
+            for member in members:
+                self._check_removal(run_id, member, of_channel.get(member.channel))
         for run_id, report in self.reapers.reports.items():
-            if report["complete"] and not self.stage.data_lost and report["removed"] != receipts[run_id].total():
+            if report["complete"] and not self.stage.data_lost and report["removed"] != len(receipts[run_id]):
                 self.violations.append(
-                    f"run {run_id} says that it removed {report['removed']}, its receipts {receipts[run_id].total()}"
+                    f"run {run_id} says that it removed {report['removed']}, its receipts {len(receipts[run_id])}"
                 )
+            if "stopped" in report:
+                self._check_states(report)
         self.reapers.reports.clear()
 
-    def _check_removal(self, run_id: str, client: Client | None) -> None:
+    def _check_removal(self, run_id: str, member: Removed, client: Client | None) -> None:
         if client is None or not client.socket.is_open or not client.actor.running or client.actor.lost:
             return
+        actor = client.actor
         # The run's id begins with the time of its probes, to the second.
         at = time.mktime(time.strptime(run_id[:16], "%Y%m%dT%H%M%SZ")) - time.timezone
-        silence = client.actor.longest_silence(at - 10 * CONFIRM_SECONDS, at + 10)
-        if silence < CONFIRM_SECONDS - 1:
-            self.violations.append(
-                f"run {run_id} removed {client.socket.channel} of {client.actor.name}, which was silent for no more "
-                f"than {silence:.1f} s"
-            )
-        elif not client.actor.drop_in:
+        silences = actor.silences_at(at - 2, at + 3)
+        long_enough = [silence for silence in silences if silence.seconds >= CONFIRM_SECONDS - 1]
+        joined_at = member.score - actor.skew_seconds
+        removal = f"run {run_id} removed {member.channel} of {actor.name} from {member.group}"
+        if not long_enough:
+            longest = max((silence.seconds for silence in silences), default=0.0)
+            self.violations.append(f"{removal}, and its process was silent for no more than {longest:.1f} s")
+        elif (late := joined_at - max(silence.end for silence in long_enough)) > 0:
+            self.violations.append(f"{removal}, which it joined {late:.1f} s after its process woke up")
+        elif not actor.drop_in:
             self._to_undo.add(run_id)
+
+    def _check_states(self, report: dict[str, Any]) -> None:
+        """Who was frozen all through a run is not live. (With a lease it may be, until that has lapsed.)"""
+        start = datetime.fromisoformat(report["started_at"].replace("Z", "+00:00")).timestamp()
+        end = start + report["duration_seconds"]
+        live = {seen["process"] for seen in report["processes"] if seen["state"] == "live"}
+        for client in self.stage.open_clients:
+            actor = client.actor
+            frozen = any(one.frozen and one.start < start - 1 and one.end > end for one in actor.silences)
+            if frozen and not actor.drop_in and client.process in live:
+                live.remove(client.process)
+                self.violations.append(f"run {report['run_id']} took {actor.name} for live, which was frozen")
 
     async def _undo(self) -> None:
         """A stock worker that was silent for too long cannot put its members back: that is what `--undo` is for."""
@@ -132,17 +160,25 @@ class Checker:
             elif not self.stage.data_lost:
                 self.violations.append(f"{' '.join(words)} ended with {code}: {err}")
             self._to_undo.remove(words[-1])
+        for actor in self.stage.actors:
+            actor.waits_for_undo = False
 
-    def _read_receipts(self) -> dict[str, Counter[str]]:
-        found: dict[str, Counter[str]] = defaultdict(Counter)
+    def _read_receipts(self) -> dict[str, list[Removed]]:
+        """For each run, what it says that it removed."""
+        found: dict[str, list[Removed]] = defaultdict(list)
         prefix = KEYSPACE.journal("")
         for shard in self.stage.shards:
             with redis.Redis.from_url(shard.url) as client:
                 for key in client.scan_iter(prefix + b"*"):
                     for raw in client.lrange(key, 0, -1):
-                        groups, _ = msgpack.unpackb(raw, raw=True)
-                        for _, members in groups:
-                            found[key[len(prefix) :].decode()].update(member.decode() for member in members)
+                        groups, scores = msgpack.unpackb(raw, raw=True)
+                        names = [
+                            (KEYSPACE.group_name(group), channel.decode())
+                            for group, channels in groups
+                            for channel in channels
+                        ]
+                        run_id = key[len(prefix) :].decode()
+                        found[run_id] += [Removed(*name, score) for name, score in zip(names, scores, strict=True)]
         return found
 
     async def _check_broadcast(self) -> None:

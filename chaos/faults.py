@@ -12,79 +12,115 @@ from contextlib import asynccontextmanager
 import redis
 
 from chaos.proxy import Link, Proxy
-from chaos.stage import CONFIRM_SECONDS, Actor, Stage
+from chaos.stage import CONFIRM_SECONDS, PREFIX, Actor, Silence, Stage
+from ops.model.keys import Keyspace
 from project.embedded_redis import EmbeddedRedis
 
 SHORT_SECONDS = (0.3, CONFIRM_SECONDS / 3)
-ALMOST_SECONDS = (CONFIRM_SECONDS * 0.5, CONFIRM_SECONDS * 0.75)  # for a whole round of probes, and no longer
-WEIGHTS = {
-    "SIGKILL": 2,
-    "SIGSTOP for less than the confirm time": 4,
-}  # those that matter most
-SURVIVED_BY_STOCK = [
-    "SIGKILL",
-    "SIGTERM",
-    "SIGSTOP for less than the confirm time",
-    "SIGSTOP for longer than the confirm time",
-    "event loop blocked",
-    "slow network",
-]
+ALMOST_SECONDS = (CONFIRM_SECONDS * 0.5, CONFIRM_SECONDS * 0.7)  # for a whole round of probes, and no longer
 LONG_SECONDS = (CONFIRM_SECONDS * 2.5, CONFIRM_SECONDS * 3.5)
-REST_SECONDS = CONFIRM_SECONDS + 3  # between two faults of a worker, so that runs can see that it lives
+REST_SECONDS = 4.0  # between two faults of a worker
 AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again and answers
+BACK_AFTER_SECONDS = (0.0, 3.0)  # until a worker that is gone has a successor
+BUSY_SECONDS = 40.0  # for two rounds of probes
+BUSY_MS = 900  # longer than two probes in turn may take, and shorter than anybody's time-out
+FIRST_WORDS_OF_A_REMOVAL = Keyspace(PREFIX).journal("")
+BUSY = """
+local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end
+local until_ms = now() + ARGV[1]
+while now() < until_ms do end
+"""
 
 
 class Faults:
-    """Causes faults on a stage and counts them."""
+    """Causes faults on a stage and counts them. Chance decides the order, but all kinds come before any comes again."""
 
     def __init__(self, stage: Stage) -> None:
         self.counts: Counter[str] = Counter()
-        self.of_a_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
+        self.redis_is_left_alone = False  # What happens to it ends all stock workers.
+        # What a stock worker's consumers die of leaves nothing to be tested in it for the rest of the round.
+        self.of_any_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
             "SIGKILL": self._kill,
+            "SIGKILL, and its connections stay open": self._lose_host,
             "SIGTERM": self._terminate,
             "SIGSTOP for less than the confirm time": lambda actor: self._freeze(actor, ALMOST_SECONDS),
             "SIGSTOP for longer than the confirm time": lambda actor: self._freeze(actor, LONG_SECONDS),
+            "SIGSTOP again and again, with a join in between": self._stutter,
+            "SIGSTOP until it is being reaped, and a join then": self._wake_while_reaped,
             "event loop blocked": self._block,
+            "slow network": self._delay,
+            "exception in a consumer": self._fail,
+        }
+        self.of_a_drop_in_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
             "connections cut": lambda actor: self._link(actor, Link.CUT),
             "connections silent": lambda actor: self._link(actor, Link.SILENT),
             "requests lost on the way": lambda actor: self._link(actor, Link.NO_REQUESTS),
             "replies lost on the way": lambda actor: self._link(actor, Link.NO_REPLIES),
             "connections half open": self._forget,
-            "slow network": self._delay,
         }
         self.of_a_shard: dict[str, Callable[[EmbeddedRedis], Awaitable[None]]] = {
             "CLIENT KILL": self._client_kill,
             "Redis restarted with its data": lambda shard: self._restart(shard, keep_data=True),
             "Redis restarted without its data": lambda shard: self._restart(shard, keep_data=False),
             "Redis frozen": self._freeze_shard,
+            "Redis busy with slow scripts": self._keep_busy,
             "memory limit reached": self._fill,
         }
         self._stage = stage
         self._random = stage.random
+        self._deck: list[str] = []
+        self._redis_at_rest = asyncio.Lock()
+
+    def _new_deck(self) -> list[str]:
+        """Those of workers more often: one of a shard touches everybody, and stock workers end of most."""
+        deck = [*self.of_any_worker, *self.of_a_drop_in_worker, "reaper cut off"] * 3
+        deck += [*self.of_a_shard, "failover to a replica"]
+        self._random.shuffle(deck)
+        return deck
 
     async def cause_one(self) -> None:
-        """A fault of a worker that is undisturbed, or, less often, of a shard that everybody shares."""
-        if self._random.random() < 0.05:
-            name, of_shard = self._random.choice(list(self.of_a_shard.items()))
-            self.counts[name] += 1
-            await of_shard(self._random.choice(self._stage.shards))
-            return
-        if self._random.random() < 0.05:
-            self.counts["reaper cut off"] += 1
-            await self._cut_off(self._random.choice(self._stage.reaper_proxies))
-            return
-        calm = [actor for actor in self._stage.calm_actors() if actor.rests_until < time.time()]
+        """The next of the deck that can be played now, if any can."""
+        self._deck = self._deck or self._new_deck()
+        for at, name in enumerate(self._deck):
+            play = self._play(name)
+            if play is not None:
+                del self._deck[at]
+                self.counts[name] += 1
+                await play()
+                return
+
+    def _play(self, name: str) -> Callable[[], Awaitable[None]] | None:
+        if name == "reaper cut off":
+            return lambda: self._cut_off(
+                self._random.choice([*self._stage.reaper_proxies, self._stage.cleaner_proxies])
+            )
+        if name in self.of_a_shard or name == "failover to a replica":
+            if self.redis_is_left_alone or self._redis_at_rest.locked():
+                return None
+            return lambda: self._of_a_shard(name)
+        calm = self._stage.calm_actors()
         if len(calm) < 2:  # Somebody has to be there for whom nothing may change.
-            return
-        actor = self._random.choice(calm)
-        # What a stock worker's consumers die of leaves nothing to be tested in it for the rest of the round.
-        names = [name for name in self.of_a_worker if actor.drop_in or name in SURVIVED_BY_STOCK]
-        [name] = self._random.choices(names, [WEIGHTS.get(name, 1) for name in names])
-        self.counts[name] += 1
-        await self.of_a_worker[name](actor)
+            return None
+        rested = [actor for actor in calm if actor.rests_until < time.time()]
+        suited = [actor for actor in rested if actor.drop_in or name in self.of_any_worker]
+        if not suited:
+            return None
+        actor = self._random.choice(suited)
+        return lambda: {**self.of_any_worker, **self.of_a_drop_in_worker}[name](actor)
+
+    async def _of_a_shard(self, name: str) -> None:
+        async with self._redis_at_rest:
+            if name in self.of_a_shard:
+                await self.of_a_shard[name](self._random.choice(self._stage.shards))
+                return
+            async with self._server():
+                self._stage.data_lost = True
+                await self._stage.fail_over()
 
     @asynccontextmanager
-    async def _silence(self, *actors: Actor, rest_seconds: float = REST_SECONDS) -> AsyncIterator[None]:
+    async def _silence(
+        self, *actors: Actor, aftermath_seconds: float = AFTERMATH_SECONDS, frozen: bool = False
+    ) -> AsyncIterator[None]:
         """Note that these may be silent meanwhile, and a little longer."""
         started = time.time()
         for actor in actors:
@@ -94,44 +130,108 @@ class Faults:
         finally:
             for actor in actors:
                 actor.busy = False
-                actor.silences.append((started, time.time() + AFTERMATH_SECONDS))
-                actor.rests_until = max(actor.rests_until, time.time() + rest_seconds)
+                actor.silences.append(Silence(started, time.time() + aftermath_seconds, frozen))
+                actor.rests_until = max(actor.rests_until, time.time() + REST_SECONDS)
 
     async def _wait(self, between: tuple[float, float]) -> None:
         await asyncio.sleep(self._random.uniform(*between))
 
     async def _kill(self, actor: Actor) -> None:
         await asyncio.to_thread(actor.worker.kill)
+        await self._succeed(actor)
+
+    async def _lose_host(self, actor: Actor) -> None:
+        """For Redis, it may still be there."""
+        for proxy in actor.proxies:
+            proxy.forget()
+        await asyncio.to_thread(actor.worker.kill)
 
     async def _terminate(self, actor: Actor) -> None:
         async with self._silence(actor):
             with contextlib.suppress(TimeoutError):
                 await asyncio.to_thread(actor.worker.terminate, 10)
+        if not actor.running:
+            await self._succeed(actor)
+
+    async def _succeed(self, actor: Actor) -> None:
+        """Have another one in its place, as whoever supervises it would."""
+        actor.busy = True
+        await self._wait(BACK_AFTER_SECONDS)
+        await self._stage.replace(actor)
+
+    @asynccontextmanager
+    async def _frozen(self, actor: Actor) -> AsyncIterator[None]:
+        async with self._silence(actor, aftermath_seconds=0, frozen=True):
+            await asyncio.to_thread(actor.worker.freeze)
+            try:
+                yield
+            finally:
+                if actor.running:
+                    actor.worker.thaw()
 
     async def _freeze(self, actor: Actor, seconds: tuple[float, float]) -> None:
-        async with self._silence(actor):
-            await asyncio.to_thread(actor.worker.freeze)
+        if seconds == LONG_SECONDS:
+            await self._keep_clients(actor)
+        async with self._frozen(actor):
             await self._wait(seconds)
-            actor.worker.thaw()
+
+    async def _keep_clients(self, actor: Actor) -> None:
+        """The members of a stock worker that is silent for so long go, and are put back when the round is over."""
+        if not actor.drop_in:
+            actor.waits_for_undo = True
+            await asyncio.sleep(0.5)  # for those who are just going
+
+    async def _stutter(self, actor: Actor) -> None:
+        """Never silent for the confirm time in one piece, though each run may see it so."""
+        for _ in range(5):
+            async with self._frozen(actor):
+                await self._wait(ALMOST_SECONDS)
+            actor.busy = True
+            await self._join_somewhere(actor)
+        actor.busy = False
+
+    async def _wake_while_reaped(self, actor: Actor) -> None:
+        """After it was judged and before anything is removed: what joins then has to stay."""
+        proxies = [proxy for proxies in self._stage.reaper_proxies for proxy in proxies]
+        await self._keep_clients(actor)
+        async with self._frozen(actor):
+            await asyncio.sleep(CONFIRM_SECONDS)  # Whom others died of meanwhile is not waited for.
+            for proxy in proxies:
+                proxy.hold_before(FIRST_WORDS_OF_A_REMOVAL)
+            holds = [asyncio.create_task(proxy.holds.wait()) for proxy in proxies]
+            _, others = await asyncio.wait(holds, timeout=CONFIRM_SECONDS * 2, return_when=asyncio.FIRST_COMPLETED)
+        actor.busy = True
+        for hold in others:
+            hold.cancel()
+        for _ in range(3):
+            await self._join_somewhere(actor)
+        for proxy in proxies:
+            proxy.hold_before(None)
+            await proxy.set_link(Link.OPEN)
+        actor.busy = False
+
+    async def _join_somewhere(self, actor: Actor) -> None:
+        if mine := self._stage.clients_of(actor):
+            await self._stage.change_groups(self._random.choice(mine), "join")
 
     async def _block(self, actor: Actor) -> None:
-        mine = [client for client in self._stage.open_clients if client.actor is actor]
-        if mine:
+        if mine := self._stage.clients_of(actor):
             seconds = self._random.uniform(*SHORT_SECONDS)
             async with self._silence(actor):
                 with contextlib.suppress(Exception):
                     await self._random.choice(mine).socket.send({"block": seconds})
                 await asyncio.sleep(seconds)
 
-    @asynccontextmanager
-    async def _network(self, actor: Actor) -> AsyncIterator[None]:
-        """A stock worker's consumers die of what happens now, in a process that lives on: it has to be replaced."""
-        async with self._silence(actor):
-            actor.lost |= not actor.drop_in
-            yield
+    async def _fail(self, actor: Actor) -> None:
+        """Under the stock layer its members stay, in a process that lives: only what was recorded can tell."""
+        if mine := self._stage.clients_of(actor):
+            client = self._random.choice(mine)
+            client.closed_by_us = True
+            with contextlib.suppress(Exception):
+                await client.socket.send({"fail": True})
 
     async def _link(self, actor: Actor, link: Link) -> None:
-        async with self._network(actor):
+        async with self._silence(actor):
             for proxy in actor.proxies:
                 await proxy.set_link(link)
             await self._wait(SHORT_SECONDS)
@@ -139,7 +239,7 @@ class Faults:
                 await proxy.set_link(Link.OPEN)
 
     async def _forget(self, actor: Actor) -> None:
-        async with self._network(actor):
+        async with self._silence(actor):
             for proxy in actor.proxies:
                 proxy.forget()
             # The drop-in layer gives up on a connection that is silent for longer than BZPOPMIN waits.
@@ -166,7 +266,7 @@ class Faults:
         actors = [actor for actor in self._stage.actors if actor.running]
         for actor in actors:
             actor.lost |= not actor.drop_in
-        async with self._silence(*actors, rest_seconds=0):
+        async with self._silence(*actors):
             yield
 
     async def _client_kill(self, shard: EmbeddedRedis) -> None:
@@ -184,11 +284,22 @@ class Faults:
             await self._wait(SHORT_SECONDS)
             shard.resume()
 
+    async def _keep_busy(self, shard: EmbeddedRedis) -> None:
+        """Whoever runs KEYS in production does this. Messages come too late for everybody, the reaper included."""
+        await asyncio.to_thread(_keep_busy, shard)
+
     async def _fill(self, shard: EmbeddedRedis) -> None:
         async with self._server():
             await asyncio.to_thread(_tell, shard, "CONFIG SET maxmemory 1")
             await self._wait(SHORT_SECONDS)
             await asyncio.to_thread(_tell, shard, "CONFIG SET maxmemory 0")
+
+
+def _keep_busy(shard: EmbeddedRedis) -> None:
+    until = time.monotonic() + BUSY_SECONDS
+    with redis.Redis.from_url(shard.url) as client:
+        while time.monotonic() < until:
+            client.eval(BUSY, 0, BUSY_MS)
 
 
 def _tell(shard: EmbeddedRedis, words: str) -> None:

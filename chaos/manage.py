@@ -1,48 +1,105 @@
-"""`manage.py` for the campaign's runs, which can do without one of the safeties: the campaign must notice."""
+"""`manage.py` for the campaign's runs, which can do without one of the safeties: the campaign must notice.
+
+Each entry of `SAFETIES` says what takes it away and which violation must be found then.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from django.core.management import execute_from_command_line
 
 
-def without_second_round() -> None:
-    from ops.model.liveness import State, Verdict
-    from ops.operations import observe
+@dataclass(frozen=True)
+class Safety:
+    take_away: Callable[[], None]
+    finds: str  # a regular expression
 
-    judge = observe.judge
+
+def _put(where: str, what: Any) -> None:
+    patch(where, what).start()
+
+
+def _change_script_of_removal(before: bytes, after: bytes) -> None:
+    from ops.store.scripts import Script, script
+
+    source = script("purge_members").source
+    assert before in source
+    source = source.replace(before, after)
+    changed = Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+    _put("ops.store.journal.script", lambda name: changed)
+
+
+def without_comparing() -> None:
+    _change_script_of_removal(b"if score and score <= limits[at] then", b"if score then")
+
+
+def without_the_members_own_clock() -> None:
+    """Who joined before now, by the clock of this host, may go."""
+    from ops.operations import reap
+
+    purge = reap.__dict__["purge"]
+
+    async def purge_by_our_clock(opened: Any, doom: Any, *args: Any, **options: Any) -> None:
+        for tally in doom.observation.census.processes.values():
+            tally.newest_joined_at = time.time()
+        await purge(opened, doom, *args, **options)
+
+    _put("ops.operations.reap.purge", purge_by_our_clock)
+
+
+def without_second_round() -> None:
+    from ops.model.liveness import State, Verdict, judge
 
     def judge_at_once(*args: Any) -> Verdict:
         verdict = judge(*args)
         return Verdict(State.DEAD, verdict.evidence) if verdict.state is State.SUSPECT else verdict
 
-    observe.judge = judge_at_once
+    _put("ops.operations.observe.judge", judge_at_once)
+
+
+def without_joins_between() -> None:
+    from ops.model.reaping import recall
+
+    _put(
+        "ops.operations.observe.recall", lambda suspicion, **now: recall(suspicion, **{**now, "newest_joined_at": 0.0})
+    )
+
+
+def without_control() -> None:
+    _put("ops.model.reaping.check_control", lambda controls, timeout: None)
+
+
+def without_second_probe() -> None:
+    _put("ops.store.probes._Probed.answered", property(lambda probed: probed.taken >= 1))
 
 
 def without_receipts() -> None:
-    import hashlib
-
-    from ops.store import journal
-    from ops.store.scripts import Script, script
-
-    source = script("purge_members").source.replace(b"call('RPUSH', KEYS[1], receipt)", b"call('PING')")
-    journal.script = lambda name: Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())  # type: ignore[assignment]
+    _change_script_of_removal(b"call('RPUSH', KEYS[1], receipt)", b"call('PING')")
 
 
 def without_removal() -> None:
-    from ops.model import reaping
-    from ops.operations import reap
+    from ops.model.reaping import ReapPlan
 
-    reap.plan_reap = lambda *args, **options: reaping.ReapPlan(frozenset(), None)
+    _put("ops.operations.reap.plan_reap", lambda *args, **options: ReapPlan(frozenset(), None))
 
 
 SAFETIES = {
-    "second round": without_second_round,
-    "receipts": without_receipts,
-    "removal": without_removal,
+    "compare and remove": Safety(without_comparing, "after its process woke up"),
+    "the member's own clock": Safety(without_the_members_own_clock, "after its process woke up|an orphan stays"),
+    "second round": Safety(without_second_round, "silent for no more than"),
+    "joins between two silences": Safety(without_joins_between, "silent for no more than"),
+    "control probe": Safety(without_control, "silent for no more than"),
+    "second probe in a row": Safety(without_second_probe, "for live, which was frozen"),
+    "receipts": Safety(without_receipts, "its receipts 0"),
+    "removal": Safety(without_removal, "an orphan stays"),
 }
 
 if __name__ == "__main__":
@@ -50,5 +107,5 @@ if __name__ == "__main__":
         import django
 
         django.setup()
-        SAFETIES[without]()
+        SAFETIES[without].take_away()
     execute_from_command_line(["manage.py", *sys.argv[1:]])

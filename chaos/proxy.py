@@ -23,6 +23,8 @@ class Proxy:
         self.target_port = target_port
         self.delay_seconds = 0.0
         self.link = Link.OPEN
+        self.holds = asyncio.Event()  # set once it held something up that `hold_before` asked for
+        self._hold_before: bytes | None = None
         self._changed = asyncio.Condition()
         self._writers: set[asyncio.StreamWriter] = set()
         self._forgotten: set[asyncio.StreamWriter] = set()
@@ -36,6 +38,9 @@ class Proxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         assert self._server is not None
         self._server.close()
         for task in self._tasks:
@@ -63,6 +68,16 @@ class Proxy:
         """Half-open: present connections swallow everything from now on and are never closed. New ones work."""
         self._forgotten |= self._writers
 
+    def hold_before(self, words: bytes | None) -> None:
+        """Let no request pass any more from the first on that contains `words`, until the link is set to open."""
+        self._hold_before = words
+        self.holds.clear()
+
+    async def follow(self, target_port: int) -> None:
+        """Lead to another server from now on."""
+        self.target_port = target_port
+        self.reset()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -80,6 +95,8 @@ class Proxy:
             ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                if ends & self._forgotten:  # Whoever has forgotten a connection does not close it either.
+                    await asyncio.wait(pumps)
             finally:
                 for pump in pumps:
                     pump.cancel()
@@ -98,6 +115,10 @@ class Proxy:
             while data := await reader.read(65536):
                 if self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
+                if self._hold_before and held_by is Link.NO_REQUESTS and self._hold_before in data:
+                    self._hold_before = None
+                    self.link = Link.SILENT
+                    self.holds.set()
                 if self.link in (Link.SILENT, held_by):
                     async with self._changed:
                         await self._changed.wait_for(lambda: self.link not in (Link.SILENT, held_by))

@@ -1,4 +1,5 @@
-"""Two hosts that run `reap_stale` again and again, each with its own links to Redis, and sometimes die of it."""
+"""Two hosts that run `reap_stale` again and again, a third that cleans up after recorded ends, all with links of their
+own to Redis. Some of these runs die."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import asyncio
 import json
 import os
 import sys
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +18,9 @@ from project.workers import REPOSITORY
 
 PROBE_TIMEOUT_SECONDS = 1
 PAUSE_SECONDS = 2.0
+CLEANER_PAUSE_SECONDS = 4.0
+KILLED_SHARE = 0.15
+LATEST_RUNS = 8
 
 
 @dataclass
@@ -27,39 +33,66 @@ class Reapers:
     runs: int = 0
     killed: int = 0
     stopped: int = 0
+    cleanups: int = 0
+    cleaned: int = 0
     unexpected: list[str] = field(default_factory=list)
     may_be_killed: bool = True
+    latest: deque[str] = field(default_factory=lambda: deque(maxlen=LATEST_RUNS))
 
     def start(self) -> list[asyncio.Task[None]]:
-        return [asyncio.create_task(self._go_on(proxies)) for proxies in self.stage.reaper_proxies]
+        hosts = [self._go_on(self._reap(proxies), PAUSE_SECONDS) for proxies in self.stage.reaper_proxies]
+        return [asyncio.create_task(host) for host in [*hosts, self._go_on(self._clean_up, CLEANER_PAUSE_SECONDS)]]
 
-    async def _go_on(self, proxies: list[Proxy]) -> None:
+    async def _go_on(self, run: Callable[[float | None], Awaitable[None]], pause_seconds: float) -> None:
+        draw = self.stage.random
         while True:
-            kill_after = self.stage.random.uniform(0.4, 1.5) if self.stage.random.random() < 0.1 else None
-            await self.reap(proxies, kill_after if self.may_be_killed else None)
-            await asyncio.sleep(PAUSE_SECONDS * self.stage.random.uniform(0.5, 1.5))
+            kill_after_seconds = draw.uniform(0.4, 1.5) if draw.random() < KILLED_SHARE else None
+            await run(kill_after_seconds if self.may_be_killed else None)
+            await asyncio.sleep(pause_seconds * draw.uniform(0.5, 1.5))
 
-    async def reap(self, proxies: list[Proxy], kill_after_seconds: float | None = None) -> None:
-        words = ["reap_stale", "--format", "json", "--probe-timeout", str(PROBE_TIMEOUT_SECONDS)]
-        out, err, code = await self.command(proxies, *words, kill_after_seconds=kill_after_seconds)
-        self.runs += 1
+    def _reap(self, proxies: list[Proxy]) -> Callable[[float | None], Awaitable[None]]:
+        async def run(kill_after_seconds: float | None) -> None:
+            # It is not the share of the fleet that is to save anybody here.
+            words = ["reap_stale", "--probe-timeout", str(PROBE_TIMEOUT_SECONDS), "--max-share", "1"]
+            self.runs += 1
+            if (report := await self._report(proxies, words, kill_after_seconds)) is not None:
+                self.stopped += report["stopped"] is not None
+                self.reports[report["run_id"]] = report
+
+        return run
+
+    async def _clean_up(self, kill_after_seconds: float | None) -> None:
+        words = ["replay_disconnects", "--cleanup", "--resume"]
+        self.cleanups += 1
+        if (report := await self._report(self.stage.cleaner_proxies, words, kill_after_seconds)) is not None:
+            self.cleaned += report["removed"]
+            if report["run_id"] is not None:
+                self.reports[report["run_id"]] = report
+
+    async def _report(
+        self, proxies: list[Proxy], words: list[str], kill_after_seconds: float | None
+    ) -> dict[str, Any] | None:
+        """What a run says that it did; None where it could not, or was killed."""
+        out, err, code = await self.command(proxies, *words, "--format", "json", kill_after_seconds=kill_after_seconds)
+        self.latest.append(f"{words[0]} ended with {code}: {out}{err}")
         if code < 0:
             self.killed += 1
         elif "Traceback" in err or code not in (0, 1, 3, 75):
-            self.unexpected.append(f"reap_stale ended with {code}: {err[-500:]}")
+            self.unexpected.append(f"{words[0]} ended with {code}: {err[-500:]}")
         elif code in (0, 3):
-            report = json.loads(out)
-            self.stopped += report["stopped"] is not None
-            self.reports[report["run_id"]] = report
+            report: dict[str, Any] = json.loads(out)
+            return report
+        return None
 
     async def command(
         self, proxies: list[Proxy], *words: str, kill_after_seconds: float | None = None
     ) -> tuple[str, str, int]:
+        asks_sentinel = proxies is self.stage.reaper_proxies[-1]
         env = {
             **os.environ,
-            "DJANGO_SETTINGS_MODULE": "chaos.settings",
-            "REDIS_URL": " ".join(proxy.url for proxy in proxies),
+            "DJANGO_SETTINGS_MODULE": "project.settings",
             "CHANNEL_BACKEND": STOCK,
+            "CHANNEL_LAYER_OPTIONS": json.dumps({"hosts": self.stage.hosts(proxies, asks_sentinel=asks_sentinel)}),
             "CHANNELS_PREFIX": PREFIX,
             "OPS_CONFIRM_AFTER_SECONDS": str(CONFIRM_SECONDS),
             "CHAOS_WITHOUT": self.without or "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from chaos.led_by_sentinel import LedBySentinel
 from chaos.proxy import Link, Proxy
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import FleetSocket, SocketFleet
@@ -23,7 +25,29 @@ PREFIX = "chaos"
 GROUPS = [f"group.{number}" for number in range(40)]
 CONFIRM_SECONDS = 5.0
 LEASE_SECONDS = 3
+# A class of server, whether with the drop-in layer, by how much its clock is wrong, and whether it asks Sentinel.
+FLEET: list[tuple[Kind, bool, float, bool]] = [
+    ("uvicorn", True, 0, True),
+    ("daphne", True, -7200, False),
+    ("uvicorn", True, 7200, False),
+    ("uvicorn", False, 0, False),
+    ("daphne", False, 0, False),
+    ("uvicorn", False, -7200, False),
+]
 SKEWED = Path(__file__).parent / "skewed"
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A time, unix seconds, in which a fault may have kept a worker silent. ``frozen``: it did for certain."""
+
+    start: float
+    end: float
+    frozen: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
 
 
 @dataclass(eq=False)
@@ -36,18 +60,19 @@ class Actor:
     drop_in: bool
     kind: Kind
     skew_seconds: float
-    silences: list[tuple[float, float]] = field(default_factory=list)
+    asks_sentinel: bool
+    silences: list[Silence] = field(default_factory=list)
     busy: bool = False  # a fault is at work
     rests_until: float = 0.0
     lost: bool = False  # it has consumers that died, or sockets that nobody knows of: to be replaced
+    waits_for_undo: bool = False  # until then its clients stay where they are, or what is put back would be orphans
 
     @property
     def running(self) -> bool:
         return self.worker.running
 
-    def longest_silence(self, since: float, until: float) -> float:
-        """The longest time in one piece, in that span, in which a fault may have kept it silent."""
-        return max((min(end, until) - max(start, since) for start, end in self.silences), default=0.0)
+    def silences_at(self, since: float, until: float) -> list[Silence]:
+        return [silence for silence in self.silences if silence.start < until and silence.end > since]
 
 
 @dataclass(eq=False)
@@ -67,7 +92,7 @@ class Client:
 
 
 class Stage:
-    """Two shards and `kinds` of workers. Everything ends with it."""
+    """Two shards, one of them led by Sentinel, and a FLEET of workers. Everything ends with it."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)  # a campaign has to be repeatable
@@ -75,23 +100,19 @@ class Stage:
         self.actors: list[Actor] = []
         self.clients: list[Client] = []
         self.reaper_proxies: list[list[Proxy]] = []
+        self.cleaner_proxies: list[Proxy] = []
         self.fleet = SocketFleet()
         self.data_lost = False  # a shard forgot its receipts since the last check
         self._stack = AsyncExitStack()
         self._actors_made = 0
 
     async def __aenter__(self) -> Stage:
-        for _ in range(2):
-            self.shards.append(self._stack.enter_context(EmbeddedRedis(config={"maxmemory-policy": "noeviction"})))
-        for _ in range(2):
-            self.reaper_proxies.append(await self._proxies())
-        kinds: list[tuple[Kind, bool, float]] = [
-            ("uvicorn", True, 0),
-            ("daphne", True, -7200),
-            ("uvicorn", False, 0),
-            ("daphne", False, 7200),
-        ]
-        await asyncio.gather(*(self.add_actor(kind, drop_in, skew) for kind, drop_in, skew in kinds))
+        alone = self._stack.enter_context(EmbeddedRedis(config={"maxmemory-policy": "noeviction"}))
+        self.led = await asyncio.to_thread(self._stack.enter_context, LedBySentinel())
+        self.shards = [alone, self.led.master]
+        self.reaper_proxies = [await self._proxies() for _ in range(2)]
+        self.cleaner_proxies = await self._proxies()
+        await asyncio.gather(*(self.add_actor(*kind) for kind in FLEET))
         return self
 
     async def __aexit__(
@@ -103,20 +124,45 @@ class Stage:
             if actor.running:
                 actor.worker.kill()
             actor.worker.close()
+        for proxy in self.all_proxies:
+            await proxy.close()
         await self._stack.aclose()
 
     async def _proxies(self) -> list[Proxy]:
-        return [await self._stack.enter_async_context(Proxy(shard.port)) for shard in self.shards]
+        return [await Proxy(shard.port).__aenter__() for shard in self.shards]
 
-    async def add_actor(self, kind: Kind, drop_in: bool, skew_seconds: float = 0) -> Actor:
+    @property
+    def all_proxies(self) -> list[Proxy]:
+        links = [*(actor.proxies for actor in self.actors), *self.reaper_proxies, self.cleaner_proxies]
+        return [proxy for proxies in links for proxy in proxies]
+
+    def hosts(self, proxies: list[Proxy], *, asks_sentinel: bool) -> list[object]:
+        """`hosts` of a layer, for who sees the shards through these, or asks where the second one is."""
+        urls: list[object] = [{"address": proxy.url, "socket_timeout": None} for proxy in proxies]
+        return [urls[0], self.led.host] if asks_sentinel else urls
+
+    async def fail_over(self) -> None:
+        """The replica takes over. What stands between a process and the master follows Sentinel, as HAProxy may."""
+        before = self.led.master.port
+        await asyncio.to_thread(self.led.fail_over)
+        self.shards[1] = self.led.master
+        for proxy in self.all_proxies:
+            if proxy.target_port == before:
+                await proxy.follow(self.led.master.port)
+
+    async def add_actor(self, kind: Kind, drop_in: bool, skew_seconds: float, asks_sentinel: bool) -> Actor:
         self._actors_made += 1
         proxies = await self._proxies()
+        options: dict[str, object] = {"hosts": self.hosts(proxies, asks_sentinel=asks_sentinel)}
+        if drop_in:
+            options["lease_seconds"] = LEASE_SECONDS
+            if not asks_sentinel:
+                options["hosts"] = [proxy.url for proxy in proxies]  # It chooses its time-outs itself.
         env = {
-            "DJANGO_SETTINGS_MODULE": "chaos.settings",
-            "REDIS_URL": " ".join(proxy.url for proxy in proxies),
+            "DJANGO_SETTINGS_MODULE": "project.settings",
             "CHANNEL_BACKEND": DROP_IN if drop_in else STOCK,
             "CHANNELS_PREFIX": PREFIX,
-            "CHANNEL_LAYER_OPTIONS": f'{{"lease_seconds": {LEASE_SECONDS}}}' if drop_in else "{}",
+            "CHANNEL_LAYER_OPTIONS": json.dumps(options),
         }
         if skew_seconds:
             paths = filter(None, (str(SKEWED), os.environ.get("PYTHONPATH")))
@@ -124,17 +170,28 @@ class Stage:
         worker = Worker(kind, env=env, asgi="chaos.application:application")
         clock = f", clock {skew_seconds:+g} s" if skew_seconds else ""
         name = f"{kind} {self._actors_made} ({'drop-in' if drop_in else 'stock'}{clock})"
-        actor = Actor(name, worker, proxies, drop_in, kind, skew_seconds)
+        actor = Actor(name, worker, proxies, drop_in, kind, skew_seconds, asks_sentinel)
+        actor.busy = True
         self.actors.append(actor)
         await asyncio.to_thread(lambda: worker.start().wait_ready())
+        actor.busy = False
         return actor
 
     @property
     def open_clients(self) -> list[Client]:
         return [client for client in self.clients if client.socket.is_open]
 
+    def forget_closed(self) -> None:
+        """Everything about these has been checked."""
+        self.clients = self.open_clients
+
     def calm_actors(self) -> list[Actor]:
-        return [actor for actor in self.actors if actor.running and not actor.busy and not actor.lost]
+        """Those with whose clients anything may be done, and to which another fault may come."""
+        undisturbed = [actor for actor in self.actors if actor.running and not actor.busy and not actor.lost]
+        return [actor for actor in undisturbed if not actor.waits_for_undo]
+
+    def clients_of(self, actor: Actor) -> list[Client]:
+        return [client for client in self.open_clients if client.actor is actor]
 
     async def open_clients_on(self, actor: Actor, count: int) -> None:
         await asyncio.gather(*(self._open_client(actor) for _ in range(count)))
@@ -155,7 +212,7 @@ class Stage:
         if not actors:
             return
         actor = self.random.choice(actors)
-        mine = [client for client in self.open_clients if client.actor is actor]
+        mine = self.clients_of(actor)
         what = self.random.choice(["open", "close", "vanish", "join", "leave"]) if len(mine) > 10 else "open"
         if what == "open":
             await self._open_client(actor)
@@ -169,9 +226,10 @@ class Stage:
             client.closed_by_us = True
             client.socket.abort()
         else:
-            await self._change_groups(client, what)
+            await self.change_groups(client, what)
 
-    async def _change_groups(self, client: Client, what: str) -> None:
+    async def change_groups(self, client: Client, what: str) -> None:
+        """Join or leave one, and note it once it is done."""
         group = self.random.choice(GROUPS if what == "join" else sorted(client.groups) or GROUPS)
         if group in client.doubtful or (group in client.groups) == (what == "join"):
             return
@@ -191,8 +249,7 @@ class Stage:
 
     async def heal(self) -> None:
         """End every fault that lasts."""
-        links = [actor.proxies for actor in self.actors] + self.reaper_proxies
-        for proxy in [proxy for proxies in links for proxy in proxies]:
+        for proxy in self.all_proxies:
             proxy.delay_seconds = 0.0
             await proxy.set_link(Link.OPEN)
         for actor in self.actors:
@@ -205,4 +262,6 @@ class Stage:
             await asyncio.to_thread(actor.worker.kill)
         actor.worker.close()
         self.actors.remove(actor)
-        await self.add_actor(actor.kind, actor.drop_in, actor.skew_seconds)
+        for proxy in actor.proxies:
+            await proxy.close()
+        await self.add_actor(actor.kind, actor.drop_in, actor.skew_seconds, actor.asks_sentinel)

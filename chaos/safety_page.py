@@ -1,0 +1,54 @@
+"""What a campaign has to say, in docs/safety.md."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+from chaos.checker import Checker
+from chaos.reapers import Reapers
+
+SAFETY_PAGE = Path(__file__).resolve().parent.parent / "docs" / "safety.md"
+
+
+def campaign(
+    faults: Counter[str], reapers: Reapers, checker: Checker, *, seconds: float, seed: int, rounds: int
+) -> str:
+    """The faults of a run, and what came of them."""
+    counts = faults + Counter({"reaper killed at a random moment": reapers.killed})
+    rows = [f"| {name} | {count} |" for name, count in sorted(counts.items(), key=lambda row: row[0].lower())]
+    said = (
+        f"{counts.total()} faults in {seconds:.0f} s and {rounds} rounds (`make chaos SECONDS={seconds:.0f} "
+        f"SEED={seed}`): {checker.removed} members of dead processes or recorded ends removed by {reapers.runs} runs "
+        f"of `reap_stale`, {reapers.stopped} of them safety stops, and {reapers.cleanups} of `replay_disconnects "
+        f"--cleanup --resume` ({reapers.cleaned} members); {checker.undone} runs undone since a stock worker was only "
+        f"frozen; {checker.members_checked} memberships of open sockets checked; {checker.broadcasts} broadcasts; "
+        f"violations: {len(checker.violations)}."
+    )
+    return "\n".join(["| fault | times |", "|---|---|", *rows, "", *_wrapped(said)])
+
+
+def controls(found: dict[str, tuple[str, float, int] | None], *, seed: int) -> str:
+    """What was found without each safety, after how many seconds and faults; None where nothing was."""
+    rows = []
+    for name, outcome in found.items():
+        if outcome is None:
+            rows.append(f"| {name} | nothing | |")
+        else:
+            violation, seconds, faults = outcome
+            rows.append(f"| {name} | … {violation} | {seconds:.0f} s, {faults} faults |")
+    said = f"Without one safety at a time, the same campaign (`SEED={seed}`) fails, and says why:"
+    return "\n".join([*_wrapped(said), "", "| without | it finds | after |", "|---|---|---|", *rows])
+
+
+def write(text: str, mark: str) -> None:
+    """Put it between the marks of docs/safety.md, in place of what an earlier run put there."""
+    before, begin, rest = SAFETY_PAGE.read_text().partition(f"<!-- {mark} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {mark} -->\n")
+    assert after, f"no place for the {mark} in {SAFETY_PAGE}"
+    SAFETY_PAGE.write_text(f"{before}{begin}{text}\n{end}{after}")
+
+
+def _wrapped(said: str) -> list[str]:
+    return textwrap.wrap(said, 120, break_on_hyphens=False)
