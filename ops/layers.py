@@ -77,11 +77,13 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
     def create_pool(self, index: int) -> Any:
         """The stock pool, whose connections outlast ``BZPOPMIN``.
 
-        redis-py 8 gives up on a silent socket after 5 s, which is what BZPOPMIN waits; older ones never do.
+        redis-py 8 gives up on a silent socket after 5 s, which is what BZPOPMIN waits; older ones never do. The None by
+        which the stock layer has to be spared that would here only keep a connection that is dead without a word.
         """
         pool = super().create_pool(index)
         options = pool.connection_kwargs
-        options.setdefault("socket_timeout", self.brpop_timeout + SOCKET_TIMEOUT_MARGIN_SECONDS)
+        if options.get("socket_timeout") is None:
+            options["socket_timeout"] = self.brpop_timeout + SOCKET_TIMEOUT_MARGIN_SECONDS
         options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
         if "path" not in options:  # A unix socket has no use for it, and redis-py no such option.
             options.setdefault("socket_keepalive", True)
