@@ -17,6 +17,7 @@ from asgiref.sync import async_to_sync
 from channels.consumer import AsyncConsumer
 from channels.layers import channel_layers
 from django.conf import LazySettings
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ops.layers import RedisChannelLayer
 from ops.store import keeper as keeper_module
@@ -514,6 +515,22 @@ async def test_a_short_socket_timeout_of_the_users_own_is_no_outage(
     await layer.send(channel, {"type": "x"})
     assert await asyncio.wait_for(receiving, 5) == {"type": "x"}
     assert caplog.messages == []
+    await layer.close_pools()
+
+
+async def test_a_connection_that_is_dead_without_a_word_is_noticed_though_the_stock_layers_time_out_was_kept(
+    redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.layers.SOCKET_TIMEOUT_MARGIN_SECONDS", 0.5)
+    layer = RedisChannelLayer(hosts=[{"address": redis_server.url, "socket_timeout": None}])
+    layer.brpop_timeout = 0.5
+    await layer.send("someone", {"type": "x"})
+    redis_server.pause()
+    try:
+        with pytest.raises(RedisTimeoutError):
+            await asyncio.wait_for(layer.send("someone", {"type": "x"}), 10)
+    finally:
+        redis_server.resume()
     await layer.close_pools()
 
 
