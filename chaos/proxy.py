@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from enum import Enum
-from types import TracebackType
+
+from project.listener import Listener
 
 
 class Link(Enum):
@@ -16,10 +17,11 @@ class Link(Enum):
     NO_REPLIES = "no replies"
 
 
-class Proxy:
+class Proxy(Listener):
     """Passes bytes on to `target_port` of 127.0.0.1, as long as its `link` is open."""
 
     def __init__(self, target_port: int) -> None:
+        super().__init__()
         self.target_port = target_port
         self.delay_seconds = 0.0
         self.link = Link.OPEN
@@ -28,29 +30,10 @@ class Proxy:
         self._changed = asyncio.Condition()
         self._writers: set[asyncio.StreamWriter] = set()
         self._forgotten: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def url(self) -> str:
-        assert self._server is not None, "not started"
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"redis://127.0.0.1:{self.port}"
 
     async def set_link(self, link: Link) -> None:
         self.link = link
@@ -78,10 +61,7 @@ class Proxy:
         self.target_port = target_port
         self.reset()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = {writer}
         try:
             if self.link is Link.CUT:
@@ -108,7 +88,6 @@ class Proxy:
                 end.transport.abort()
             self._writers -= ends
             self._forgotten -= ends
-            self._tasks.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held_by: Link) -> None:
         with contextlib.suppress(OSError):

@@ -6,45 +6,26 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
+from project.listener import Listener
 from project.workers import Worker
 
 CHUNK_BYTES = 65536
 CONNECT_WITHIN_SECONDS = 2.0
 
 
-class Front:
+class Front(Listener):
     """Listens on a free port of 127.0.0.1. Each connection goes to the next of the workers that accepts it.
 
     With `idle_seconds` it closes connections on which nothing has passed for so long, as load balancers do.
     """
 
     def __init__(self, workers: Sequence[Worker], *, idle_seconds: float | None = None) -> None:
+        super().__init__()
         self.workers = list(workers)
         self._idle_seconds = idle_seconds
         self._next = 0
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
         self._silent: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Front:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for connection in self._connections:
-            connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-
-    @property
-    def port(self) -> int:
-        assert self._server is not None, "not started"
-        return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def http_url(self) -> str:
@@ -59,22 +40,17 @@ class Front:
 
         New connections are served.
         """
-        self._silent |= self._connections
+        self._silent |= self.connections
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.ensure_future(self._serve(reader, writer))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
-        connection.add_done_callback(self._silent.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
+        me = asyncio.current_task()
+        assert me is not None
         try:
             found = await self._open_to_a_worker()
             if found is None:
                 return
             writers.append(found[1])
-            me = asyncio.current_task()
             idle = Idle()
             ways = [
                 asyncio.ensure_future(_pass_on(source, sink, lambda: me in self._silent, idle))
@@ -90,6 +66,7 @@ class Front:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
         finally:
+            self._silent.discard(me)
             for one in writers:
                 one.close()
 
