@@ -4,7 +4,8 @@ Every string from Redis passes ``visible``, and the JSON itself is ASCII, so tha
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from ops.model.diagnosis import Check, Diagnosis
@@ -17,9 +18,20 @@ from ops.output.text import iso
 SCHEMA_VERSION = 1
 
 
+TOKENS_AT_ONCE = 10_000
+_encoder = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
+
+
 def dump(document: dict[str, Any]) -> str:
     """One line of ASCII."""
-    return json.dumps(document, ensure_ascii=True, allow_nan=False)
+    return _encoder.encode(document)
+
+
+def dump_in_pieces(document: dict[str, Any]) -> Iterator[str]:
+    """The same, bit by bit: of a million names, the whole line would take as much memory as the names again, twice."""
+    tokens = _encoder.iterencode(document)
+    while piece := "".join(islice(tokens, TOKENS_AT_ONCE)):
+        yield piece
 
 
 def inspection_document(inspection: Inspection, *, members: bool) -> dict[str, Any]:
@@ -224,7 +236,9 @@ class HeartbeatDocument:
         self._write(f'{{"schema_version": {SCHEMA_VERSION}, "depth": {json.dumps(depth)}, "groups": [')
 
     def add(self, found: GroupHeartbeat, round_number: int) -> None:
-        self._write(self._separator + dump(heartbeat_record(found, round_number)))
+        self._write(self._separator)
+        for piece in dump_in_pieces(heartbeat_record(found, round_number)):
+            self._write(piece)
         self._separator = ", "
 
     def end(self, report: HeartbeatReport, *, complete: bool) -> None:
