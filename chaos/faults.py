@@ -24,7 +24,8 @@ AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again 
 BACK_AFTER_SECONDS = (0.0, 3.0)  # until a worker that is gone has a successor
 BUSY_SECONDS = 40.0  # for two rounds of probes
 BUSY_MS = 900  # longer than two probes in turn may take, and shorter than anybody's time-out
-FIRST_WORDS_OF_A_REMOVAL = Keyspace(PREFIX).journal("")
+KEYSPACE = Keyspace(PREFIX)
+FIRST_WORDS_OF_A_REMOVAL = KEYSPACE.journal("")
 BUSY = """
 local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end
 local until_ms = now() + ARGV[1]
@@ -182,13 +183,30 @@ class Faults:
             await asyncio.sleep(0.5)  # for those who are just going
 
     async def _stutter(self, actor: Actor) -> None:
-        """Never silent for the confirm time in one piece, though each run may see it so."""
+        """Never silent for the confirm time in one piece, though run after run finds it so."""
         for _ in range(5):
             async with self._frozen(actor):
-                await self._wait(ALMOST_SECONDS)
+                await self._until_suspected(actor)
             actor.busy = True
             await self._join_somewhere(actor)
         actor.busy = False
+
+    async def _until_suspected(self, actor: Actor) -> None:
+        """Until a run has found it silent once more, but not for as long as the confirm time."""
+        deadline = time.monotonic() + ALMOST_SECONDS[1]
+        before = await asyncio.to_thread(self._suspicion_of, actor)
+        found = before
+        while found in (before, None) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+            found = await asyncio.to_thread(self._suspicion_of, actor)
+
+    def _suspicion_of(self, actor: Actor) -> bytes | None:
+        """What the latest run that found it silent wrote down."""
+        processes = {client.process for client in self._stage.clients_of(actor)}
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self._stage.shards[0].url) as client:
+            for process in processes:
+                return client.hget(KEYSPACE.suspects(), process)  # type: ignore[no-any-return]
+        return None
 
     async def _wake_while_reaped(self, actor: Actor) -> None:
         """After it was judged and before anything is removed: what joins then has to stay."""
