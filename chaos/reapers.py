@@ -10,7 +10,10 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from chaos.proxy import Proxy
 from chaos.stage import CONFIRM_SECONDS, PREFIX, STOCK, Stage
@@ -51,13 +54,18 @@ class Reapers:
             await asyncio.sleep(pause_seconds * draw.uniform(0.5, 1.5))
 
     def _reap(self, proxies: list[Proxy]) -> Callable[[float | None], Awaitable[None]]:
+        metrics = self.stage.folder / f"reaper-{self.stage.reaper_proxies.index(proxies)}.prom"
+
         async def run(kill_after_seconds: float | None) -> None:
             # It is not the share of the fleet that is to save anybody here.
             words = ["reap_stale", "--probe-timeout", str(PROBE_TIMEOUT_SECONDS), "--max-share", "1"]
+            words += ["--metrics-file", str(metrics)]
             self.runs += 1
             if (report := await self._report(proxies, words, kill_after_seconds)) is not None:
                 self.stopped += report["stopped"] is not None
                 self.reports[report["run_id"]] = report
+                if (told := _removed_by(metrics)) != report["removed"]:
+                    self.unexpected.append(f"run {report['run_id']} told Prometheus {told}, not {report['removed']}")
 
         return run
 
@@ -108,6 +116,11 @@ class Reapers:
         finally:
             _kill(process)
         return out.decode(), err.decode(), process.returncode or 0
+
+
+def _removed_by(metrics: Path) -> float:
+    families = text_string_to_metric_families(metrics.read_text())
+    return next(family.samples[0].value for family in families if family.name == "channels_ops_reap_removed")
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -16,6 +16,7 @@ from types import TracebackType
 from chaos.led_by_sentinel import LedBySentinel
 from chaos.proxy import Link, Proxy
 from project.embedded_redis import EmbeddedRedis
+from project.owned_process import delete_folder, make_folder
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind, Worker
 
@@ -110,6 +111,8 @@ class Stage:
         alone = self._stack.enter_context(EmbeddedRedis(config={"maxmemory-policy": "noeviction"}))
         self.led = await asyncio.to_thread(self._stack.enter_context, LedBySentinel())
         self.shards = [alone, self.led.master]
+        self.folder = make_folder("chaos-")
+        self._stack.callback(delete_folder, self.folder)
         self.reaper_proxies = [await self._proxies() for _ in range(2)]
         self.cleaner_proxies = await self._proxies()
         await asyncio.gather(*(self.add_actor(*kind) for kind in FLEET))
