@@ -207,6 +207,10 @@ class Stage:
         except Exception:  # refused, cut or too late: whichever, there is no such client
             actor.lost = True
             return
+        if socket.pid != actor.worker.pid:  # Its port has gone to another one.
+            socket.abort()
+            actor.lost = True
+            return
         self.clients.append(Client(socket, actor, set(groups)))
 
     async def stir(self) -> None:

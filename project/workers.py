@@ -18,6 +18,7 @@ Kind = Literal["daphne", "uvicorn"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.02
 PORT_ATTEMPTS = 3
+LISTENING = "0A"  # in /proc/net/tcp
 
 
 class WorkerNotReady(RuntimeError):
@@ -147,7 +148,17 @@ class Worker:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:
             return False
-        return self.running
+        return self.running and self._listens_itself()
+
+    def _listens_itself(self) -> bool:
+        """Whether it is not another process that was faster to take the port. Only Linux tells."""
+        try:
+            sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            mine = {os.readlink(descriptor) for descriptor in Path(f"/proc/{self.pid}/fd").iterdir()}
+        except OSError:
+            return not Path("/proc/net/tcp").exists()
+        inodes = [fields[9] for fields in sockets if fields[3] == LISTENING and fields[1].endswith(f":{self.port:04X}")]
+        return any(f"socket:[{inode}]" in mine for inode in inodes)
 
     def kill(self) -> int:
         """SIGKILL, as the kernel does when memory runs out. Returns the exit code."""
