@@ -1,9 +1,8 @@
-"""What `manage.py demo` shows, in order: SCRIPT is the story, Demo knows how each part of it is done."""
+"""How each part of what `manage.py demo` shows is done; demo_script.py has the story."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shlex
 import signal
@@ -11,11 +10,10 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import redis
 from channels_redis.core import RedisChannelLayer
@@ -23,25 +21,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from project.demo_fleet import BIGGEST_ROOM, CONFIRM_AFTER_SECONDS, FLEET, LAYER_ENV, ROOMS, SEATS, STOCK_LAYER, Layer
 from project.embedded_redis import EmbeddedRedis
 from project.front import Front
 from project.settings import channel_layer
 from project.sockets import FleetSocket, SocketFleet
-from project.workers import REPOSITORY, Kind, Worker, start_together
+from project.workers import REPOSITORY, Worker, start_together
 
-Layer = Literal["stock", "drop-in"]
-STOCK_LAYER = "channels_redis.core.RedisChannelLayer"
-CONFIRM_AFTER_SECONDS = 5
-# The story needs both, and what the stock layer leaves behind, whatever the environment asks for.
-LAYER_ENV: dict[Layer, dict[str, str]] = {
-    "stock": {"CHANNEL_BACKEND": STOCK_LAYER, "CHANNEL_LAYER_OPTIONS": ""},
-    "drop-in": {
-        "CHANNEL_BACKEND": "ops.layers.RedisChannelLayer",
-        # A lease must not be longer than the confirm time.
-        "CHANNEL_LAYER_OPTIONS": json.dumps({"lease_seconds": CONFIRM_AFTER_SECONDS}),
-    },
-}
-PROBE = ("--probe-timeout", "2")
 # Together fewer than the 100 messages that an inbox holds: a full one would be skipped, and make sends look cheaper.
 SENDS = 50
 WARM_UP_SENDS = 10
@@ -49,41 +35,6 @@ WARM_UP_SENDS = 10
 REDIS_AWAY_SECONDS = 2.0
 TO_TRY = ("channels_groups --members", "reap_stale --wait", "send_heartbeat room.lobby --depth client")
 MEMBERS_BACK_WITHIN_SECONDS = 15.0
-
-BIGGEST_ROOM = "lobby"
-# Dealt out in turn, so the lengths share no factor: every room has sockets of every worker, in these proportions.
-ROOMS = (
-    BIGGEST_ROOM,
-    "support",
-    BIGGEST_ROOM,
-    "news",
-    BIGGEST_ROOM,
-    "support",
-    BIGGEST_ROOM,
-    "team-1",
-    "team-2",
-    "news",
-)
-SEATS = (0, 1, 2, 0, 3, 1, 2, 4, 0)
-
-
-@dataclass(frozen=True)
-class Role:
-    """One worker of the fleet and what happens to it."""
-
-    kind: Kind
-    fate: str
-    ending: signal.Signals | None = None
-    layer: Layer = "stock"
-
-
-FLEET = (
-    Role("uvicorn", "stays"),
-    Role("daphne", "stays"),
-    Role("uvicorn", "stays", layer="drop-in"),
-    Role("uvicorn", "killed", signal.SIGKILL),
-    Role("daphne", "stopped", signal.SIGTERM),
-)
 
 
 class DemoFailed(Exception):
@@ -142,12 +93,12 @@ class Demo:
         env = {**os.environ, **LAYER_ENV["stock"], **self.extra_env}
         return {**env, "NO_COLOR": "1"} if self.console.no_color else env
 
-    async def run(self) -> None:
-        """Show everything. Raises DemoFailed at the first thing that is not as it should be."""
+    async def run(self, script: Sequence[Step]) -> None:
+        """Show all steps. Raises DemoFailed at the first thing that is not as it should be."""
         started_at = time.monotonic()
         async with AsyncExitStack() as stack:
             await self._prepare(stack)
-            steps = [step for step in SCRIPT if self.own_server or not step.restarts_redis]
+            steps = [step for step in script if self.own_server or not step.restarts_redis]
             for number, step in enumerate(steps, start=1):
                 self.console.print(f"\n[bold cyan]{number}. {step.title}[/]")
                 self.console.print(step.why)
@@ -155,7 +106,7 @@ class Demo:
                     await step.action(self)
                 else:
                     await self._run_command(step)
-            if len(steps) < len(SCRIPT):
+            if len(steps) < len(script):
                 self.console.print("\nSkipped: a restart of Redis, since this one (REDIS_URL) is not the demo's own.")
             seconds = time.monotonic() - started_at
             self.console.print(f"\n[bold green]All as promised[/], in {seconds:.0f} s.")
@@ -380,93 +331,3 @@ class Demo:
             f"New orphans: kill -9 {busiest.pid}{lease}",
         ]
         self.console.print("\n".join(lines), soft_wrap=True, highlight=False)
-
-
-SCRIPT = (
-    Step(
-        "A fleet",
-        "A real Redis, two Daphne and three uvicorn processes with the same Channels chat, and real websockets. "
-        "One worker's settings name the drop-in layer; all others have the layer that comes with channels_redis.",
-        action=Demo.start_fleet,
-    ),
-    Step(
-        "A send while all is well",
-        "Each group_send costs time for every member that Redis lists.",
-        action=lambda demo: demo.measure_group_send("all alive"),
-    ),
-    Step(
-        "Two workers end",
-        "One is killed, as when memory runs out; one Daphne is stopped, as in any deploy. Neither runs its consumers' "
-        "disconnect, so their members stay in their groups, for up to a day.",
-        action=Demo.end_two_workers,
-    ),
-    Step(
-        "A send with the dead members",
-        "Nobody reads what is sent to them, but every send still goes to them.",
-        action=lambda demo: demo.measure_group_send("with the dead members"),
-    ),
-    Step(
-        "Who is in which group?",
-        "The command asks each process for a sign of life. Two give none: they are suspects, which is not yet proof. "
-        "The worker with the drop-in layer need not be asked: it holds a lease, with its host and pid.",
-        ("channels_groups", *PROBE),
-    ),
-    Step(
-        "First round of the reaper",
-        "It removes nothing from a process that was silent once, which a blocked event loop is too. It remembers.",
-        ("reap_stale", *PROBE),
-    ),
-    Step(
-        "The confirm time",
-        "The silence must last: 60 s by default, since a worker that is blocked or swapped out is silent for a while, "
-        f"too. Here it is {CONFIRM_AFTER_SECONDS} s (OPS_CONFIRM_AFTER_SECONDS={CONFIRM_AFTER_SECONDS}), to be brief.",
-        action=Demo.await_confirm_time,
-    ),
-    Step(
-        "Still silent: orphans",
-        "The evidence is now enough, and it is listed: what was asked, when, and what did not come back.",
-        ("channels_groups", *PROBE),
-    ),
-    Step(
-        "A dry run",
-        "The same way as a real one, to the last check; it changes nothing.",
-        ("reap_stale", "--dry-run", *PROBE),
-        exit_code=3,
-    ),
-    Step(
-        "The reap",
-        "Removes the members of the dead processes and no others; each removal goes into a journal in the same step.",
-        ("reap_stale", *PROBE),
-    ),
-    Step("Nothing left", "The same question as before.", ("channels_groups", *PROBE)),
-    Step(
-        "Every surviving socket still receives",
-        "One broadcast to each room, counted at the sockets; and the members, counted in Redis without the toolkit.",
-        action=Demo.check_survivors,
-    ),
-    Step(
-        "What a send costs now",
-        "Read the members first: the times of so small a fleet are mostly noise of this machine. In a large one the "
-        "dead add up, process by process, until a send takes several times as long.",
-        action=Demo.compare_sends,
-    ),
-    Step(
-        "The receipts",
-        "What was removed, and the run id with which `reap_stale --undo` would put it back.",
-        ("reap_stale", "--history"),
-    ),
-    Step(
-        "Redis restarts, and has lost everything",
-        "With the stock layer, each consumer dies of the lost connection. The drop-in layer waits for Redis, and puts "
-        "back what it lost.",
-        action=Demo.restart_redis,
-        restarts_redis=True,
-    ),
-    Step(
-        "Who is left?",
-        "All members that there are, of one process. The stock workers still run, but have no sockets: the demo's "
-        "clients do not connect again.",
-        ("channels_groups", "--summary", *PROBE),
-        restarts_redis=True,
-    ),
-)

@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 
 from project.demo import Demo, DemoFailed
+from project.demo_script import SCRIPT
 from project.embedded_redis import NoRedisServer, RedisNotStarted
 from project.workers import WorkerNotReady
 
@@ -37,7 +38,7 @@ class Command(BaseCommand):
         for which in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(which, signal.default_int_handler)
         try:
-            asyncio.run(demo.run())
+            asyncio.run(demo.run(SCRIPT))
         except (DemoFailed, NoRedisServer, RedisNotStarted, WorkerNotReady) as problem:
             raise CommandError(str(problem)) from problem
         except KeyboardInterrupt:
