@@ -303,8 +303,15 @@ class Faults:
             shard.resume()
 
     async def _keep_busy(self, shard: EmbeddedRedis) -> None:
-        """Whoever runs KEYS in production does this. Messages come too late for everybody, the reaper included."""
+        """Whoever runs KEYS in production does this. Messages come too late for everybody, the reaper included.
+
+        The control has to see that. But a lease that was not renewed meanwhile counts against its holder once Redis is
+        itself again; if then it does not answer for a moment, its members go, and it has to put them back.
+        """
+        started = time.time()
         await asyncio.to_thread(_keep_busy, shard)
+        for actor in [actor for actor in self._stage.actors if actor.drop_in]:
+            actor.silences.append(Silence(started, time.time() + AFTERMATH_SECONDS))
 
     async def _fill(self, shard: EmbeddedRedis) -> None:
         async with self._server():
