@@ -21,6 +21,7 @@ from ops.model.keys import Keyspace
 KEYSPACE = Keyspace(PREFIX)
 SETTLE_WITHIN_SECONDS = 60.0
 ANSWER_WITHIN_SECONDS = 15.0
+OTHER_RUN = 75
 
 
 class Removed(NamedTuple):
@@ -148,20 +149,27 @@ class Checker:
                 self.violations.append(f"run {report['run_id']} took {actor.name} for live, which was frozen")
 
     async def _undo(self) -> None:
-        """A stock worker that was silent for too long cannot put its members back: that is what `--undo` is for."""
+        """A stock worker that was silent for too long cannot put its members back: that is what `--undo` is for.
+
+        Whose socket has ended since is put back too, and cleaned up after as the log of ends says.
+        """
+        undone = bool(self._to_undo)
         while self._to_undo:
-            words = ["reap_stale", "--undo", min(self._to_undo)]
-            _, err, code = await self.reapers.command(self.stage.reaper_proxies[0], *words)
-            if code == 0:
-                self.undone += 1
-            elif code == 75:  # A run is at work.
-                await asyncio.sleep(0.2)
-                continue
-            elif not self.stage.data_lost:
-                self.violations.append(f"{' '.join(words)} ended with {code}: {err}")
-            self._to_undo.remove(words[-1])
+            run_id = self._to_undo.pop()
+            self.undone += await self._run("reap_stale", "--undo", run_id)
+        if undone:
+            await self._run("replay_disconnects", "--cleanup")
         for actor in self.stage.actors:
             actor.waits_for_undo = False
+
+    async def _run(self, *words: str) -> bool:
+        """Once no other run is at work. What it should undo is gone where Redis lost its data."""
+        code = OTHER_RUN
+        while code == OTHER_RUN:
+            _, err, code = await self.reapers.command(self.stage.reaper_proxies[0], *words)
+            if code not in (0, OTHER_RUN) and not self.stage.data_lost:
+                self.violations.append(f"{' '.join(words)} ended with {code}: {err}")
+        return code == 0
 
     def _read_receipts(self) -> dict[str, list[Removed]]:
         """For each run, what it says that it removed."""
