@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 
 import redis
 
-from chaos.proxy import Link, Proxy
 from chaos.stage import CONFIRM_SECONDS, PREFIX, Actor, Silence, Stage
 from ops.model.keys import Keyspace
 from project.embedded_redis import EmbeddedRedis
+from project.proxy import Link, Proxy
 
 SHORT_SECONDS = (0.3, CONFIRM_SECONDS / 3)
 ALMOST_SECONDS = (CONFIRM_SECONDS * 0.5, CONFIRM_SECONDS * 0.7)  # for a whole round of probes, and no longer

@@ -15,8 +15,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from chaos.proxy import Proxy
 from chaos.stage import CONFIRM_SECONDS, PREFIX, STOCK, Stage
+from project.proxy import Proxy
 from project.workers import REPOSITORY
 
 PROBE_TIMEOUT_SECONDS = 1

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 
 from chaos.led_by_sentinel import LedBySentinel
-from chaos.proxy import Link, Proxy
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import delete_folder, make_folder
+from project.proxy import Link, Proxy
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind, Worker
 

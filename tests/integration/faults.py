@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +23,7 @@ from ops.store.disconnect_log import append
 from ops.store.shards import close_layer, open_layer
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
+from project.proxy import Proxy
 from project.sockets import SocketFleet
 from project.workers import Worker
 from tests.conftest import StartRedis, StartWorker
@@ -132,30 +132,9 @@ async def idle_timeout(system: System) -> AsyncIterator[None]:
 
 @fault("3", "a proxy in between, and hosts without retry, health check and keepalive", "ops.W207")
 async def proxy_in_between(system: System) -> AsyncIterator[None]:
-    async with _proxy([system.server.port]) as url:
-        system.use({"address": url, "socket_keepalive": False, **KEPT})
+    async with Proxy(system.server.port) as proxy:
+        system.use({"address": proxy.url, "socket_keepalive": False, **KEPT})
         yield
-
-
-@asynccontextmanager
-async def _proxy(ports: list[int]) -> AsyncIterator[str]:
-    """The URL of something that stands before a server, as a load balancer does: before the last of ``ports``."""
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-        writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", ports[-1])
-            await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
-        writer.close()
-
-    async with await asyncio.start_server(connected, "127.0.0.1", 0) as proxy:
-        yield f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
-        proxy.close()
 
 
 @fault("4", "a subscriber of a publish/subscribe layer that does not keep up", "ops.E308")
@@ -268,16 +247,15 @@ async def _open_again(system: System, worker: Worker) -> None:
 async def failed_over(system: System) -> AsyncIterator[None]:
     first = await asyncio.to_thread(system.start_redis)
     second = await asyncio.to_thread(system.start_redis, replicaof=f"127.0.0.1 {first.port}")
-    ports = [first.port]
     with redis.Redis.from_url(second.url) as client:
         await until(lambda: client.info("replication")["master_link_status"] == "up", timeout_seconds=15)
-        async with _proxy(ports) as url:
-            system.use({"address": url, "socket_keepalive": True, **KEPT})
-            worker = await asyncio.to_thread(system.start_worker, "uvicorn", REDIS_URL=url)
+        async with Proxy(first.port) as proxy:
+            system.use({"address": proxy.url, "socket_keepalive": True, **KEPT})
+            worker = await asyncio.to_thread(system.start_worker, "uvicorn", REDIS_URL=proxy.url)
             fleet = await system.sockets.open(worker, "lobby", 3)
             await asyncio.to_thread(first.kill)
             client.replicaof("NO", "ONE")
-            ports.append(second.port)
+            await proxy.follow(second.port)
             # The others find the new primary there already.
             await until(lambda: not all(socket.is_open for socket in fleet), timeout_seconds=15)
             await until(lambda: client.xlen(ASGI.disconnects) > 0, timeout_seconds=15)
