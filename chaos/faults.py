@@ -188,7 +188,8 @@ class Faults:
             async with self._frozen(actor):
                 await self._until_suspected(actor)
             actor.busy = True
-            await self._join_somewhere(actor)
+            if not await self._join_somewhere(actor):
+                break  # Nobody could know that it was awake.
         actor.busy = False
 
     async def _until_suspected(self, actor: Actor) -> None:
@@ -228,9 +229,12 @@ class Faults:
             await proxy.set_link(Link.OPEN)
         actor.busy = False
 
-    async def _join_somewhere(self, actor: Actor) -> None:
-        if mine := self._stage.clients_of(actor):
-            await self._stage.change_groups(self._random.choice(mine), "join")
+    async def _join_somewhere(self, actor: Actor) -> bool:
+        """Have one of its clients join a group; whether one did."""
+        for client in self._stage.clients_of(actor):
+            if await self._stage.change_groups(client, "join"):
+                return True
+        return False
 
     async def _block(self, actor: Actor) -> None:
         if mine := self._stage.clients_of(actor):

@@ -4,8 +4,10 @@ own to Redis. Some of these runs die."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -124,5 +126,7 @@ def _removed_by(metrics: Path) -> float:
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
+    # Its own kill() would ask for the exit code, which whoever waits for it would miss then.
     if process.returncode is None:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)

@@ -235,11 +235,11 @@ class Stage:
         else:
             await self.change_groups(client, what)
 
-    async def change_groups(self, client: Client, what: str) -> None:
-        """Join or leave one, and note it once it is done."""
+    async def change_groups(self, client: Client, what: str) -> bool:
+        """Join or leave one, and note it once it is done; whether it was."""
         group = self.random.choice(GROUPS if what == "join" else sorted(client.groups) or GROUPS)
         if group in client.doubtful or (group in client.groups) == (what == "join"):
-            return
+            return False
         client.doubtful.add(group)
         before = len(client.socket.received)
         with contextlib.suppress(Exception):
@@ -250,9 +250,10 @@ class Stage:
             if done in client.socket.received[before:]:
                 client.doubtful.discard(group)
                 (client.groups.add if what == "join" else client.groups.discard)(group)
-                return
+                return True
             await asyncio.sleep(0.05)
         client.groups.discard(group)
+        return False
 
     async def heal(self) -> None:
         """End every fault that lasts."""
