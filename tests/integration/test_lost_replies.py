@@ -7,9 +7,9 @@ import contextlib
 
 import redis
 
-from chaos.proxy import Link, Proxy
 from ops.layers import RedisChannelLayer
 from project.embedded_redis import EmbeddedRedis
+from project.proxy import Link, Proxy
 from tests.layer_builders import ASGI, close_layer, members_of, until
 
 
