@@ -38,7 +38,7 @@ def controls(found: dict[str, tuple[str, float, int] | None], *, seed: int) -> s
         else:
             violation, seconds, faults = outcome
             rows.append(f"| {name} | … {violation} | {seconds:.0f} s, {faults} faults |")
-    said = f"Without one safety at a time, the same campaign (`SEED={seed}`) fails, and says why:"
+    said = f"Without one safety at a time, the same campaign (`SEED={seed}`) must fail, and say why:"
     return "\n".join([*_wrapped(said), "", "| without | it finds | after |", "|---|---|---|", *rows])
 
 
