@@ -1,3 +1,5 @@
+from importlib import import_module
+
 from django.apps import AppConfig
 
 
@@ -8,4 +10,5 @@ class OpsConfig(AppConfig):
     verbose_name = "Channels operations"
 
     def ready(self) -> None:
-        from ops import checks  # noqa: F401  (importing registers the checks)
+        # To import it is to register the checks. Not above: they need the settings, which are not ready then.
+        import_module("ops.checks")

@@ -81,8 +81,9 @@ class HeartbeatMixin:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         heart = self._heart = Heart(self, receive, send)
+        consumer: Any = super()  # the class beside it, of which a mixin's own bases know nothing
         try:
-            await super().__call__(scope, heart.receive, heart.send)  # type: ignore[misc]  # of the class beside it
+            await consumer.__call__(scope, heart.receive, heart.send)
         except asyncio.CancelledError:
             await _all_together(self._end(SERVICE_RESTART))
             raise
@@ -103,7 +104,8 @@ class HeartbeatMixin:
             if not self._heart.must_disconnect:
                 raise StopConsumer
             self._heart.must_disconnect = False
-        await super().dispatch(message)  # type: ignore[misc]  # of the class beside it
+        consumer: Any = super()  # as above
+        await consumer.dispatch(message)
 
     async def _end(self, code: int) -> None:
         """Tell the consumer that it is disconnected, if it has ended before the server could."""

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import logging
-import random
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
 from ops.store.keeper import start_task
-from ops.store.waiting import within
+from ops.store.waiting import spread, within
 
 logger = logging.getLogger("ops.consumers")
 
@@ -141,7 +140,7 @@ class Heart:
     # Asking
 
     def _start(self) -> None:
-        self._schedule(random.uniform(0, self._consumer.heartbeat_interval))  # noqa: S311  (nothing secret)
+        self._schedule(spread(0, self._consumer.heartbeat_interval))
         self._register(self.ping)
 
     def _schedule(self, seconds: float) -> None:
@@ -165,7 +164,7 @@ class Heart:
         finally:
             writing.cancel()
         interval = self._consumer.heartbeat_interval
-        self._schedule(random.uniform(interval * (1 - INTERVAL_JITTER), interval))  # noqa: S311  (spreads load, guards nothing)
+        self._schedule(spread(interval * (1 - INTERVAL_JITTER), interval))
 
     async def _write_ping(self, token: str) -> None:
         try:

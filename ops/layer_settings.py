@@ -93,7 +93,9 @@ def _unknown_options(backend: type, options: Mapping[str, Any]) -> tuple[tuple[s
 def _options_of(backend: type) -> list[str]:
     names: list[str] = []
     for kind in backend.__mro__:
-        parameters = inspect.signature(kind.__init__).parameters.values()  # type: ignore[misc]  # asked of the class itself
+        if "__init__" not in vars(kind):
+            continue
+        parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
         names.extend(p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

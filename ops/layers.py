@@ -46,7 +46,7 @@ RETRY_AFTER_SECONDS = (0.05, 0.2, 0.75)
 _CONSUMER_START = getattr(AsyncConsumer.__call__, "__code__", None)
 
 
-class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channels_redis has no types
+class RedisChannelLayer(core.RedisChannelLayer):
     """The stock layer, which it can replace and be replaced by at any time, with workers of both kinds at once.
 
     One option more than the stock layer's: ``lease_seconds`` (30), how long a process counts as live without another
@@ -92,10 +92,10 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
 
     def _longest_pop_seconds(self, index: int, wanted: float) -> float:
         """How long BZPOPMIN may wait: half of the socket's own time-out, if the user has set a short one."""
-        timeout = self.connection(index).connection_pool.connection_kwargs.get("socket_timeout")
-        if timeout is None or timeout >= wanted + 1:
+        timeout: float = self.connection(index).connection_pool.connection_kwargs["socket_timeout"]
+        if timeout >= wanted + 1:
             return wanted
-        shorter: float = min(wanted, timeout / 2)
+        shorter = min(wanted, timeout / 2)
         return math.floor(shorter) if shorter >= 1 else shorter
 
     async def _run(
@@ -221,7 +221,8 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         """As the stock layer, but Redis that is away is waited for, and each inbox has a receiver of its own."""
         assert self.require_valid_channel_name(channel)
         if "!" not in channel or not self._is_mine(channel):
-            return await super().receive(channel)  # type: ignore[no-any-return]  # channels_redis has no types
+            taken: dict[str, Any] = await super().receive(channel)
+            return taken
         receiver = self._receiver_of(self.non_local_name(channel))
         self._keeper.keep_running()
         self.memberships.receiving(channel)
@@ -359,7 +360,7 @@ class RedisChannelLayer(core.RedisChannelLayer):  # type: ignore[misc]  # channe
         self._reset_receiving()
 
 
-class _Buffer(core.BoundedQueue):  # type: ignore[misc]  # channels_redis has no types
+class _Buffer(core.BoundedQueue):
     """What a consumer has not taken yet. A full one drops its oldest message, so no heartbeat may help to fill it."""
 
     def put_nowait(self, item: Any) -> None:

@@ -134,8 +134,8 @@ def _time_of(stamp: "re.Match[str]", zone: tzinfo) -> float | None:
     return None if whole is None else whole + float(f"0.{fraction or 0}")
 
 
-def _unix(zone: tzinfo, *parts: int) -> float | None:
+def _unix(zone: tzinfo, year: int, month: int, day: int, hour: int, minute: int, second: int) -> float | None:
     try:
-        return datetime(*parts, tzinfo=zone).timestamp()  # type: ignore[misc,arg-type]  # six numbers
+        return datetime(year, month, day, hour, minute, second, tzinfo=zone).timestamp()
     except (ValueError, OverflowError):
         return None

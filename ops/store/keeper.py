@@ -9,7 +9,6 @@ import contextlib
 import functools
 import logging
 import os
-import random
 import time
 import types
 import weakref
@@ -22,6 +21,7 @@ from ops.store.leases import delete_lease, describe_process, mark_lease_ended, r
 from ops.store.outages import LONGEST_WAIT_SECONDS, will_pass
 from ops.store.process_exit import at_exit
 from ops.store.repairs import MEMBERS_AT_ONCE, Repairs, execute, on_shard
+from ops.store.waiting import spread
 
 logger = logging.getLogger("ops.layers")
 
@@ -215,8 +215,9 @@ def start_task(work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]"
     """Start a task that ends with its loop, however that ends, without a word of asyncio's."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work, name=f"{TASK_NAMES} {name}")
-    # Nobody waits for it: a process may end in the middle of it.
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio has no public name for it
+    # Nobody waits for it: a process may end in the middle of it, of which asyncio would complain at exit. Its own
+    # gather() silences tasks by this name, and there is no public one.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
     _end_tasks_with(loop)
     return task
 
@@ -231,9 +232,8 @@ async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:
             if await layer._keeper.look():
                 lease, expiry = layer.lease_seconds / LOOKS_PER_LEASE, layer.group_expiry / LOOKS_PER_GROUP_EXPIRY
                 pause = min(lease, expiry, LONGEST_PAUSE_SECONDS)
-            pause *= random.uniform(0.8, 1.0)  # noqa: S311  (spreads load, guards nothing)
             layer = None
-            alarm = asyncio.get_running_loop().call_later(pause, wake.set)
+            alarm = asyncio.get_running_loop().call_later(spread(0.8 * pause, pause), wake.set)
             try:
                 await wake.wait()
             finally:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import re
 import time
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from dataclasses import dataclass, field
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ops.store.waiting import spread
 
 logger = logging.getLogger("ops.layers")
 
@@ -48,7 +49,7 @@ class Outages:
             )
         wait = self._waits.get(shard, FIRST_WAIT_SECONDS)
         self._waits[shard] = min(wait * 2, LONGEST_WAIT_SECONDS)
-        await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  (spreads load, guards nothing)
+        await asyncio.sleep(spread(0.5 * wait, wait))
 
     def is_away(self, shard: int) -> bool:
         return shard in self._since

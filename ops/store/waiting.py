@@ -1,10 +1,19 @@
-"""Waiting with a time limit."""
+"""Waiting with a time limit, and for how long."""
 
 import asyncio
+import random
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# Not the module's own generator: forked workers inherit its state, would draw the same, and wait in step.
+_draw = random.SystemRandom()
+
+
+def spread(least_seconds: float, most_seconds: float) -> float:
+    """A random time between the two, so that processes which start to wait together do not end it together."""
+    return _draw.uniform(least_seconds, most_seconds)
 
 
 async def within(seconds: float, awaitable: Awaitable[T]) -> T:

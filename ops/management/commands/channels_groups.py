@@ -1,6 +1,7 @@
 import time
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.management.base import CommandParser
 
@@ -153,22 +154,31 @@ class Command(OpsCommand):
         """Redraw in place on a terminal; elsewhere, and in other formats, one answer after the other."""
         try:
             if options["format"] == "table" and self.stdout.isatty():
-                return self._redraw(options)
-            while True:
-                self._show(options)
-                self.stdout.flush()
-                time.sleep(options["watch"])
+                self._redraw(options)
+            else:
+                self._again_and_again(options, self._show_another)
         except KeyboardInterrupt:
             return 0
 
-    def _redraw(self, options: dict[str, Any]) -> int:
+    def _show_another(self, options: dict[str, Any]) -> None:
+        self._show(options)
+        self.stdout.flush()
+
+    def _redraw(self, options: dict[str, Any]) -> NoReturn:
         from rich.live import Live
 
         with Live(console=self.console(options), auto_refresh=False, vertical_overflow="crop") as live:
-            while True:
-                inspection = self.run_async(_collect(options, _silent))
-                live.update(_table(inspection, options), refresh=True)
-                time.sleep(options["watch"])
+
+            def show(options: dict[str, Any]) -> None:
+                live.update(_table(self.run_async(_collect(options, _silent)), options), refresh=True)
+
+            self._again_and_again(options, show)
+
+    def _again_and_again(self, options: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> NoReturn:
+        while True:
+            show(options)
+            # No loop runs between two looks, and nothing is held open: Ctrl-C ends it at once.
+            time.sleep(options["watch"])
 
     def _check(self, options: dict[str, Any]) -> int:
         from ops.output.plugin import UNKNOWN, plugin_line, plugin_result
