@@ -17,8 +17,10 @@ from chaos.reapers import Reapers
 from chaos.stage import Stage
 
 ROUND_SECONDS = 40.0
+REDIS_IS = ("left alone", "faulty", "busy")  # in one round after the other: its faults end all stock workers
 SOCKETS_OF_A_WORKER = 20
 LOG_LINES = 40
+TWO_RUNS_WITHIN_SECONDS = 60.0  # one takes a quarter of that while Redis is busy
 
 
 class Campaign:
@@ -41,13 +43,14 @@ class Campaign:
                 await self._play_round(min(ROUND_SECONDS, max(5.0, until - time.monotonic())))
                 self.rounds += 1
             if self.checker.violations:
-                self._show_logs()
+                await self._show_logs()
         finally:
             for task in reaping:
                 task.cancel()
             await asyncio.gather(*reaping, return_exceptions=True)
 
-    def _show_logs(self) -> None:
+    async def _show_logs(self) -> None:
+        await self.reapers.have_them_tell()
         for actor in self.stage.actors:
             lines = [line for line in actor.worker.output().splitlines() if "Redis" in line or "consumer" in line]
             processes = {client.process for client in self.stage.clients_of(actor)}
@@ -56,12 +59,16 @@ class Campaign:
         print("== the latest runs", *self.reapers.latest, sep="\n", file=sys.stderr)
 
     async def _play_round(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        self.faults.redis_is_left_alone = self.rounds % 2 == 0
-        await asyncio.gather(self._stir(until), self._cause_faults(until))
+        redis_is = REDIS_IS[self.rounds % len(REDIS_IS)]
+        self.faults.redis_is_left_alone = redis_is != "faulty"
+        async with self.faults.redis_is_busy() if redis_is == "busy" else contextlib.nullcontext():
+            until = time.monotonic() + seconds
+            await asyncio.gather(self._stir(until), self._cause_faults(until))
+            self.reapers.may_be_killed = False  # Each that dies keeps the others waiting for its lock.
+            if redis_is == "busy":
+                await self._have_two_runs()
         await self.stage.heal()
         await self._fill_up()
-        self.reapers.may_be_killed = False  # Each that dies keeps the others waiting for its lock.
         await self.checker.check()
         self.reapers.may_be_killed = True
         self.stage.data_lost = False
@@ -71,6 +78,13 @@ class Campaign:
             f"{self.reapers.runs} runs of reap_stale, {len(self.checker.violations)} violations",
             file=sys.stderr,
         )
+
+    async def _have_two_runs(self) -> None:
+        """As many as it takes to remove somebody, while nothing else is wrong than what everybody suffers from."""
+        deadline = time.monotonic() + TWO_RUNS_WITHIN_SECONDS
+        before = self.reapers.completed
+        while self.reapers.completed < before + 2 and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
     async def _fill_up(self) -> None:
         """Have every worker serve its share of sockets again, those in the place of lost ones too."""

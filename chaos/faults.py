@@ -8,11 +8,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import redis
+import redis.asyncio
 
 from chaos.stage import CONFIRM_SECONDS, PREFIX, Actor, Silence, Stage
 from ops.model.keys import Keyspace
+from ops.store.waiting import end
 from project.embedded_redis import EmbeddedRedis
 from project.proxy import Link, Proxy
 
@@ -22,8 +25,8 @@ LONG_SECONDS = (CONFIRM_SECONDS * 2.5, CONFIRM_SECONDS * 3.5)
 REST_SECONDS = 4.0  # between two faults of a worker
 AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again and answers
 BACK_AFTER_SECONDS = (0.0, 3.0)  # until a worker that is gone has a successor
-BUSY_SECONDS = 40.0  # for two rounds of probes
 BUSY_MS = 900  # longer than two probes in turn may take, and shorter than anybody's time-out
+SHARE_OF_SHARDS = 0.25  # of the faults, where any may come: one of a shard touches everybody
 KEYSPACE = Keyspace(PREFIX)
 FIRST_WORDS_OF_A_REMOVAL = KEYSPACE.journal("")
 BUSY = """
@@ -33,8 +36,17 @@ while now() < until_ms do end
 """
 
 
+@dataclass
+class _Deck:
+    kinds: list[str]
+    left: list[str] = field(default_factory=list)
+
+
 class Faults:
-    """Causes faults on a stage and counts them. Chance decides the order, but all kinds come before any comes again."""
+    """Causes faults on a stage and counts them.
+
+    Chance decides the order; of those of workers, as of those of shards, all kinds come before any comes again.
+    """
 
     def __init__(self, stage: Stage) -> None:
         self.counts: Counter[str] = Counter()
@@ -64,28 +76,26 @@ class Faults:
             "Redis restarted with its data": lambda shard: self._restart(shard, keep_data=True),
             "Redis restarted without its data": lambda shard: self._restart(shard, keep_data=False),
             "Redis frozen": self._freeze_shard,
-            "Redis busy with slow scripts": self._keep_busy,
             "memory limit reached": self._fill,
         }
         self._stage = stage
         self._random = stage.random
-        self._deck: list[str] = []
+        self._decks = {
+            False: _Deck([*self.of_any_worker, *self.of_a_drop_in_worker, "reaper cut off"]),
+            True: _Deck([*self.of_a_shard, "failover to a replica"]),
+        }
         self._redis_at_rest = asyncio.Lock()
 
-    def _new_deck(self) -> list[str]:
-        """Those of workers more often: one of a shard touches everybody, and stock workers end of most."""
-        deck = [*self.of_any_worker, *self.of_a_drop_in_worker, "reaper cut off"] * 3
-        deck += [*self.of_a_shard, "failover to a replica"]
-        self._random.shuffle(deck)
-        return deck
-
     async def cause_one(self) -> None:
-        """The next of the deck that can be played now, if any can."""
-        self._deck = self._deck or self._new_deck()
-        for at, name in enumerate(self._deck):
+        """The next of a deck that can be played now, if any can."""
+        of_shards = not self.redis_is_left_alone and not self._redis_at_rest.locked()
+        deck = self._decks[of_shards and self._random.random() < SHARE_OF_SHARDS]
+        if not deck.left:
+            deck.left = self._random.sample(deck.kinds, len(deck.kinds))
+        for name in deck.left:
             play = self._play(name)
             if play is not None:
-                del self._deck[at]
+                deck.left.remove(name)
                 self.counts[name] += 1
                 await play()
                 return
@@ -96,8 +106,6 @@ class Faults:
                 self._random.choice([*self._stage.reaper_proxies, self._stage.cleaner_proxies])
             )
         if name in self.of_a_shard or name == "failover to a replica":
-            if self.redis_is_left_alone or self._redis_at_rest.locked():
-                return None
             return lambda: self._of_a_shard(name)
         calm = self._stage.calm_actors()
         if len(calm) < 2:  # Somebody has to be there for whom nothing may change.
@@ -306,16 +314,23 @@ class Faults:
             await self._wait(SHORT_SECONDS)
             shard.resume()
 
-    async def _keep_busy(self, shard: EmbeddedRedis) -> None:
+    @asynccontextmanager
+    async def redis_is_busy(self) -> AsyncIterator[None]:
         """Whoever runs KEYS in production does this. Messages come too late for everybody, the reaper included.
 
         The control has to see that. But a lease that was not renewed meanwhile counts against its holder once Redis is
-        itself again; if then it does not answer for a moment, its members go, and it has to put them back.
+        itself again; if then it does not answer for a moment, its members go, and it has to put them back. The first
+        shard is spared: what is kept there for the whole layer would make each run take longer than a round.
         """
+        self.counts["Redis busy with slow scripts"] += 1
         started = time.time()
-        await asyncio.to_thread(_keep_busy, shard)
-        for actor in [actor for actor in self._stage.actors if actor.drop_in]:
-            actor.silences.append(Silence(started, time.time() + AFTERMATH_SECONDS))
+        busy = asyncio.create_task(_keep_busy(self._stage.shards[1]))
+        try:
+            yield
+        finally:
+            await end(busy)
+            for actor in [actor for actor in self._stage.actors if actor.drop_in]:
+                actor.silences.append(Silence(started, time.time() + AFTERMATH_SECONDS))
 
     async def _fill(self, shard: EmbeddedRedis) -> None:
         async with self._server():
@@ -324,11 +339,10 @@ class Faults:
             await asyncio.to_thread(_tell, shard, "CONFIG SET maxmemory 0")
 
 
-def _keep_busy(shard: EmbeddedRedis) -> None:
-    until = time.monotonic() + BUSY_SECONDS
-    with redis.Redis.from_url(shard.url) as client:
-        while time.monotonic() < until:
-            client.eval(BUSY, 0, BUSY_MS)
+async def _keep_busy(shard: EmbeddedRedis) -> None:
+    async with redis.asyncio.Redis.from_url(shard.url) as client:
+        while True:
+            await client.eval(BUSY, 0, BUSY_MS)
 
 
 def _tell(shard: EmbeddedRedis, words: str) -> None:

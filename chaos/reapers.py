@@ -26,6 +26,7 @@ PAUSE_SECONDS = 2.0
 CLEANER_PAUSE_SECONDS = 4.0
 KILLED_SHARE = 0.15
 LATEST_RUNS = 8
+TELL_SECONDS = 1.0
 
 
 @dataclass
@@ -36,12 +37,14 @@ class Reapers:
     without: str | None = None
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: int = 0
+    completed: int = 0
     killed: int = 0
     stopped: int = 0
     cleanups: int = 0
     cleaned: int = 0
     unexpected: list[str] = field(default_factory=list)
     may_be_killed: bool = True
+    running: set[asyncio.subprocess.Process] = field(default_factory=set)
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=LATEST_RUNS))
 
     def start(self) -> list[asyncio.Task[None]]:
@@ -64,6 +67,7 @@ class Reapers:
             words += ["--metrics-file", str(metrics)]
             self.runs += 1
             if (report := await self._report(proxies, words, kill_after_seconds)) is not None:
+                self.completed += 1
                 self.stopped += report["stopped"] is not None
                 self.reports[report["run_id"]] = report
                 if (told := _removed_by(metrics)) != report["removed"]:
@@ -78,6 +82,15 @@ class Reapers:
             self.cleaned += report["removed"]
             if report["run_id"] is not None:
                 self.reports[report["run_id"]] = report
+
+    async def have_them_tell(self) -> None:
+        """End the runs that are under way; before, each says what it waits for."""
+        for process in self.running:
+            os.kill(process.pid, signal.SIGUSR1)
+        await asyncio.sleep(TELL_SECONDS)
+        for process in self.running:
+            _kill(process)
+        await asyncio.sleep(TELL_SECONDS)
 
     async def _report(
         self, proxies: list[Proxy], words: list[str], kill_after_seconds: float | None
@@ -111,11 +124,13 @@ class Reapers:
             sys.executable, "-m", "chaos.manage", *words, cwd=REPOSITORY, env=env,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
+        self.running.add(process)
         try:
             if kill_after_seconds is not None:
                 asyncio.get_running_loop().call_later(kill_after_seconds, _kill, process)
             out, err = await process.communicate()
         finally:
+            self.running.discard(process)
             _kill(process)
         return out.decode(), err.decode(), process.returncode or 0
 

@@ -22,6 +22,7 @@ from ops.store.heartbeats import Asker, asking, is_text
 from ops.store.leases import read_leases
 from ops.store.probes import probe_processes
 from ops.store.shards import OpenLayer, Shard
+from ops.store.waiting import end
 
 TELL_SECONDS = 0.25
 APPEARED = NotProbed("it appeared meanwhile")
@@ -151,8 +152,7 @@ class HeartbeatRun:
                 yield group.found
             await reading
         finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            await end(reading)
 
     async def _hand_over(self, pieces: Pieces) -> None:
         """Read the groups, and have those of their members asked that can answer."""

@@ -9,6 +9,7 @@ from ops.model.heartbeats import GroupHeartbeat, ProcessHeartbeat
 from ops.model.keys import Inbox
 from ops.operations.pace import Pace
 from ops.store.heartbeats import Answers, Asker
+from ops.store.waiting import end
 
 LARGEST_PIECE = 1000
 PIECES_A_SECOND = 20
@@ -65,9 +66,7 @@ class Pieces:
                 await self._start_piece()
                 await asyncio.gather(*self._tasks)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end(*self._tasks)
             self.done.put_nowait(None)
 
     async def add(self, group: OpenGroup, channel: str, inbox: Inbox) -> None:

@@ -20,7 +20,7 @@ from ops.model.heartbeats import Heartbeat
 from ops.model.keys import encode_name
 from ops.store.scripts import call_script
 from ops.store.shards import OpenLayer, Shard, suppressing_outages
-from ops.store.waiting import within
+from ops.store.waiting import end, within
 
 INBOXES_AT_ONCE = 200
 ACKNOWLEDGEMENTS_AT_ONCE = 1000
@@ -173,8 +173,7 @@ class Asker:
 
     async def close(self) -> None:
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await end(self._reader)
         if self._made:
             with suppressing_outages():
                 await self._opened.home.execute("DEL", self.key)

@@ -11,7 +11,7 @@ from redis.exceptions import LockError, RedisError, ResponseError
 
 from ops.exceptions import AnotherRunHoldsTheLock, PermissionMissing
 from ops.store.shards import OpenLayer
-from ops.store.waiting import within
+from ops.store.waiting import end, within
 
 LOCK_SECONDS = 30.0
 RENEWALS_PER_LIFETIME = 3
@@ -38,9 +38,7 @@ async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        renewer.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await renewer
+        await end(renewer)
         await _release(opened, lock)
 
 

@@ -25,6 +25,7 @@ from ops.model.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, Pr
 from ops.store.outages import will_pass
 from ops.store.scripts import call_script
 from ops.store.shards import OpenLayer, Shard, close_layer, make_layer, suppressing_outages
+from ops.store.waiting import end
 
 INBOXES_AT_ONCE = 200
 FIRST_LOOK_SECONDS = 0.002
@@ -116,8 +117,7 @@ class _Round:
         try:
             await self._ask()
         finally:
-            pulse.cancel()
-            await asyncio.gather(pulse, return_exceptions=True)
+            await end(pulse)
 
     async def _feel_own_pulse(self) -> None:
         """Start the wait again when this process stood still: who shares its host may have stood still with it."""
@@ -258,9 +258,7 @@ async def control_receivers(opened: OpenLayer) -> AsyncIterator[dict[int, tuple[
                 with shard.naming_failures():
                     task.result()
     finally:
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await end(*tasks.values())
         for layer in layers:
             with contextlib.suppress(RedisError, OSError):
                 await close_layer(layer)

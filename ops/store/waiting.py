@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+CANCEL_AGAIN_SECONDS = 1.0
 
 # Not the module's own generator: forked workers inherit its state, would draw the same, and wait in step.
 _draw = random.SystemRandom()
@@ -26,14 +27,23 @@ async def within(seconds: float, awaitable: Awaitable[T]) -> T:
     try:
         await asyncio.wait([task], timeout=seconds)
     except asyncio.CancelledError:
-        await _abandon(task)
+        await end(task)
         raise
     if not task.done():
-        await _abandon(task)
+        await end(task)
         raise asyncio.TimeoutError
     return task.result()
 
 
-async def _abandon(task: "asyncio.Future[Any]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def end(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancel ``tasks`` until they have ended, and drop what they return or raise.
+
+    Once is not enough: with a ``socket_timeout``, redis-py writes inside ``asyncio.wait_for()`` (see ``within``), and a
+    receiver that did not notice would go on for ever. Not for tasks that clean up for longer than a second.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)

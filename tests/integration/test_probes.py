@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import redis
 from django.conf import LazySettings
+from redis import asyncio as aioredis
 
 from ops.model.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
+from ops.store import waiting
 from ops.store.probes import control_receivers, probe_processes
 from ops.store.shards import OpenLayer, open_layer
 from project.embedded_redis import EmbeddedRedis
@@ -395,3 +397,26 @@ async def test_there_is_a_control_on_each_shard_and_it_answers(
             with redis.Redis.from_url(server.url) as client:
                 assert client.keys("*") == []
                 await until(lambda: not any(found["cmd"] == "bzpopmin" for found in client.client_list()))
+
+
+async def test_the_reapers_own_receivers_end_while_connections_break(
+    redis_server: EmbeddedRedis, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.12, redis-py loses every now and then a cancellation that comes while it writes."""
+    monkeypatch.setattr(waiting, "CANCEL_AGAIN_SECONDS", 0.05)
+    settings.CHANNEL_LAYERS = layer_of({"address": redis_server.url, "socket_timeout": 5})
+
+    async def break_connections() -> None:
+        async with aioredis.Redis.from_url(redis_server.url) as client:
+            while True:
+                await client.client_kill_filter(_type="normal", skipme=True)
+                await asyncio.sleep(0.001)
+
+    async with open_layer("default") as opened:
+        breaking = asyncio.create_task(break_connections())
+        for round_ in range(100):
+            receivers = control_receivers(opened)
+            await receivers.__aenter__()
+            await asyncio.sleep(0.0005 * (round_ % 20))
+            await asyncio.wait_for(receivers.__aexit__(None, None, None), 30)
+        await waiting.end(breaking)

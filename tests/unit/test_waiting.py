@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from ops.store.waiting import within
+from ops.store import waiting
+from ops.store.waiting import end, within
 
 
 async def test_the_result_or_the_error_comes_through() -> None:
@@ -65,3 +66,24 @@ async def test_a_cancellation_reaches_what_is_waited_for() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert inner.cancelled()
+
+
+async def test_who_loses_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "CANCEL_AGAIN_SECONDS", 0.01)
+    lost = 0
+
+    async def go_on() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if lost == 2:
+                    raise
+                lost += 1
+
+    task = asyncio.ensure_future(go_on())
+    await asyncio.sleep(0)
+    await end(task)
+    assert task.cancelled()
+    assert lost == 2
