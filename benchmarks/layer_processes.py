@@ -15,7 +15,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,12 @@ def _say(what: dict[str, Any]) -> None:
     print(json.dumps(what), flush=True)
 
 
-WHAT = {"idle": idle, "reached": reached, "dead": dead, "indexed": indexed}
+WHAT: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+    "idle": idle,
+    "reached": reached,
+    "dead": dead,
+    "indexed": indexed,
+}
 
 
 def main(what: str, url: str, *arguments: str) -> None:

@@ -136,7 +136,7 @@ class Connection:
     def _closed(self) -> None:
         if self.closed_clock is None:
             self.closed_clock = time.monotonic()
-            _lingering.add(self, self.closed_clock)
+            _lingering.add(self)
 
     async def hear_the_rest(self) -> None:
         """Take what the server had to say when the application wrote to somebody who had left: it has the code."""
@@ -246,11 +246,11 @@ class _Lingering:
     """
 
     def __init__(self) -> None:
-        self._closed: dict[Connection, float] = {}  # with when; the first was closed first
+        self._closed: dict[Connection, None] = {}  # in the order in which they were closed
         self._watched_by: asyncio.AbstractEventLoop | None = None
 
-    def add(self, connection: Connection, closed_clock: float) -> None:
-        self._closed[connection] = closed_clock
+    def add(self, connection: Connection) -> None:
+        self._closed[connection] = None
         self._watch(LINGER_SECONDS)
 
     def discard(self, connection: Connection) -> None:
@@ -269,8 +269,8 @@ class _Lingering:
     def _end_those_too_long(self) -> None:
         self._watched_by = None
         now = time.monotonic()
-        for connection, closed_clock in list(self._closed.items()):
-            remaining = closed_clock + LINGER_SECONDS - now
+        for connection in list(self._closed):
+            remaining = (connection.closed_clock or now) + LINGER_SECONDS - now
             if remaining > 0:
                 self._watch(remaining)
                 break

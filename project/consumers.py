@@ -63,7 +63,7 @@ class RoomConsumer(AsyncJsonWebsocketConsumer):
         await self.send_json({**event, "type": "message"})
 
 
-class ChatConsumer(HeartbeatMixin, RoomConsumer):  # type: ignore[misc]  # Channels has no types
+class ChatConsumer(HeartbeatMixin, RoomConsumer):
     """A room as the chat page joins it: a browser that is gone without a word is noticed.
 
     After the welcome it says more of who serves it: `{"type": "worker", "server", "host", "layer"}`.
@@ -84,7 +84,7 @@ class ChatConsumer(HeartbeatMixin, RoomConsumer):  # type: ignore[misc]  # Chann
         )
 
 
-class CarefulConsumer(HeartbeatMixin, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
+class CarefulConsumer(HeartbeatMixin, AsyncJsonWebsocketConsumer):
     """A room, with all that a consumer itself can do about lost connections to Redis (docs/connection-lost.md)."""
 
     async def connect(self) -> None:

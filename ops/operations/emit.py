@@ -8,7 +8,7 @@ from datetime import tzinfo
 
 from channels.exceptions import ChannelFull
 
-from ops.exceptions import TargetNotAble
+from ops.exceptions import ShardError, TargetNotAble
 from ops.model.disconnects import Disconnect
 from ops.model.emitting import HANDLER, EmitReport, disconnect_message, pause_seconds
 from ops.model.keys import decode_name, visible
@@ -61,7 +61,7 @@ async def emit(opened: OpenLayer, options: EmitOptions, progress: Progress = no_
             read += 1
             if not options.dry_run:
                 await asyncio.sleep(pause_seconds(before, one, options.speed))
-                with _naming(options.target):
+                with _naming(options.target, sent):
                     sent += await _send(sender, one)
             before = one
         progress(f"{sent:,} of {read:,} ends sent", 0, 0)
@@ -101,6 +101,8 @@ async def _members(opened: OpenLayer, options: EmitOptions) -> int:
             for found in slices:
                 count += len(found.members)
                 for raw in found.members:
+                    with _naming(options.target):
+                        raw.decode()  # as group_send() does
                     _refuse_unable(decode_name(raw), options)
     if not count:
         _refuse_unable(options.target, options)
@@ -120,10 +122,15 @@ def _refuse(target: str, why: str) -> None:
 
 
 @contextmanager
-def _naming(target: str) -> Iterator[None]:
-    """The layer refuses names by asserting, and a group with a member that is not UTF-8 by failing to decode it."""
+def _naming(target: str, sent: int = 0) -> Iterator[None]:
+    """The layer refuses names by asserting, and a group with a member that is not UTF-8 by failing to decode it.
+
+    ``sent``: how many ends had been sent before; a failure says so.
+    """
     try:
         yield
+    except ShardError as error:
+        raise type(error)(f"{error}; ends sent before that: {sent:,}") from None
     except (TypeError, ValueError, AssertionError) as error:
         raise TargetNotAble(f"the layer cannot send to {visible(target[:100])}: {visible(str(error)[:200])}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,26 @@ async def test_a_dry_run_refuses_a_name_as_the_run_does(redis_client: redis.Redi
     assert "the layer cannot send to " in results[0].err
     add_members(redis_client, target, ["audit"])
     assert (await emit(target, "--dry-run")).err == results[0].err.replace("Channel name", "Group name")
+
+
+async def test_a_member_that_the_layer_cannot_decode_is_refused_in_a_dry_run_too(redis_client: redis.Redis) -> None:
+    redis_client.zadd(ASGI.group("room"), {b"\xff!a": NOON})
+    results = [await emit("room", "--force", *argv) for argv in ((), ("--dry-run",))]
+    assert [result.returncode for result in results] == [1, 1]
+    assert results[0].err == results[1].err
+    assert "the layer cannot send to room" in results[0].err
+
+
+async def test_a_failure_on_the_way_says_how_many_had_been_sent(redis_client: redis.Redis) -> None:
+    running = asyncio.create_task(emit("audit", "--speed", "1"))
+    await until(lambda: redis_client.exists(ASGI.inbox("audit")))
+    redis_client.execute_command("ACL SETUSER", "default", "-zadd")
+    try:
+        result = await running
+    finally:
+        redis_client.execute_command("ACL SETUSER", "default", "+zadd")
+    assert (result.returncode, result.err.count("\n")) == (1, 1)
+    assert result.err.endswith("+zadd; ends sent before that: 1\n")
 
 
 def first_on(shard: int, names: str) -> str:

@@ -98,6 +98,8 @@ class Command(OpsCommand):
             what = (
                 f"{report.records:,} would be sent" if report.dry_run else f"{report.sent:,} of {report.records:,} sent"
             )
+            if report.reaped_later:
+                what += f"; {report.reaped_later:,} records of the reaper were left out, their ends being among these"
             self.write(f"Ends to the {report.kind} {visible(report.target)}: {what}.")
         for problem in report.problems:
             self.warn(problem)
