@@ -20,6 +20,7 @@ FIRST_PAGE = 100  # so a page of SCAN_COUNT groups is at most some 4 MB, however
 PAGE = 1000
 LARGE_AT_ONCE = 4
 DEDUPLICATED_GROUPS = 1 << 20
+MARK_BITS = (1 << 60) - 1  # An int of up to 60 bits takes 32 bytes of memory, a longer one 48.
 LOCAL_PART = 32  # new_channel() puts uuid4().hex behind the "!"
 
 Progress = Callable[[int, int], None]
@@ -239,7 +240,7 @@ def _groups_among(found: Iterable[bytes], keyspace: Keyspace, seen: set[int], no
         if not keyspace.is_group(key):
             if (inbox := keyspace.inbox_in_key(key)) is not None:
                 notes.inboxes.add(inbox)
-        elif (mark := hash(key)) not in seen:
+        elif (mark := hash(key) & MARK_BITS) not in seen:
             groups.append(key)
             if len(seen) < DEDUPLICATED_GROUPS:
                 seen.add(mark)
