@@ -194,7 +194,10 @@ class ReapReport:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run in the history. ``state``: ``done``, ``interrupted`` (no end was recorded) or ``undone``."""
+    """One run in the history. ``state``: ``done``, ``interrupted`` (no end was recorded) or ``undone``.
+
+    ``takes_leases``: it deleted the leases of those whose members it removed.
+    """
 
     run_id: str
     started_at: float
@@ -205,6 +208,7 @@ class RunRecord:
     expires_at: float | None = None
     undone_at: float | None = None
     match: str | None = None
+    takes_leases: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,10 @@ class Lease:
     counts: tuple[tuple[str, int], ...] = ()
     heartbeats: bool = False
 
+    def is_fresh(self, now: float) -> bool:
+        """Whether its holder lives, as far as it says so."""
+        return not self.ended and now - self.renewed_at <= self.lease_seconds
+
 
 LEASE_COUNTS = ("outages", "leases_lost", "members_put_back", "members_refreshed", "channels_discarded")
 

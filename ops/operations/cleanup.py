@@ -159,7 +159,7 @@ class _Cleanup:
             if self._run_id is None:
                 now = await opened.home.now()
                 run_id = new_run_id(now)
-                await journal.record_run_started(opened, run_id, now, seconds, None)
+                await journal.record_run_started(opened, run_id, now, seconds, None, takes_leases=False)
                 self._run_id = run_id
         writing = await stack.enter_async_context(shard.wire())
         script = journal.Purge(writing, opened.keyspace.journal(self._run_id), seconds)

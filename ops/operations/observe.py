@@ -179,16 +179,12 @@ async def _read_leases(opened: OpenLayer, observation: Observation) -> None:
         observation.leases = await read_leases(opened.home, opened.keyspace, processes)
 
 
-def _is_fresh(lease: Lease, now: float) -> bool:
-    return not lease.ended and now - lease.renewed_at <= lease.lease_seconds
-
-
 def _lease_evidence(opened: OpenLayer, lease: Lease, now: float) -> Evidence:
     holder = f"{visible(lease.host)} pid {visible(lease.pid)}"
     if lease.ended:
         return LeaseEnded(holder)
     silent_since = lease.renewed_at
-    if _is_fresh(lease, now):
+    if lease.is_fresh(now):
         return LeaseFresh(max(0.0, now - silent_since), holder)
     # While Redis was down nobody could renew.
     return LeaseLapsed(max(0.0, min(now - silent_since, opened.home.identity.uptime_seconds)), holder)
@@ -198,7 +194,7 @@ async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Obs
     inboxes = {
         process: set(tally.inboxes)
         for process, tally in census.processes.items()
-        if process not in observation.leases or not _is_fresh(observation.leases[process], observation.now)
+        if process not in observation.leases or not observation.leases[process].is_fresh(observation.now)
     }
     try:
         async with AsyncExitStack() as stack:

@@ -150,7 +150,9 @@ class _Run:
         """Remove the members of ``dead`` as they were judged, then what else these processes left behind."""
         opened, options = self._opened, self._options
         if not options.dry_run:
-            await journal.record_run_started(opened, run_id, observation.now, options.journal_seconds, options.glob)
+            await journal.record_run_started(
+                opened, run_id, observation.now, options.journal_seconds, options.glob, takes_leases=True
+            )
         await purge(
             opened,
             Doom(run_id, dead, observation, options.glob, options.journal_seconds),

@@ -1,10 +1,13 @@
 """Put back what a run removed, and list the runs that can be undone."""
 
+from collections.abc import Iterable, Sequence
+
 from ops.exceptions import RunNotFound, ShardError
-from ops.model.keys import visible
+from ops.model.keys import decode_name, inbox_of, visible
 from ops.model.reaping import RunRecord, UndoReport
 from ops.operations.observe import Progress, no_progress
 from ops.store import journal, suspects
+from ops.store.leases import read_leases
 from ops.store.locks import run_lock
 from ops.store.shards import OpenLayer
 
@@ -12,6 +15,7 @@ from ops.store.shards import OpenLayer
 async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress) -> UndoReport:
     """Restore the members and keys that the run took, where they are absent. Doing it twice changes nothing.
 
+    A process that holds a lease again has put its members back by itself: what is absent there, it has left since.
     The run's suspicions are forgotten, so that what came back gets a whole confirm time of its own. Raises RunNotFound,
     ShardError, AnotherRunHoldsTheLock.
     """
@@ -23,17 +27,51 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
         )
     async with run_lock(opened):
         restored = present = blocked = keys = 0
+        holders = _Holders(opened)
         for shard in opened.shards:
             async for receipts in journal.read_receipts(opened, shard, run_id):
-                back, there, refused = await journal.restore_members(opened, shard, receipts)
+                wanted = await holders.leave_out(receipts) if run.takes_leases else receipts
+                back, there, refused = await journal.restore_members(opened, shard, wanted)
                 restored, present, blocked = restored + back, present + there, blocked + refused
                 progress("restoring", 0, restored + present)
             keys += await journal.restore_keys(opened, shard, run_id)
         await suspects.record_suspicions(opened, [])
         await suspects.record_suspicions(opened, [], run.match)
         await journal.record_run_undone(opened, run_id, await opened.home.now())
-    notes = (f"{blocked} groups hold something else by now and were left alone",) if blocked else ()
-    return UndoReport(run_id, restored, present, keys, notes)
+    notes = []
+    if blocked:
+        notes.append(f"{blocked} groups hold something else by now and were left alone")
+    if holders.members:
+        notes.append(
+            f"{holders.members:,} members were left to their processes, which live and put theirs back themselves"
+        )
+    return UndoReport(run_id, restored, present, keys, tuple(notes))
+
+
+class _Holders:
+    """Processes that hold a lease again. ``members``: how many of theirs were left out."""
+
+    def __init__(self, opened: OpenLayer) -> None:
+        self.members = 0
+        self._opened = opened
+        self._known: dict[bytes, bool] = {}  # inbox -> whether its process holds one
+
+    async def leave_out(self, receipts: Sequence[journal.Removed]) -> list[journal.Removed]:
+        await self._look({journal.inbox_part(channel) for _, channels, _ in receipts for channel in channels})
+        return [(key, *self._others(channels, scores)) for key, channels, scores in receipts]
+
+    async def _look(self, inboxes: Iterable[bytes]) -> None:
+        processes = {raw: inbox_of(decode_name(raw)) for raw in inboxes if raw not in self._known}
+        names = {inbox.process for inbox in processes.values() if inbox is not None}
+        leases = await read_leases(self._opened.home, self._opened.keyspace, names)
+        now = await self._opened.home.now() if leases else 0.0
+        fresh = {name for name, lease in leases.items() if lease.is_fresh(now)}
+        self._known |= {raw: inbox is not None and inbox.process in fresh for raw, inbox in processes.items()}
+
+    def _others(self, channels: list[bytes], scores: list[float]) -> tuple[list[bytes], list[float]]:
+        others = [at for at, channel in enumerate(channels) if not self._known[journal.inbox_part(channel)]]
+        self.members += len(channels) - len(others)
+        return [channels[at] for at in others], [scores[at] for at in others]
 
 
 async def read_history(opened: OpenLayer) -> list[RunRecord]:

@@ -155,14 +155,19 @@ async def count_messages(shard: Shard, key: bytes) -> int:
 
 
 async def record_run_started(
-    opened: OpenLayer, run_id: str, now: float, journal_seconds: float, glob: str | None
+    opened: OpenLayer, run_id: str, now: float, journal_seconds: float, glob: str | None, *, takes_leases: bool
 ) -> None:
-    """List the run before it removes anything, and forget runs whose receipts have expired."""
+    """List the run before it removes anything, and forget runs whose receipts have expired.
+
+    ``takes_leases``: whose members it removes finds its lease gone, and puts them back if it lives.
+    """
     runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), math.ceil(journal_seconds)
     pipe = opened.home.client.pipeline(transaction=True)
     pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep)})
     if glob is not None:
         pipe.hset(run, "match", encode_name(glob))
+    if takes_leases:
+        pipe.hset(run, "takes_leases", "1")
     pipe.expire(run, keep)
     pipe.zadd(runs, {run_id: now})
     pipe.zremrangebyscore(runs, "-inf", now - keep)
@@ -208,6 +213,7 @@ async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
         expires_at=_number(stored.get(b"expires_at")),
         undone_at=undone_at,
         match=decode_name(stored[b"match"]) if b"match" in stored else None,
+        takes_leases=b"takes_leases" in stored,
     )
 
 

@@ -17,6 +17,7 @@ from ops.model.reaping import RunRecord, UndoReport
 from ops.operations.undo import read_history, undo
 from ops.output import documents
 from ops.store import journal
+from ops.store.leases import renew_lease
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import (
@@ -61,6 +62,24 @@ async def test_undo_brings_back_every_member_with_its_score(redis_client: redis.
 
     assert (undone.undone_run_id, undone.restored, undone.already_present) == (report.run_id, 1200, 0)
     assert groups_in(redis_client) == groups
+
+
+async def test_what_a_process_with_a_lease_has_left_since_does_not_come_back(redis_client: redis.Redis) -> None:
+    """It lost its lease together with its members, and has put back itself what it was still in."""
+    stock, drop_in = new_process_name(), new_process_name()
+    for process in (stock, drop_in):
+        add_members(redis_client, "g", channels_of(process, 3), joined_at=1000)
+    await suspect_everybody()
+    report = await run_reap()
+    assert report.removed == 6
+    async with open_layer("default") as opened:
+        await renew_lease(opened.home.client, opened.keyspace, drop_in, {"lease_seconds": "30"}, 60)
+
+    undone = await run_undo(report.run_id)
+
+    assert (undone.restored, undone.already_present) == (3, 0)
+    assert undone.notes == ("3 members were left to their processes, which live and put theirs back themselves",)
+    assert {stock in channel for channel in members_of(redis_client, "g")} == {True}
 
 
 async def test_undo_twice_changes_nothing_more(redis_client: redis.Redis, start_process: StartProcess) -> None:
