@@ -57,7 +57,10 @@ class _Holders:
         self._known: dict[bytes, bool] = {}  # inbox -> whether its process holds one
 
     async def leave_out(self, receipts: Sequence[journal.Removed]) -> list[journal.Removed]:
-        await self._look({journal.inbox_part(channel) for _, channels, _ in receipts for channel in channels})
+        inboxes = {journal.inbox_part(channel) for _, channels, _ in receipts for channel in channels}
+        await self._look(inboxes)
+        if not any(self._known[inbox] for inbox in inboxes):
+            return list(receipts)
         return [(key, *self._others(channels, scores)) for key, channels, scores in receipts]
 
     async def _look(self, inboxes: Iterable[bytes]) -> None:
