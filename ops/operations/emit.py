@@ -130,7 +130,7 @@ def _naming(target: str, sent: int = 0) -> Iterator[None]:
     try:
         yield
     except ShardError as error:
-        raise type(error)(f"{error}; ends sent before that: {sent:,}") from None
+        raise type(error)(f"{error}; ends sent before that: {sent:,}") if sent else error from None
     except (TypeError, ValueError, AssertionError) as error:
         raise TargetNotAble(f"the layer cannot send to {visible(target[:100])}: {visible(str(error)[:200])}") from None
 
