@@ -9,7 +9,7 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
-from ops.middleware import DisconnectLogMiddleware  # noqa: E402
+from ops.middleware import DisconnectLogMiddleware
 
 
 class Greeting(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types

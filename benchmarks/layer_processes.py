@@ -74,7 +74,7 @@ async def reached(url: str, connections: str, first: str, groups: str) -> None:
         layer,
         [(EVERYBODY, *(f"room-{(number * OTHERS + n) % int(groups)}" for n in range(OTHERS))) for number in numbers],
     )
-    while not await layer.connection(0).exists(Keyspace(layer.prefix).lease(layer.client_prefix)):  # noqa: ASYNC110
+    while not await layer.connection(0).exists(Keyspace(layer.prefix).lease(layer.client_prefix)):  # noqa: ASYNC110  # Redis
         await asyncio.sleep(0.05)
     _say({"process": layer.client_prefix})
     await asyncio.gather(*tasks)
@@ -90,7 +90,7 @@ async def dead(url: str, connections: str, layout: str) -> None:
     ]
     tasks = await _connect(layer, groups)
     lease = Keyspace(layer.prefix).lease(layer.client_prefix)
-    while await layer.connection(0).hget(lease, "index_parts") != b"%d" % layer.memberships.index_parts:  # noqa: ASYNC110
+    while await layer.connection(0).hget(lease, "index_parts") != b"%d" % layer.memberships.index_parts:  # noqa: ASYNC110  # Redis
         await asyncio.sleep(0.05)
     _say({"process": layer.client_prefix})
     await asyncio.gather(*tasks)

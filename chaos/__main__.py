@@ -83,7 +83,7 @@ class Campaign:
         """As many as it takes to remove somebody, while nothing else is wrong than what everybody suffers from."""
         deadline = time.monotonic() + TWO_RUNS_WITHIN_SECONDS
         before = self.reapers.completed
-        while self.reapers.completed < before + 2 and time.monotonic() < deadline:  # noqa: ASYNC110
+        while self.reapers.completed < before + 2 and time.monotonic() < deadline:  # noqa: ASYNC110  # processes
             await asyncio.sleep(0.1)
 
     async def _fill_up(self) -> None:

@@ -9,12 +9,12 @@ import django
 
 django.setup()
 
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from django.urls import path  # noqa: E402
-from redis.exceptions import RedisError  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.urls import path
+from redis.exceptions import RedisError
 
-from ops.middleware import DisconnectLogMiddleware  # noqa: E402
-from project.consumers import GroupsConsumer  # noqa: E402
+from ops.middleware import DisconnectLogMiddleware
+from project.consumers import GroupsConsumer
 
 
 class CampaignConsumer(GroupsConsumer):

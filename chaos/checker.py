@@ -220,5 +220,5 @@ class Checker:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + ANSWER_WITHIN_SECONDS
-        while time.monotonic() < deadline and not condition():  # noqa: ASYNC110
+        while time.monotonic() < deadline and not condition():  # noqa: ASYNC110  # of any kind
             await asyncio.sleep(0.05)

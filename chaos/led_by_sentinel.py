@@ -84,7 +84,7 @@ class LedBySentinel:
                     return
             except redis.RedisError:  # It closes connections when roles change.
                 pass
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # Sentinel is asked, it does not tell.
         raise TimeoutError("Sentinel did not do its part in time")
 
     def _link_of_replica(self) -> str | None:

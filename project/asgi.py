@@ -8,11 +8,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 # First, since it sets Django up: consumers may import what needs settings and apps.
 django_application = get_asgi_application()
 
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
 
-from ops.middleware import DisconnectLogMiddleware  # noqa: E402
-from project.urls import websocket_urlpatterns  # noqa: E402
+from ops.middleware import DisconnectLogMiddleware
+from project.urls import websocket_urlpatterns
 
 websocket_application = AllowedHostsOriginValidator(URLRouter(websocket_urlpatterns))
 

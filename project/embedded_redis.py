@@ -176,7 +176,7 @@ class EmbeddedRedis:
         while process.running and time.monotonic() < deadline:
             if self._ping().startswith(READY_REPLIES):
                 return
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # A server does not tell when it listens.
         how = "did not answer in time" if process.running else f"ended with exit code {process.returncode}"
         process.kill()
         raise RedisNotStarted(f"{self.binary} {how}:\n{process.output()}")

@@ -2,9 +2,10 @@
 
 import json
 import os
+import secrets
 from typing import Any
 
-SECRET_KEY = "only-for-the-demo-which-keeps-no-secrets"  # noqa: S105
+SECRET_KEY = secrets.token_hex()  # The demo signs nothing, so each process may have its own.
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 DEBUG = False
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Origin
 
 from ops.model.client_pings import PING, PONG
 from project.workers import Worker
@@ -127,7 +128,7 @@ class SocketFleet:
             connection = await connect(
                 url,
                 # Browsers send it, and Channels refuses sockets of another origin.
-                origin=f"http://{urlsplit(url).netloc}",  # type: ignore[arg-type]
+                origin=Origin(f"http://{urlsplit(url).netloc}"),
                 proxy=None,
                 compression=None,
                 ping_interval=self._ping_interval_seconds,

@@ -79,10 +79,10 @@ async def who(request: HttpRequest) -> HttpResponse:
         return JsonResponse({"error": str(error)}, status=503)
 
 
-async def static_file(request: HttpRequest, path: str) -> HttpResponse:
+def static_file(request: HttpRequest, path: str) -> HttpResponse:
     """A static file of an installed app. A real site has its web server do this."""
     found = finders.find(path)
-    if not found or not Path(str(found)).is_file():  # noqa: ASYNC240
+    if not found or not Path(str(found)).is_file():
         raise Http404(path)
     kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-    return HttpResponse(Path(str(found)).read_bytes(), content_type=kind)  # noqa: ASYNC240
+    return HttpResponse(Path(str(found)).read_bytes(), content_type=kind)

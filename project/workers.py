@@ -140,7 +140,7 @@ class Worker:
                 self.start()
             elif self._accepts_connections():
                 return self
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)  # A server does not tell when it listens.
         raise WorkerNotReady(f"{self!r} does not listen after {timeout_seconds:g} s:\n{self.output()}")
 
     def _accepts_connections(self) -> bool:

@@ -83,9 +83,8 @@ class Recorder:
             await within(timeout_seconds, self._until_empty())
 
     async def _until_empty(self) -> None:
-        # An asyncio.Event belongs to one loop. Those who wait here are consumers at the end of their server, perhaps in
-        # other loops than the task that writes, and for two seconds at most.
-        while (self._queue or self._sending) and not self._away:  # noqa: ASYNC110
+        # Those who wait are consumers at the end of their server, for two seconds at most.
+        while (self._queue or self._sending) and not self._away:  # noqa: ASYNC110  # perhaps in other loops than the writer
             await asyncio.sleep(GATHER_SECONDS / 2)
 
     async def _work(self, wake: asyncio.Event) -> None:

@@ -215,9 +215,8 @@ def start_task(work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]"
     """Start a task that ends with its loop, however that ends, without a word of asyncio's."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work, name=f"{TASK_NAMES} {name}")
-    # Nobody waits for it: a process may end in the middle of it, of which asyncio would complain at exit. Its own
-    # gather() silences tasks by this name, and there is no public one.
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    # Nobody waits for it: a process may end in the middle of it, of which asyncio would complain at exit.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # as gather() does; there is no public name
     _end_tasks_with(loop)
     return task
 
@@ -253,7 +252,7 @@ def _end_tasks_with(loop: asyncio.AbstractEventLoop) -> None:
     close = loop.close
 
     def end_and_close(loop: asyncio.AbstractEventLoop) -> None:
-        loop.close = close  # type: ignore[method-assign]
+        loop.close = close  # type: ignore[method-assign]  # undoes what is done below
         if not (loop.is_closed() or loop.is_running()):
             tasks = [task for task in asyncio.all_tasks(loop) if task.get_name().startswith(TASK_NAMES)]
             for task in tasks:
@@ -263,7 +262,8 @@ def _end_tasks_with(loop: asyncio.AbstractEventLoop) -> None:
         # Not close(): these tasks may have opened connections, which the stock layer then closes with the loop.
         loop.close()
 
-    loop.close = types.MethodType(end_and_close, loop)  # type: ignore[method-assign]
+    # asyncio has no hook for the end of a loop.
+    loop.close = types.MethodType(end_and_close, loop)  # type: ignore[method-assign]  # of this loop alone
 
 
 async def _has_index(layer: Any, connection: Any) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from ops.model.keys import decode_name, encode_name, escape_glob
@@ -34,11 +35,11 @@ async def count_subscribers(
     return {name: count for name, count in counts.items() if count}
 
 
-def _pairs(reply: list[object] | list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+def _pairs(reply: Sequence[Any]) -> list[tuple[bytes, int]]:
     """The reply to NUMSUB: redis-py makes pairs of it, or leaves it flat."""
     if reply and isinstance(reply[0], tuple):
-        return list(reply)  # type: ignore[arg-type]  # the first element told
-    return list(zip(reply[0::2], reply[1::2], strict=True))  # type: ignore[arg-type]
+        return list(reply)
+    return list(zip(reply[0::2], reply[1::2], strict=True))
 
 
 async def delivery_ms(opened: OpenLayer, shard: Shard, timeout_seconds: float) -> float | None:

@@ -177,8 +177,7 @@ class Command(OpsCommand):
     def _again_and_again(self, options: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> NoReturn:
         while True:
             show(options)
-            # No loop runs between two looks, and nothing is held open: Ctrl-C ends it at once.
-            time.sleep(options["watch"])
+            time.sleep(options["watch"])  # the interval that was asked for; no event loop runs, and Ctrl-C ends it
 
     def _check(self, options: dict[str, Any]) -> int:
         from ops.output.plugin import UNKNOWN, plugin_line, plugin_result
