@@ -15,6 +15,7 @@ from chaos.faults import Faults
 from chaos.manage import SAFETIES
 from chaos.reapers import Reapers
 from chaos.stage import Stage
+from ops.store.waiting import end
 
 ROUND_SECONDS = 40.0
 REDIS_IS = ("left alone", "faulty", "busy")  # in one round after the other: its faults end all stock workers
@@ -45,9 +46,7 @@ class Campaign:
             if self.checker.violations:
                 await self._show_logs()
         finally:
-            for task in reaping:
-                task.cancel()
-            await asyncio.gather(*reaping, return_exceptions=True)
+            await end(*reaping)
 
     async def _show_logs(self) -> None:
         await self.reapers.have_them_tell()
