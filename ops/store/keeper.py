@@ -15,12 +15,12 @@ import weakref
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from ops.model.keys import Keyspace
+from ops.model.keys import Keyspace, parse_index_entry
 from ops.model.records import LEASE_COUNTS
 from ops.store.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
 from ops.store.outages import LONGEST_WAIT_SECONDS, will_pass
 from ops.store.process_exit import at_exit
-from ops.store.repairs import MEMBERS_AT_ONCE, Repairs, execute, on_shard
+from ops.store.repairs import MEMBERS_AT_ONCE, Member, Repairs, execute, on_shard
 from ops.store.waiting import spread
 
 logger = logging.getLogger("ops.layers")
@@ -134,7 +134,12 @@ class Keeper:
         return {**self._description, **{name: str(count) for name, count in now.items()}}
 
     async def _put_back(self, layer: Any, index: int, *, quietly: bool) -> None:
-        """The shard is new, was emptied or lost its latest writes, or this process was taken for dead."""
+        """The shard is new, was emptied or lost its latest writes, or this process was taken for dead.
+
+        What its index names beyond the memberships of now was left, and the shard has lost that.
+        """
+        indexed = await _read_index(layer, layer.connection(index))
+        self.repairs.in_doubt.update(member for member in indexed if not layer.memberships.is_member(*member))
         await _forget_index(layer, layer.connection(index))
         # Not before: whoever joins while the index is being forgotten has to go into the new one.
         lost = on_shard(layer, index, layer.memberships.joined_before(float("inf")))
@@ -270,6 +275,18 @@ async def _has_index(layer: Any, connection: Any) -> bool:
     keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
     keys = [keyspace.index(layer.client_prefix, number) for number in range(parts)]
     return bool(keys and await connection.exists(*keys))
+
+
+async def _read_index(layer: Any, connection: Any) -> list[Member]:
+    """What the shard has as this process's memberships. Entries that cannot be read are passed over."""
+    keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
+    found: list[Member] = []
+    for number in range(parts):
+        for entry in await connection.lrange(keyspace.index(layer.client_prefix, number), 0, -1):
+            with contextlib.suppress(UnicodeDecodeError):
+                if (pair := parse_index_entry(layer.client_prefix, entry)) is not None:
+                    found.append((pair[0].decode(), pair[1].decode()))
+    return found
 
 
 async def _forget_index(layer: Any, connection: Any) -> None:

@@ -76,6 +76,21 @@ async def consumer_that_dies(layer: RedisChannelLayer, *groups: str) -> str:
 # Putting back
 
 
+async def test_what_was_left_stays_left_when_a_server_returns_with_an_older_snapshot(
+    start_redis: StartRedis, make_layer: MakeLayer
+) -> None:
+    server = await asyncio.to_thread(start_redis)
+    layer = make_layer(server)
+    channel = await consume(layer, "stays", "left")
+    with redis.Redis.from_url(server.url) as client:
+        client.save()
+        await layer.group_discard("left", channel)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await until(lambda: not client.exists(ASGI.group("left")), timeout_seconds=20)
+        await until(lambda: set(members_of(client, "stays")) == {channel}, timeout_seconds=20)
+
+
 async def test_memberships_are_put_back_on_each_server_version_when_the_lease_is_gone(
     each_redis_server: EmbeddedRedis, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
