@@ -215,11 +215,19 @@ class EmbeddedRedis:
         self.start()
 
     def save(self) -> None:
-        """Write a snapshot, which the next start loads."""
+        """Write a snapshot, which the next start loads; after one that is under way, as for a replica that begins."""
         import redis
 
+        deadline = time.monotonic() + READY_WITHIN_SECONDS
         with redis.Redis.from_url(self.url) as client:
-            client.save()
+            while True:
+                try:
+                    client.save()
+                    return
+                except redis.ResponseError as error:
+                    if "already in progress" not in str(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(POLL_SECONDS)
 
     def _delete_data(self) -> None:
         (self.directory / "dump.rdb").unlink(missing_ok=True)

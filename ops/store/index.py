@@ -1,6 +1,6 @@
 """The index of a process with the drop-in layer: which channels of it are in which groups, on each shard.
 
-It is written in the same script as the membership, and makes the removal of a dead process cost what that process had.
+It is written in the same step as the membership, and makes the removal of a dead process cost what that process had.
 It may name too much (a worker with the stock layer took a channel out) or too little (one put it in, or the process
 died before it said how long its index is), so who reads it asks the groups themselves, and counts.
 """

@@ -15,6 +15,8 @@ import weakref
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from ops.model.keys import Keyspace, parse_index_entry
 from ops.model.records import LEASE_COUNTS
 from ops.store.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
@@ -136,17 +138,14 @@ class Keeper:
     async def _put_back(self, layer: Any, index: int, *, quietly: bool) -> None:
         """The shard is new, was emptied or lost its latest writes, or this process was taken for dead.
 
-        What its index names beyond the memberships of now was left, and the shard has lost that.
+        What its index names beyond the memberships of now was left, and the shard has lost that. The index stays while
+        it is written again: the server may go at any time, and return with what it has now.
         """
         indexed = await _read_index(layer, layer.connection(index))
         self.repairs.in_doubt.update(member for member in indexed if not layer.memberships.is_member(*member))
-        await _forget_index(layer, layer.connection(index))
-        # Not before: whoever joins while the index is being forgotten has to go into the new one.
         lost = on_shard(layer, index, layer.memberships.joined_before(float("inf")))
-        if not lost:
-            return
         await self.repairs.join(layer, index, lost, anew=True)
-        if not quietly:
+        if lost and not quietly:
             self.leases_lost += 1
             self.members_put_back += len(lost)
             logger.warning("Redis shard %d may have lost memberships; %d were put back", index, len(lost))
@@ -278,11 +277,19 @@ async def _has_index(layer: Any, connection: Any) -> bool:
 
 
 async def _read_index(layer: Any, connection: Any) -> list[Member]:
-    """What the shard has as this process's memberships. Entries that cannot be read are passed over."""
+    """What the shard has as this process's memberships. What cannot be read is passed over; what is no list goes."""
     keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
     found: list[Member] = []
     for number in range(parts):
-        for entry in await connection.lrange(keyspace.index(layer.client_prefix, number), 0, -1):
+        key = keyspace.index(layer.client_prefix, number)
+        try:
+            entries = await connection.lrange(key, 0, -1)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            await connection.unlink(key)
+            continue
+        for entry in entries:
             with contextlib.suppress(UnicodeDecodeError):
                 if (pair := parse_index_entry(layer.client_prefix, entry)) is not None:
                     found.append((pair[0].decode(), pair[1].decode()))

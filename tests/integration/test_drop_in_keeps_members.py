@@ -20,6 +20,7 @@ from django.conf import LazySettings
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ops.layers import RedisChannelLayer
+from ops.model.keys import index_entry
 from ops.store import keeper as keeper_module
 from ops.store import repairs
 from ops.store.leases import read_leases
@@ -89,6 +90,47 @@ async def test_what_was_left_stays_left_when_a_server_returns_with_an_older_snap
         await asyncio.to_thread(server.start)
         await until(lambda: not client.exists(ASGI.group("left")), timeout_seconds=20)
         await until(lambda: set(members_of(client, "stays")) == {channel}, timeout_seconds=20)
+
+
+async def test_so_does_it_where_the_snapshot_was_written_while_members_were_put_back(
+    start_redis: StartRedis, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await asyncio.to_thread(start_redis)
+    layer = make_layer(server)
+    channel = await consume(layer, "stays", "left")
+    real = repairs.execute
+
+    with redis.Redis.from_url(server.url) as client:
+
+        async def save_first(pipe: Any) -> None:
+            monkeypatch.setattr(repairs, "execute", real)
+            client.save()
+            await real(pipe)
+
+        monkeypatch.setattr(repairs, "execute", save_first)
+        client.delete(ASGI.lease(layer.client_prefix))
+        await layer._keeper.look()
+        await layer.group_discard("left", channel)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await until(lambda: not client.exists(ASGI.group("left")), timeout_seconds=20)
+        await until(lambda: set(members_of(client, "stays")) == {channel}, timeout_seconds=20)
+
+
+async def test_members_that_are_put_back_are_in_the_index_once_even_if_something_else_was_in_its_place(
+    redis_client: Any, redis_server: EmbeddedRedis, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server)
+    channel = await consume(layer, "a", "b")
+    for put_in_its_place in (None, "no list"):
+        if put_in_its_place:
+            redis_client.set(layer.index_key(channel), put_in_its_place)
+        redis_client.delete(ASGI.lease(layer.client_prefix))
+        await layer._keeper.look()
+        assert sorted(redis_client.lrange(layer.index_key(channel), 0, -1)) == [
+            index_entry("a", channel),
+            index_entry("b", channel),
+        ]
 
 
 async def test_memberships_are_put_back_on_each_server_version_when_the_lease_is_gone(

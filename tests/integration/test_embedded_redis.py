@@ -60,6 +60,18 @@ def test_each_binary_serves_on_its_port_and_on_its_unix_socket(
         assert by_port.info("server")["process_id"] == server.pid
 
 
+def test_a_snapshot_waits_for_one_that_is_being_written(start_redis: StartRedis) -> None:
+    server = start_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.set("key", "value")
+        client.config_set("rdb-key-save-delay", 300_000)  # µs
+        client.bgsave()
+        with pytest.raises(redis.ResponseError, match="in progress"):
+            client.save()
+        server.restart(keep_data=True)
+        assert client.get("key") == b"value"
+
+
 def test_it_saves_nothing_by_default(start_redis: StartRedis) -> None:
     with redis.Redis.from_url(start_redis().url, decode_responses=True) as client:
         assert client.config_get("save") == {"save": ""}
