@@ -74,6 +74,7 @@ class Faults:
         self.of_a_shard: dict[str, Callable[[EmbeddedRedis], Awaitable[None]]] = {
             "CLIENT KILL": self._client_kill,
             "Redis restarted with its data": lambda shard: self._restart(shard, keep_data=True),
+            "Redis killed, and back with an older snapshot": self._go_back,
             "Redis restarted without its data": lambda shard: self._restart(shard, keep_data=False),
             "Redis frozen": self._freeze_shard,
             "memory limit reached": self._fill,
@@ -307,6 +308,14 @@ class Faults:
         async with self._server():
             self._stage.data_lost = True  # What was removed while the snapshot was written, even with it.
             await asyncio.to_thread(shard.restart, keep_data=keep_data)
+
+    async def _go_back(self, shard: EmbeddedRedis) -> None:
+        self._stage.data_lost = True
+        await asyncio.to_thread(shard.save)
+        await self._wait(SHORT_SECONDS)  # in which clients come, go, join and leave, of which it will know nothing
+        async with self._server():
+            await asyncio.to_thread(shard.kill)
+            await asyncio.to_thread(shard.start)
 
     async def _freeze_shard(self, shard: EmbeddedRedis) -> None:
         async with self._server():
