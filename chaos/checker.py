@@ -54,7 +54,10 @@ class Checker:
         # There is nothing to be woken by: others change what is in Redis.
         while (wrong := await asyncio.to_thread(self._wrong_members)) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
-        self.violations += wrong
+        for what, channel, group in wrong:
+            self.violations.append(
+                f"{what}: {channel} in {group} {await asyncio.to_thread(self._about, channel, group)}"
+            )
         self._check_closed()
         await self._check_broadcast()
         self.violations += self.reapers.unexpected
@@ -71,10 +74,11 @@ class Checker:
                     found[KEYSPACE.group_name(key)] |= {raw.decode() for raw in client.zrange(key, 0, -1)}
         return found
 
-    def _wrong_members(self) -> list[str]:
+    def _wrong_members(self) -> list[tuple[str, str, str]]:
+        """What is wrong, with which channel, in which group."""
         found, clients = self._in_redis(), self._clients()
         wrong = [
-            f"the member of an open socket is gone: {client.socket.channel} of {client.actor.name} in {group}"
+            ("the member of an open socket is gone", client.socket.channel, group)
             for client in clients
             for group in client.groups - client.doubtful
             if client.socket.channel not in found[group]
@@ -84,9 +88,28 @@ class Checker:
             for group in client.groups | client.doubtful:
                 expected[group].add(client.socket.channel)
         for group, members in found.items():
-            wrong += [f"an orphan stays: {channel} in {group}" for channel in members - expected[group]]
+            wrong += [("an orphan stays", channel, group) for channel in members - expected[group]]
         self.members_checked += sum(len(client.groups) for client in clients)
         return wrong
+
+    def _about(self, channel: str, group: str) -> str:
+        """What helps to find out why."""
+        client = next((client for client in self.stage.clients if client.socket.channel == channel), None)
+        known = "a socket that nobody knows of"
+        if client is not None:
+            state = "open" if client.socket.is_open else f"closed with {client.socket.close_code}"
+            known = f"{client.actor.name}, {state}, closed by us: {client.closed_by_us}, in {sorted(client.groups)}"
+        seen = []
+        for index, shard in enumerate(self.stage.shards):
+            with redis.Redis.from_url(shard.url) as redis_client:
+                score = redis_client.zscore(KEYSPACE.group(group), channel)
+                ends = [
+                    (at.decode(), fields)
+                    for at, fields in redis_client.xrange(KEYSPACE.disconnects)
+                    if channel.encode() in b" ".join(fields.values())
+                ]
+                seen.append(f"shard {index}: score {score}, ends {ends}")
+        return f"({known}; {'; '.join(seen)})"
 
     def _check_closed(self) -> None:
         """No socket of a drop-in worker that goes on may be closed, whatever happened to Redis."""

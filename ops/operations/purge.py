@@ -66,10 +66,10 @@ class _Purging:
     async def remove_members(self) -> None:
         """By the index of the processes that keep one; then, where that was not all, by reading the groups."""
         opened, doom = self._opened, self._doom
+        # A holder that was taken for dead and comes back finds its lease gone, and puts its memberships back. Where
+        # that is gone at home already, as after a restart without data, the other shards may have it still.
+        await asyncio.gather(*(forget_leases(shard, opened.keyspace, sorted(doom.dead)) for shard in opened.shards))
         leases = [doom.observation.leases[process] for process in doom.dead if process in doom.observation.leases]
-        # A holder that was taken for dead and comes back finds its lease gone, and puts its memberships back.
-        held = [lease.process for lease in leases]
-        await asyncio.gather(*(forget_leases(shard, opened.keyspace, held) for shard in opened.shards))
         indexed = [lease for lease in leases if lease.index_parts and doom.glob is None]
         if indexed:
 

@@ -28,7 +28,16 @@ from ops.store.outages import will_pass
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, StartRedis
-from tests.layer_builders import ASGI, MakeLayer, has_a_lease, layer_of, members_of, until
+from tests.layer_builders import (
+    ASGI,
+    MakeLayer,
+    has_a_lease,
+    layer_of,
+    members_of,
+    run_reap,
+    suspect_everybody,
+    until,
+)
 
 DROP_IN_LAYER = "ops.layers.RedisChannelLayer"
 
@@ -131,6 +140,36 @@ async def test_members_that_are_put_back_are_in_the_index_once_even_if_something
             index_entry("a", channel),
             index_entry("b", channel),
         ]
+
+
+async def test_who_was_reaped_when_one_shard_had_lost_its_lease_puts_back_what_it_had_on_the_others(
+    start_redis: StartRedis, make_layer: MakeLayer, settings: LazySettings
+) -> None:
+    """What is known of leases is read on the first shard."""
+    servers = [await asyncio.to_thread(start_redis) for _ in range(2)]
+    settings.CHANNEL_LAYERS = layer_of(*(server.url for server in servers))
+    layer = make_layer(*servers)
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(consume_forever(layer, channel))
+    groups = [str(number) for number in range(20)]
+    for group in groups:
+        await layer.group_add(group, channel)
+    await has_a_lease(layer)
+    clients = [redis.Redis.from_url(server.url) for server in servers]
+    await layer._keeper.stop()
+    receiving.cancel()
+
+    clients[0].flushdb()
+    await suspect_everybody()
+    report = await run_reap(max_share=1.0)
+    assert report.removed == sum(layer.consistent_hash(group) == 1 for group in groups) > 0
+    assert not any(client.exists(ASGI.group(group)) for client in clients for group in groups)
+
+    await layer._keeper.look()
+    for group in groups:
+        assert set(members_of(clients[layer.consistent_hash(group)], group)) == {channel}
+    for client in clients:
+        client.close()
 
 
 async def test_memberships_are_put_back_on_each_server_version_when_the_lease_is_gone(
