@@ -42,7 +42,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        return not self.findings
+        return self.complete and not self.findings
 
 
 SETTINGS_CHECKS = (

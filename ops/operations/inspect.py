@@ -1,6 +1,7 @@
 """See who is in which group, and which members are dead."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
@@ -171,7 +172,7 @@ class _Reader:
 async def _inspect_pubsub(opened: OpenLayer, options: InspectOptions) -> tuple[Inspection, AsyncGenerator[Group, None]]:
     """Publish/subscribe: a subscription is alive by its nature, and Redis knows no more than their number."""
     note = "publish/subscribe: members are subscribed connections; Redis does not know their channel names"
-    inspection = _begin(opened, Observation(0.0, Census(), {}, {}, notes=[note]))
+    inspection = _begin(opened, Observation(time.time(), Census(), {}, {}, notes=[note]))
     groups: dict[str, Group] = {}
 
     async def read(shard: Shard) -> None:

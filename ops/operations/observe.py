@@ -1,6 +1,7 @@
 """Look at a layer once: count its members, probe its processes, judge them. What inspecting and reaping share."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -42,7 +43,8 @@ class Look:
 
 @dataclass(slots=True)
 class Observation:
-    """What one look found. ``now``: when the probes were sent, unix seconds of the first shard that answers."""
+    """What one look found. ``now``: when the probes were sent, unix seconds of the first shard that answers, of this
+    host where none does."""
 
     now: float
     census: Census
@@ -80,7 +82,7 @@ async def observe(
     look = replace(look, scores=look.scores or (look.probe and bool(suspicions)))
     census, notes = await take_census(opened, look, progress)
     if not opened.answering:
-        return Observation(0.0, census, {}, {}, notes=notes)
+        return Observation(time.time(), census, {}, {}, notes=notes)
     now = await opened.answering[0].now()
     observation = Observation(now, census, {}, {}, notes=notes)
     if opened.complete and not opened.epoch:

@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ops.model.ends import without_secrets
 from ops.store.waiting import spread
 
 logger = logging.getLogger("ops.layers")
@@ -45,7 +46,10 @@ class Outages:
             self.count += 1
             self._since[shard] = time.monotonic()
             logger.error(
-                "Redis shard %d is away (%s: %s); receivers wait and try again", shard, type(error).__name__, error
+                "Redis shard %d is away (%s: %s); receivers wait and try again",
+                shard,
+                type(error).__name__,
+                without_secrets(str(error)),
             )
         wait = self._waits.get(shard, FIRST_WAIT_SECONDS)
         self._waits[shard] = min(wait * 2, LONGEST_WAIT_SECONDS)

@@ -16,9 +16,11 @@ from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import create_pool
 from redis import asyncio as aioredis
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import NoPermissionError, RedisError
 
 from ops.exceptions import LayerError, PermissionMissing, ShardError
+from ops.model.ends import without_secrets
 from ops.model.keys import Keyspace, encode_name
 from ops.model.records import ShardInfo
 from ops.store.permissions import RULES_OF_THE_LAYER, rule_that_is_missing
@@ -139,7 +141,11 @@ class Shard:
         where = f"shard {self.index} ({self.address})"
         if isinstance(error, asyncio.TimeoutError):
             return f"{where} did not answer within {ANSWER_TIMEOUT_SECONDS:g} s; is it up, and reachable from here?"
+        if isinstance(error, MasterNotFoundError):  # whose text describes the connection to each Sentinel
+            return f"{where} cannot be used: no Sentinel that answers knows a master of this name"
         said = _without_secrets(" ".join(str(error).split()), self.client.connection_pool)
+        if said.startswith("HELLO must be called"):  # which redis-py begins with
+            said = "Authentication required: put the password into the URL of this host in CHANNEL_LAYERS"
         if said.lower().startswith("unknown command"):
             return f"{where} does not have this command: {said[:100]}"
         return f"{where} cannot be used: {said.rstrip('.') or type(error).__name__}"
@@ -175,7 +181,7 @@ def _without_secrets(text: str, pool: Any) -> str:
         secret = pool.connection_kwargs.get(name)
         if secret:
             text = text.replace(str(secret), "***")
-    return text
+    return without_secrets(text)
 
 
 def _seconds(time_reply: Sequence[Any]) -> float:

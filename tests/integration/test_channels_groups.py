@@ -350,6 +350,14 @@ async def test_check_of_a_redis_that_is_down_is_unknown(redis_server: EmbeddedRe
         assert result.out.count("\n") == 1
 
 
+async def test_check_of_settings_that_cannot_work_is_unknown(settings: LazySettings) -> None:
+    settings.CHANNELS_OPS = {"MAXSHARE": 1}
+    result = await groups("--check")
+    assert (result.returncode, result.err) == (3, "")
+    assert result.out.startswith("CHANNELS_GROUPS UNKNOWN - ")
+    assert "MAXSHARE" in result.out
+
+
 # Bad usage
 
 

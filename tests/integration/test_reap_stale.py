@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,29 @@ async def test_metrics_are_written_for_a_run_and_not_for_a_dry_run(
     assert found["channels_ops_reap_removed"] == 2
     missing = await reap("--metrics-file", str(tmp_path / "no" / "such.prom"))
     assert (missing.returncode, missing.err.count("\n")) == (1, 1)
+
+
+async def test_metrics_of_a_run_that_nobody_answered_keep_the_latest_success(
+    redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    path = tmp_path / "channels_ops.prom"
+
+    def figure(name: str) -> float:
+        families = text_string_to_metric_families(path.read_text())
+        (value,) = (one.value for family in families for one in family.samples if one.name.endswith(name))
+        return float(value)
+
+    await reap("--metrics-file", str(path))
+    succeeded_at = figure("last_success_timestamp_seconds")
+    redis_server.kill()
+    before = time.time()
+    result = await reap("--metrics-file", str(path), "--format", "json")
+    assert result.returncode == 1
+    started_at = json.loads(result.out)["started_at"]
+    assert datetime.fromisoformat(started_at.replace("Z", "+00:00")).timestamp() > before - 1
+    assert figure("complete") == 0
+    assert figure("last_success_timestamp_seconds") == succeeded_at
+    assert figure("last_run_timestamp_seconds") >= before
 
 
 async def test_an_unknown_run_ends_with_1_and_one_line(redis_server: EmbeddedRedis) -> None:

@@ -19,8 +19,11 @@ import pytest
 import redis
 from channels.layers import channel_layers
 from django.conf import LazySettings
+from redis import asyncio as aioredis
 
+from ops.layers import RedisChannelLayer as DropInLayer
 from ops.operations import collect
+from ops.store.outages import Outages
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import free_port
 from tests.conftest import REPOSITORY, StartRedis, StartWorker
@@ -114,6 +117,25 @@ async def test_no_command_says_it_whatever_fails(
             assert result.returncode in (1, 3), (argv, result)
         if metrics.exists():
             assert_kept(metrics.read_text())
+    assert_kept(caplog.text)
+
+
+async def test_a_sentinel_that_is_away_is_not_described_with_its_password(
+    settings: LazySettings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is by redis-py before 8, which says all options of the connections to each Sentinel."""
+    monkeypatch.setattr(aioredis.ConnectionPool, "SENSITIVE_REPR_KEYS", frozenset(), raising=False)
+    host = {"sentinels": [("127.0.0.1", 1)], "master_name": "main", "sentinel_kwargs": {"password": CANARY}}
+    settings.CHANNEL_LAYERS = layer_of(host, backend=DROP_IN)
+    result = await run_beside("channels_groups")
+    assert_kept(result.out, result.err)
+    assert "no Sentinel that answers knows a master of this name" in result.err
+    with pytest.raises(redis.ConnectionError) as error:
+        await DropInLayer(hosts=[host]).group_add("room", "specific.channel")
+    assert CANARY in str(error.value)
+    outages = Outages()
+    await outages.wait(0, error.value)
+    assert "Redis shard 0 is away" in caplog.text
     assert_kept(caplog.text)
 
 

@@ -3,10 +3,10 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, NoReturn
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from ops.conf import ops_settings
-from ops.exceptions import InvalidArguments, OpsError
+from ops.exceptions import InvalidArguments
 from ops.management.arguments import count, positive_count, seconds
 from ops.management.command import OpsCommand
 from ops.model.keys import visible
@@ -66,6 +66,18 @@ class Command(OpsCommand):
             "--critical", type=count, metavar="N", help="with --check: critical above N silent members (default: never)"
         )
         super().add_arguments(parser)
+
+    def execute(self, *args: Any, **options: Any) -> Any:
+        """With ``--check``, whatever keeps it from looking is said as a plugin says it; usage errors are not."""
+        from ops.output.plugin import UNKNOWN, plugin_line
+
+        try:
+            return super().execute(*args, **options)
+        except CommandError as error:
+            if not options["check"] or error.returncode != 1:
+                raise
+            self.write(plugin_line(UNKNOWN, str(error)))
+            raise SystemExit(UNKNOWN) from None
 
     def run(self, **options: Any) -> int:
         _refuse_contradictions(options)
@@ -180,13 +192,9 @@ class Command(OpsCommand):
             time.sleep(options["watch"])  # the interval that was asked for; no event loop runs, and Ctrl-C ends it
 
     def _check(self, options: dict[str, Any]) -> int:
-        from ops.output.plugin import UNKNOWN, plugin_line, plugin_result
+        from ops.output.plugin import plugin_result
 
-        try:
-            inspection = self.run_async(_collect({**options, "summary": True}, _silent))
-        except OpsError as error:
-            self.write(plugin_line(UNKNOWN, str(error)))
-            return UNKNOWN
+        inspection = self.run_async(_collect({**options, "summary": True}, _silent))
         warning = 0 if options["warning"] is None else options["warning"]
         code, line = plugin_result(inspection, warning, options["critical"])
         self.write(line)
