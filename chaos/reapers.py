@@ -101,7 +101,7 @@ class Reapers:
         if code < 0:
             self.killed += 1
         elif "Traceback" in err or code not in (0, 1, 3, 75):
-            self.unexpected.append(f"{words[0]} ended with {code}: {err[-500:]}")
+            self.unexpected.append(f"{words[0]} ended with {code}: {err[-3000:]}")
         elif code in (0, 3):
             report: dict[str, Any] = json.loads(out)
             return report

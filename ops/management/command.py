@@ -93,6 +93,7 @@ class OpsCommand(BaseCommand):
         async def main() -> T:
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             assert task is not None
+            loop.set_exception_handler(_report_unheard)
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.add_signal_handler(signal.SIGTERM, task.cancel)
             return await work
@@ -136,6 +137,13 @@ class OpsCommand(BaseCommand):
             yield bar.update
         finally:
             bar.close()
+
+
+def _report_unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say what a task died of that nobody waits for, but not where Redis went away: whoever waits for an answer of it
+    says so in one line. channels_redis tidies up behind each message in such a task (``receive_cleaners``)."""
+    if not isinstance(context.get("exception"), (RedisError, OSError)):
+        loop.default_exception_handler(context)
 
 
 def _escape_what_cannot_be_encoded() -> None:
