@@ -141,8 +141,8 @@ class Shard:
         where = f"shard {self.index} ({self.address})"
         if isinstance(error, asyncio.TimeoutError):
             return f"{where} did not answer within {ANSWER_TIMEOUT_SECONDS:g} s; is it up, and reachable from here?"
-        if isinstance(error, MasterNotFoundError):  # whose text describes the connection to each Sentinel
-            return f"{where} cannot be used: no Sentinel that answers knows a master of this name"
+        if isinstance(error, MasterNotFoundError):  # whose text goes on with the connections to each Sentinel
+            return f"{where} cannot be used: {str(error).partition(' : ')[0]}; no Sentinel that answers knows it"
         said = _without_secrets(" ".join(str(error).split()), self.client.connection_pool)
         if said.startswith("HELLO must be called"):  # which redis-py begins with
             said = "Authentication required: put the password into the URL of this host in CHANNEL_LAYERS"

@@ -129,7 +129,7 @@ async def test_a_sentinel_that_is_away_is_not_described_with_its_password(
     settings.CHANNEL_LAYERS = layer_of(host, backend=DROP_IN)
     result = await run_beside("channels_groups")
     assert_kept(result.out, result.err)
-    assert "no Sentinel that answers knows a master of this name" in result.err
+    assert "No master found for 'main'; no Sentinel that answers knows it" in result.err
     with pytest.raises(redis.ConnectionError) as error:
         await DropInLayer(hosts=[host]).group_add("room", "specific.channel")
     assert CANARY in str(error.value)
