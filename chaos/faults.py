@@ -189,7 +189,8 @@ class Faults:
         """The members of a stock worker that is silent for so long go, and are put back when the round is over."""
         if not actor.drop_in:
             actor.waits_for_undo = True
-            await asyncio.sleep(0.5)  # for those who are just going
+            # Whoever left a group while its worker was being reaped would be put back by the undo.
+            await self._stage.let_clients_finish()
 
     async def _stutter(self, actor: Actor) -> None:
         """Never silent for the confirm time in one piece, though run after run finds it so."""

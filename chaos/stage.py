@@ -106,6 +106,7 @@ class Stage:
         self.data_lost = False  # a shard forgot its receipts since the last check
         self._stack = AsyncExitStack()
         self._actors_made = 0
+        self._stirring = asyncio.Lock()
 
     async def __aenter__(self) -> Stage:
         alone = self._stack.enter_context(EmbeddedRedis(config={"maxmemory-policy": "noeviction"}))
@@ -213,8 +214,17 @@ class Stage:
             return
         self.clients.append(Client(socket, actor, set(groups)))
 
+    async def let_clients_finish(self) -> None:
+        """Wait for what a client is just doing, however long its worker's Redis takes for that."""
+        async with self._stirring:
+            pass
+
     async def stir(self) -> None:
         """One thing that clients do: come, go, vanish, join or leave."""
+        async with self._stirring:
+            await self._stir()
+
+    async def _stir(self) -> None:
         actors = self.calm_actors()
         if not actors:
             return
