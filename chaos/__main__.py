@@ -33,12 +33,13 @@ class Campaign:
         self.reapers = Reapers(stage, without)
         self.checker = Checker(stage, self.reapers)
         self.rounds = 0
+        self._reaping: list[asyncio.Task[None]] = []
 
     async def play(self, seconds: float) -> None:
         """Rounds of faults, each with a check at its end, until time is up or something is violated."""
         until = time.monotonic() + seconds
         await asyncio.gather(*(self.stage.open_clients_on(actor, SOCKETS_OF_A_WORKER) for actor in self.stage.actors))
-        reaping = self.reapers.start()
+        self._reaping = self.reapers.start()
         try:
             while time.monotonic() < until and not self.checker.violations:
                 await self._play_round(min(ROUND_SECONDS, max(5.0, until - time.monotonic())))
@@ -46,7 +47,7 @@ class Campaign:
             if self.checker.violations:
                 await self._show_logs()
         finally:
-            await end(*reaping)
+            await end(*self._reaping)
 
     async def _show_logs(self) -> None:
         await self.reapers.have_them_tell()
@@ -69,6 +70,9 @@ class Campaign:
         await self.stage.heal()
         await self._fill_up()
         await self.checker.check()
+        for reaper in self._reaping:
+            if reaper.done():
+                reaper.result()  # It goes on for ever, or raises.
         self.reapers.may_be_killed = True
         self.stage.data_lost = False
         self.stage.forget_closed()

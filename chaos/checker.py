@@ -21,6 +21,7 @@ from ops.model.keys import Keyspace
 KEYSPACE = Keyspace(PREFIX)
 SETTLE_WITHIN_SECONDS = 60.0
 ANSWER_WITHIN_SECONDS = 15.0
+NOTICED_WITHIN_SECONDS = 4.0  # by the client, after its consumer has died
 OTHER_RUN = 75
 
 
@@ -43,7 +44,7 @@ class Checker:
     removed: int = 0
     undone: int = 0
     broadcasts: int = 0
-    _seen: set[str] = field(default_factory=set)
+    _seen: dict[str, set[Removed]] = field(default_factory=dict)  # by run
     _to_undo: set[str] = field(default_factory=set)
 
     async def check(self) -> None:
@@ -60,6 +61,7 @@ class Checker:
             )
         self._check_closed()
         await self._check_broadcast()
+        self._check_closed()  # Some may have died of the broadcast.
         self.violations += self.reapers.unexpected
         self.reapers.unexpected = []
 
@@ -123,30 +125,34 @@ class Checker:
 
     async def _check_receipts(self) -> None:
         """Each removal has one receipt, reports say what receipts say, and none is of a member that was live."""
+        # Those of runs that end meanwhile are for the next time.
+        reports, self.reapers.reports = self.reapers.reports, {}
         receipts = await asyncio.to_thread(self._read_receipts)
         of_channel = {client.socket.channel: client for client in self.stage.clients}
         for run_id, members in receipts.items():
-            if run_id in self._seen:
-                continue
-            self._seen.add(run_id)
-            self.removed += len(members)
-            for member in members:
+            if len(set(members)) != len(members):
+                self.violations.append(f"run {run_id} has two receipts for one member")
+            seen = self._seen.setdefault(run_id, set())
+            for member in set(members) - seen:
                 self._check_removal(run_id, member, of_channel.get(member.channel))
-        for run_id, report in self.reapers.reports.items():
+            self.removed += len(set(members) - seen)
+            seen.update(members)
+        for run_id, report in reports.items():
             if report["complete"] and not self.stage.data_lost and report["removed"] != len(receipts[run_id]):
                 self.violations.append(
                     f"run {run_id} says that it removed {report['removed']}, its receipts {len(receipts[run_id])}"
                 )
             if "stopped" in report:
                 self._check_states(report)
-        self.reapers.reports.clear()
 
     def _check_removal(self, run_id: str, member: Removed, client: Client | None) -> None:
-        if client is None or not client.socket.is_open or not client.actor.running or client.actor.lost:
+        if client is None:
             return
         actor = client.actor
         # The run's id begins with the time of its probes, to the second.
         at = time.mktime(time.strptime(run_id[:16], "%Y%m%dT%H%M%SZ")) - time.timezone
+        if min(client.socket.closed_at, actor.lost_at) < at + NOTICED_WITHIN_SECONDS:
+            return
         silences = actor.silences_at(at - 2, at + 3)
         long_enough = [silence for silence in silences if silence.seconds >= CONFIRM_SECONDS - 1]
         joined_at = member.score - actor.skew_seconds
@@ -156,7 +162,7 @@ class Checker:
             self.violations.append(f"{removal}, and its process was silent for no more than {longest:.1f} s")
         elif (late := joined_at - max(silence.end for silence in long_enough)) > 0:
             self.violations.append(f"{removal}, which it joined {late:.1f} s after its process woke up")
-        elif not actor.drop_in:
+        elif not actor.drop_in and client.socket.is_open and actor.running and not actor.lost:
             self._to_undo.add(run_id)
 
     def _check_states(self, report: dict[str, Any]) -> None:

@@ -297,7 +297,8 @@ class Faults:
     async def _server(self) -> AsyncIterator[None]:
         actors = [actor for actor in self._stage.actors if actor.running]
         for actor in actors:
-            actor.lost |= not actor.drop_in
+            if not actor.drop_in:
+                actor.lose()
         async with self._silence(*actors):
             yield
 

@@ -27,6 +27,7 @@ CLEANER_PAUSE_SECONDS = 4.0
 KILLED_SHARE = 0.15
 LATEST_RUNS = 8
 TELL_SECONDS = 1.0
+ENDS_WITHIN_SECONDS = 120.0  # also while a shard is busy for all of a run
 
 
 @dataclass
@@ -128,7 +129,10 @@ class Reapers:
         try:
             if kill_after_seconds is not None:
                 asyncio.get_running_loop().call_later(kill_after_seconds, _kill, process)
-            out, err = await process.communicate()
+            out, err = await asyncio.wait_for(process.communicate(), ENDS_WITHIN_SECONDS)
+        except asyncio.TimeoutError:
+            self.unexpected.append(f"{' '.join(words)} did not end within {ENDS_WITHIN_SECONDS:g} s")
+            return "", "", -signal.SIGKILL
         finally:
             self.running.discard(process)
             _kill(process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import time
@@ -65,8 +66,16 @@ class Actor:
     silences: list[Silence] = field(default_factory=list)
     busy: bool = False  # a fault is at work
     rests_until: float = 0.0
-    lost: bool = False  # it has consumers that died, or sockets that nobody knows of: to be replaced
+    lost_at: float = math.inf  # since then it has consumers that died, or sockets that nobody knows of
     waits_for_undo: bool = False  # until then its clients stay where they are, or what is put back would be orphans
+
+    @property
+    def lost(self) -> bool:
+        """To be replaced."""
+        return self.lost_at < math.inf
+
+    def lose(self) -> None:
+        self.lost_at = min(self.lost_at, time.time())
 
     @property
     def running(self) -> bool:
@@ -206,11 +215,11 @@ class Stage:
         try:
             (socket,) = await asyncio.wait_for(self.fleet.open_urls([url]), 10)
         except Exception:  # refused, cut or too late: whichever, there is no such client
-            actor.lost = True
+            actor.lose()
             return
         if socket.pid != actor.worker.pid:  # Its port has gone to another one.
             socket.abort()
-            actor.lost = True
+            actor.lose()
             return
         self.clients.append(Client(socket, actor, set(groups)))
 

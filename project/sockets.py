@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class FleetSocket:
     texts: set[str] = field(default_factory=set, repr=False)
     close_code: int | None = None
     close_reason: str = ""
+    closed_at: float = math.inf  # unix seconds
     answers_pings: bool = True
     pings: int = 0
 
@@ -154,6 +156,7 @@ class SocketFleet:
                 self._news.set()
         except ConnectionClosed:
             # 1006 stands for a connection that ended without a closing handshake.
+            socket.closed_at = time.time()
             socket.close_code = int(socket.connection.close_code or 1006)
             socket.close_reason = socket.connection.close_reason or ""
             self._news.set()
