@@ -96,7 +96,7 @@ async def observe(
     for process in census.processes:
         facts: list[Evidence] = []
         if process in observation.leases:
-            facts.append(_lease_evidence(opened, observation.leases[process], until))
+            facts.append(_lease_evidence(opened, observation.leases[process], now, until))
         if process in probed:
             facts.append(probed[process])
         elif not facts or not look.probe:
@@ -181,7 +181,8 @@ async def _read_leases(opened: OpenLayer, observation: Observation) -> None:
         observation.leases = await read_leases(opened.home, opened.keyspace, processes)
 
 
-def _lease_evidence(opened: OpenLayer, lease: Lease, now: float) -> Evidence:
+def _lease_evidence(opened: OpenLayer, lease: Lease, now: float, until: float) -> Evidence:
+    """``now``: when it was decided whom to probe; who was not, for a lease that was fresh then, has not been silent."""
     holder = f"{visible(lease.host)} pid {visible(lease.pid)}"
     if lease.ended:
         return LeaseEnded(holder)
@@ -189,7 +190,7 @@ def _lease_evidence(opened: OpenLayer, lease: Lease, now: float) -> Evidence:
     if lease.is_fresh(now):
         return LeaseFresh(max(0.0, now - silent_since), holder)
     # While Redis was down nobody could renew.
-    return LeaseLapsed(max(0.0, min(now - silent_since, opened.home.identity.uptime_seconds)), holder)
+    return LeaseLapsed(max(0.0, min(until - silent_since, opened.home.identity.uptime_seconds)), holder)
 
 
 async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Observation) -> Mapping[str, Evidence]:

@@ -87,7 +87,7 @@ class _Run:
         observation = await self._look()
         started_at, run_id = observation.now, new_run_id(observation.now)
         plan = await self._conclude(observation)
-        if self._options.wait and not plan.stopped and _has(observation, State.SUSPECT):
+        if self._options.wait and opened.complete and not plan.stopped and _has(observation, State.SUSPECT):
             observation, plan = await self._look_again()
         if plan.dead and opened.complete:
             try:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import pytest
@@ -318,6 +319,30 @@ async def test_messages_that_senders_trim_by_age_are_no_sign_of_life(
     await trimming
 
     assert isinstance(evidence, InboxStuck)
+
+
+async def test_messages_from_a_host_whose_clock_is_ahead_are_no_sign_of_life(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """What such a host sends removes each message of the others, as expired by its clock."""
+    silent = await start_process()
+    stop = asyncio.Event()
+
+    async def send_from_the_future() -> None:
+        for number in count():
+            now = time.time() + 3600
+            redis_client.zremrangebyscore(silent.inbox_key, 0, now - 60)
+            redis_client.zadd(silent.inbox_key, {b"message %d" % (number % 5): now})
+            if stop.is_set():
+                return
+            await asyncio.sleep(0.02)
+
+    sending = asyncio.create_task(send_from_the_future())
+    (evidence,) = await probe(silent)
+    stop.set()
+    await sending
+
+    assert isinstance(evidence, ProbeUnanswered)
 
 
 async def test_a_full_inbox_that_expires_as_a_whole_is_no_sign_of_life(

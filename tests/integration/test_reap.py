@@ -165,6 +165,19 @@ async def test_a_renewed_membership_counts_like_a_new_one(
     assert list(members_of(redis_client, "room")) == [channel]
 
 
+async def test_a_lease_that_lapses_while_others_are_probed_is_no_silence(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    holder = await start_process("room", live=True)
+    await start_process("room")
+    now, micros = redis_client.time()
+    lease = {"renewed_at": f"{now}.{micros:06}", "lease_seconds": f"{PROBE_TIMEOUT_SECONDS / 2:g}"}
+    redis_client.hset(ASGI.lease(holder.name), mapping=lease)
+    report = await run_reap()
+    assert about(report, holder).state == "live"
+    assert suspected(redis_client) == {one.process for one in report.processes} - {holder.name}
+
+
 @pytest.mark.parametrize("confirm_after_seconds", [60.0, 600.0])
 async def test_a_suspicion_that_no_run_renewed_for_long_counts_no_more(
     redis_client: redis.Redis, start_process: StartProcess, confirm_after_seconds: float

@@ -256,6 +256,20 @@ def members_on(servers: tuple[EmbeddedRedis, ...]) -> list[int]:
     return counts
 
 
+async def test_wait_does_not_wait_while_a_shard_is_away(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess
+) -> None:
+    for _ in range(8):  # whose inboxes are on both
+        await start_process(*GROUPS)
+    two_shards[1].kill()
+    told: list[str] = []
+    async with open_layer("default") as opened:
+        options = ReapOptions(wait=True, confirm_after_seconds=0.5, probe_timeout_seconds=PROBE_TIMEOUT_SECONDS)
+        report = await reap(opened, options, lambda what, _groups, _members: told.append(what))
+    assert not report.complete
+    assert not [what for what in told if what.startswith("second look")]
+
+
 async def test_reap_works_on_two_shards(
     two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess
 ) -> None:

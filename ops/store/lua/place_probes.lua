@@ -2,7 +2,8 @@
 --
 -- KEYS     inboxes (zset: message -> time it was sent)
 -- ARGV[1]  the probe: a message for no channel, as the layer serializes it
--- ARGV[2]  its score: now, unix seconds (an older score could be trimmed by any sender, which would look like life)
+-- ARGV[2]  its score: now, unix seconds (an older score could be trimmed by any sender, which would look like life; and so
+--          could this one by a sender whose clock is ahead: no message in the inbox may be newer than the probe)
 -- ARGV[3]  milliseconds that the inbox must live at least (an inbox that expired would look like life too)
 -- ARGV[4…] the most messages each inbox may hold for a probe to be put there
 --
@@ -19,7 +20,9 @@ for i = 1, #KEYS do
             local oldest = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
             replies[i] = {0, messages, oldest[1], oldest[2]}
         else
-            redis.call('ZADD', key, ARGV[2], ARGV[1])
+            local newest = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
+            local score = (newest and tonumber(newest) > tonumber(ARGV[2])) and newest or ARGV[2]
+            redis.call('ZADD', key, score, ARGV[1])
             local left = redis.call('PTTL', key)
             if messages == 0 or (left >= 0 and left < tonumber(ARGV[3])) then
                 redis.call('PEXPIRE', key, ARGV[3])
