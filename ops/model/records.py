@@ -73,7 +73,8 @@ class Lease:
     """The lease of a process, as it was read. Times in unix seconds of the shard; ``ended``: by its own holder.
 
     ``started_at`` is of the host's clock. ``index_parts``: how many keys its index has; ``heartbeats``: it
-    answers them; ``counts``: what its holder had to repair since it started, by name (LEASE_COUNTS).
+    answers them; ``counts``: what its holder had to repair since it started, by name (LEASE_COUNTS); ``server_run``:
+    which run of its server wrote it, empty where that is not known.
     The texts come from Redis, and anybody may have written them.
     """
 
@@ -88,6 +89,7 @@ class Lease:
     index_parts: int = 0
     counts: tuple[tuple[str, int], ...] = ()
     heartbeats: bool = False
+    server_run: str = ""
 
     def is_fresh(self, now: float) -> bool:
         """Whether its holder lives, as far as it says so."""

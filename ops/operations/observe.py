@@ -96,7 +96,7 @@ async def observe(
     for process in census.processes:
         facts: list[Evidence] = []
         if process in observation.leases:
-            facts.append(_lease_evidence(opened, observation.leases[process], now, until))
+            facts.extend(_lease_evidence(opened, observation.leases[process], now, until))
         if process in probed:
             facts.append(probed[process])
         elif not facts or not look.probe:
@@ -181,16 +181,19 @@ async def _read_leases(opened: OpenLayer, observation: Observation) -> None:
         observation.leases = await read_leases(opened.home, opened.keyspace, processes)
 
 
-def _lease_evidence(opened: OpenLayer, lease: Lease, now: float, until: float) -> Evidence:
+def _lease_evidence(opened: OpenLayer, lease: Lease, now: float, until: float) -> list[Evidence]:
     """``now``: when it was decided whom to probe; who was not, for a lease that was fresh then, has not been silent."""
     holder = f"{visible(lease.host)} pid {visible(lease.pid)}"
     if lease.ended:
-        return LeaseEnded(holder)
+        return [LeaseEnded(holder)]
     silent_since = lease.renewed_at
     if lease.is_fresh(now):
-        return LeaseFresh(max(0.0, now - silent_since), holder)
+        return [LeaseFresh(max(0.0, now - silent_since), holder)]
+    if lease.server_run and lease.server_run != opened.home.identity.run_id:
+        # Another server has taken over since, or it has started again: its holder may be looking for it.
+        return []
     # While Redis was down nobody could renew.
-    return LeaseLapsed(max(0.0, min(until - silent_since, opened.home.identity.uptime_seconds)), holder)
+    return [LeaseLapsed(max(0.0, min(until - silent_since, opened.home.identity.uptime_seconds)), holder)]
 
 
 async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Observation) -> Mapping[str, Evidence]:

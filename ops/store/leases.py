@@ -32,6 +32,7 @@ FIELDS = (
     "version",
     "index_parts",
     "heartbeats",
+    "server_run",
     *LEASE_COUNTS,
 )
 MOST_INDEX_PARTS = 1_000_000
@@ -110,7 +111,8 @@ async def forget_leases(shard: Shard, keyspace: Keyspace, processes: Sequence[st
 
 
 def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
-    renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts, heartbeats, *counts = reply
+    renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts, heartbeats, *rest = reply
+    server_run, *counts = rest
     if not (_is_number(renewed_at) and _is_number(lease_seconds)):
         return None
     return Lease(
@@ -124,6 +126,7 @@ def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
         version=_text(version),
         index_parts=min(_whole(index_parts), MOST_INDEX_PARTS),
         heartbeats=heartbeats == b"1",
+        server_run=_text(server_run),
         counts=tuple(zip(LEASE_COUNTS, map(_whole, counts), strict=True)),
     )
 

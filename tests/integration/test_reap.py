@@ -165,6 +165,20 @@ async def test_a_renewed_membership_counts_like_a_new_one(
     assert list(members_of(redis_client, "room")) == [channel]
 
 
+async def test_a_lease_that_lapsed_on_another_server_is_no_silence_yet(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """A replica has taken over: whoever could not renew on the old server may be on the way to this one."""
+    holder = await start_process("room")
+    lease = {"renewed_at": "1000", "lease_seconds": "30"}
+    states = []
+    for run in ("f" * 40, redis_client.info("server")["run_id"]):
+        redis_client.hset(ASGI.lease(holder.name), mapping={**lease, "server_run": run})
+        report = await run_reap(max_share=1.0, confirm_after_seconds=0.01, dry_run=True)
+        states.append(about(report, holder).state)
+    assert states == ["suspect", "dead"]
+
+
 async def test_a_lease_that_lapses_while_others_are_probed_is_no_silence(
     redis_client: redis.Redis, start_process: StartProcess
 ) -> None:

@@ -9,7 +9,9 @@
 --          snapshot, or on a replica that was a little behind, the lease is there and memberships are missing
 local was_there = redis.call('EXISTS', KEYS[1])
 local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'renewed_at', time[1] .. '.' .. string.format('%06d', time[2]), unpack(ARGV, 2))
-redis.call('EXPIRE', KEYS[1], ARGV[1])
 local server = redis.pcall('INFO', 'server')
-return {was_there, type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''}
+local run = type(server) == 'string' and string.match(server, 'run_id:(%w+)') or ''
+local renewed_at = time[1] .. '.' .. string.format('%06d', time[2])
+redis.call('HSET', KEYS[1], 'renewed_at', renewed_at, 'server_run', run, unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return {was_there, run}
