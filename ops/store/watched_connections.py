@@ -59,9 +59,10 @@ class _Watched(AbstractConnection):
         try:
             result = await work
             if self._is_late:
-                # A write is not told of its connection's end.
                 await self.disconnect(nowait=True)
-                raise RedisTimeoutError(f"Timeout {what}")
+                if result is None:  # A write is not told of its connection's end.
+                    raise RedisTimeoutError(f"Timeout {what}")
+            # An answer that was there before its process woke up may be a message, which nobody has any more but here.
             return result
         except RedisConnectionError:
             if self._is_late:

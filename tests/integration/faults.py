@@ -227,8 +227,11 @@ async def restarted(system: System) -> AsyncIterator[None]:
     fleet = await system.sockets.open(worker, "lobby", 3)
     with redis.Redis.from_url(server.url) as client:
         _let_members_age(client, "room.lobby", 60)
-    await asyncio.to_thread(server.restart, keep_data=True)
-    await until(lambda: not any(socket.is_open for socket in fleet), timeout_seconds=15)
+    await asyncio.to_thread(server.save)
+    await asyncio.to_thread(server.kill)
+    # Not before: each consumer dies of its own attempt, and whoever tried when it is back would live on.
+    await until(lambda: not any(socket.is_open for socket in fleet), timeout_seconds=30)
+    await asyncio.to_thread(server.start)
     await _open_again(system, worker)
     yield
 

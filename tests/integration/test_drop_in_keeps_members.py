@@ -172,6 +172,20 @@ async def test_who_was_reaped_when_one_shard_had_lost_its_lease_puts_back_what_i
         client.close()
 
 
+async def test_who_left_a_group_that_another_process_had_taken_it_out_of_is_in_the_index_no_more(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    """Another one may put it into the group again, and then it has to stay there."""
+    layer, other = make_layer(redis_server), make_layer(redis_server)
+    channel = await consume(layer, "room")
+    await other.group_discard("room", channel)
+    await layer.group_discard("room", channel)
+    await other.group_add("room", channel)
+    redis_client.delete(ASGI.lease(layer.client_prefix))
+    await layer._keeper.look()
+    assert set(members_of(redis_client, "room")) == {channel}
+
+
 async def test_memberships_are_put_back_on_each_server_version_when_the_lease_is_gone(
     each_redis_server: EmbeddedRedis, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
 import pytest
+import redis
 from redis import asyncio as aioredis
 from redis.exceptions import DataError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -14,6 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ops.layers import RedisChannelLayer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
+from tests.layer_builders import until
 
 LIMIT = 0.4
 LARGE = b"x" * 20_000_000
@@ -57,6 +60,33 @@ async def test_an_alarm_that_rang_in_time_is_set_again(start_redis: StartRedis, 
     finally:
         server.resume()
     assert await client.ping()
+    await layer.close_pools()
+
+
+async def test_a_message_that_came_while_the_process_was_blocked_is_received(
+    start_redis: StartRedis,
+) -> None:
+    """Its alarm rings in the same turn in which the answer is read: Redis has given the message away by then."""
+    server = start_redis()
+    layer = RedisChannelLayer(hosts=[{"address": server.url, "socket_timeout": LIMIT}])
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(layer.receive(channel))
+
+    def send() -> None:
+        async def main() -> None:
+            sender = RedisChannelLayer(hosts=[server.url])
+            await sender.send(channel, {"type": "said"})
+            await sender.close_pools()
+
+        asyncio.run(main())
+
+    with redis.Redis.from_url(server.url) as client:
+        await until(lambda: client.info("clients")["blocked_clients"] == 1)
+    sending = threading.Thread(target=send)
+    sending.start()
+    time.sleep(LIMIT * 3)  # noqa: ASYNC251  # a handler that blocks
+    sending.join()
+    assert (await asyncio.wait_for(receiving, 5))["type"] == "said"
     await layer.close_pools()
 
 

@@ -7,8 +7,9 @@
 --
 -- Returns  1 if it was in the group, else 0
 local removed = redis.call('ZREM', KEYS[1], ARGV[1])
-if KEYS[2] and removed == 1 then
-    -- All of them: one that was put back may be there twice.
+if KEYS[2] then
+    -- All of them: one that was put back may be there twice. Also where another process took it out of the group: what the
+    -- index names and its process does not know is taken out when members are put back.
     redis.call('LREM', KEYS[2], 0, ARGV[2])
 end
 return removed
