@@ -227,7 +227,7 @@ class EmbeddedRedis:
                 except redis.ResponseError as error:
                     if "already in progress" not in str(error) or time.monotonic() > deadline:
                         raise
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(POLL_SECONDS)  # A server does not tell when it has written one.
 
     def _delete_data(self) -> None:
         (self.directory / "dump.rdb").unlink(missing_ok=True)

@@ -84,7 +84,7 @@ class Recorder:
 
     async def _until_empty(self) -> None:
         # Those who wait are consumers at the end of their server, for two seconds at most.
-        while (self._queue or self._sending) and not self._away:  # noqa: ASYNC110  # perhaps in other loops than the writer
+        while (self._queue or self._sending) and not self._away:  # noqa: ASYNC110  # an Event wakes one loop only
             await asyncio.sleep(GATHER_SECONDS / 2)
 
     async def _work(self, wake: asyncio.Event) -> None:

@@ -60,7 +60,7 @@ class _Watched(AbstractConnection):
             result = await work
             if self._is_late:
                 await self.disconnect(nowait=True)
-                if result is None:  # A write is not told of its connection's end.
+                if result is None:  # of a write, which is not told of its connection's end
                     raise RedisTimeoutError(f"Timeout {what}")
             # An answer that was there before its process woke up may be a message, which nobody has any more but here.
             return result

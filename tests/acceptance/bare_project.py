@@ -92,7 +92,7 @@ class Desk(AsyncJsonWebsocketConsumer):
         # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile.
         Path(holding).touch()
         while Path(holding).exists():
-            time.sleep(0.01)
+            time.sleep(0.01)  # on purpose: it blocks the event loop
 
     async def room_message(self, event):
         await self.send_json({"type": "message", "text": event["text"]})

