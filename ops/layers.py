@@ -27,13 +27,14 @@ from channels.consumer import AsyncConsumer
 from channels.exceptions import ChannelFull
 from channels_redis import core
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from ops.model.heartbeats import HEARTBEAT
 from ops.model.keys import Keyspace, index_entry
 from ops.model.memberships import Memberships
 from ops.store.acknowledgements import Acknowledger, Ping
 from ops.store.keeper import Keeper, start_task
-from ops.store.outages import Outages, will_pass
+from ops.store.outages import Outages, comes_from_a_replica, will_pass
 from ops.store.scripts import run_script
 from ops.store.watched_connections import watched
 
@@ -101,17 +102,18 @@ class RedisChannelLayer(core.RedisChannelLayer):
     async def _run(
         self, index: int, script: str, keys: Sequence[Any], args: Sequence[Any], *, twice_is_once: bool = True
     ) -> Any:
-        """Run a script, again where the connection was cut.
+        """Run a script, again where the connection was cut or led to a replica.
 
         Where doing it twice is not the same as doing it once, only if it cannot have been done: a connection was
-        refused, so nothing was sent.
+        refused, so nothing was sent, or the server writes nothing.
         """
         for wait in RETRY_AFTER_SECONDS:
             try:
                 return await run_script(self.connection(index), script, keys, args)
-            except RedisConnectionError as error:
+            except (RedisConnectionError, ResponseError) as error:
                 refused = isinstance(error.__context__, (ConnectionRefusedError, socket.gaierror))
-                if not (twice_is_once or refused):
+                cut = isinstance(error, RedisConnectionError)
+                if not (comes_from_a_replica(error) or (cut and (twice_is_once or refused))):
                     raise
                 await asyncio.sleep(wait)
         return await run_script(self.connection(index), script, keys, args)

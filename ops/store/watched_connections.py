@@ -4,6 +4,9 @@ With a ``socket_timeout``, redis-py's asyncio connections start a timer for each
 is a task before Python 3.12: a fifth of what a command takes. An alarm that is set again only when it rings costs next
 to nothing, and notices a server that stands still just as soon.
 
+A server that calls itself a replica is asked no more on the same connection. Its address may lead to the new master by
+now, as that of a managed Redis does after a failover, while connections that were there still lead to the old one.
+
 Relies on ``pack_command``, ``send_packed_command``, ``read_response``, ``disconnect``, ``socket_timeout``, ``_writer``
 and ``_host_error`` of ``redis.asyncio.Connection`` (redis-py 5 to 8).
 """
@@ -16,7 +19,10 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ops.store.outages import comes_from_a_replica
 
 LATE_AGAIN_SECONDS = 1.0
 
@@ -34,20 +40,30 @@ class _Watched(AbstractConnection):
     _alarm: asyncio.TimerHandle | None = None
     _due: float | None = None
     _is_late = False
+    _leads_to_a_replica = False
 
     def pack_command(self, *args: Any) -> Any:
         # Of other commands, redis-py splits the name, and refuses arguments that hiredis would take.
         return [hiredis.pack_command(args)] if args[0] == "EVALSHA" else super().pack_command(*args)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        if self._leads_to_a_replica:
+            # Not while its answers are being read: of several commands, each has one.
+            self._leads_to_a_replica = False
+            await self.disconnect(nowait=True)
         work = super().send_packed_command(command, check_health)
         await (work if self.socket_timeout is None else self._in_time(work, "writing to socket"))
 
     async def read_response(self, disable_decoding: bool = False, timeout: float | None = None, **options: Any) -> Any:
         work = super().read_response(disable_decoding, timeout, **options)
-        if self.socket_timeout is None or timeout is not None:
-            return await work
-        return await self._in_time(work, f"reading from {self._host_error()}")
+        try:
+            if self.socket_timeout is None or timeout is not None:
+                return await work
+            return await self._in_time(work, f"reading from {self._host_error()}")
+        except ResponseError as error:
+            if comes_from_a_replica(error):
+                self._leads_to_a_replica = True
+            raise
 
     async def _in_time(self, work: Awaitable[Any], what: str) -> Any:
         """Whatever this does first, as to connect or to ask whether the server is well, has no more time than it."""

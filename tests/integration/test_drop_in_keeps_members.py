@@ -27,6 +27,7 @@ from ops.store.leases import read_leases
 from ops.store.outages import will_pass
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
+from project.proxy import Proxy
 from tests.conftest import REPOSITORY, StartRedis
 from tests.layer_builders import (
     ASGI,
@@ -613,6 +614,29 @@ async def test_receivers_wait_while_their_server_is_a_replica(
     await layer.send(channel, {"type": "x"})
     assert await asyncio.wait_for(receiving, 5) == {"type": "x"}
     assert caplog.text.count("is back") == 1
+
+
+async def test_a_new_master_is_found_behind_the_address_of_the_one_before(
+    start_redis: StartRedis, make_layer: MakeLayer
+) -> None:
+    """As with a managed Redis, whose old primary goes on as a replica and closes no connection."""
+    old, new = await asyncio.to_thread(start_redis), await asyncio.to_thread(start_redis)
+    with redis.Redis.from_url(old.url) as to_old, redis.Redis.from_url(new.url) as to_new:
+        async with Proxy(old.port) as proxy:
+            layer = make_layer(proxy)
+            channel = await layer.new_channel()
+            receiving = asyncio.create_task(layer.receive(channel))
+            before = [f"before.{number}" for number in range(5)]
+            await asyncio.gather(*(layer.group_add(group, channel) for group in before))
+            await has_a_lease(layer)
+            proxy.target_port = new.port
+            to_old.replicaof("127.0.0.1", new.port)
+
+            after = [f"after.{number}" for number in range(5)]
+            await asyncio.gather(*(layer.group_add(group, channel) for group in after))
+            await until(lambda: all(set(members_of(to_new, group)) == {channel} for group in before + after))
+            await layer.group_send("before.0", {"type": "x"})
+            assert await asyncio.wait_for(receiving, 5) == {"type": "x"}
 
 
 @pytest.mark.parametrize("socket_timeout", [0.5, 1, 3])
