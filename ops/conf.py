@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 
 PERSONAL = ("client", "user", "query")
+SHORTEST_JOURNAL_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class OpsSettings:
     ``confirm_after_seconds``: for how long a process must stay silent before its members may go.
     ``probe_timeout_seconds``: how long one round waits for probes to be taken.
     ``max_share``: the share (0 to 1) of the live fleet that may go silent at once without a safety stop.
-    ``journal_seconds``: how long the receipts of a run are kept for ``--undo``.
+    ``journal_seconds``: how long the receipts of a run are kept for ``--undo``, a minute at least.
     ``disconnect_log_stream``: whether the ends of websockets are recorded in Redis.
     ``disconnect_log_length``: about how many entries that stream keeps.
     ``disconnect_log_logger``: whether they go to the logger ``ops.disconnects`` as well.
@@ -75,6 +76,8 @@ def _problem_with_number(key: str, value: Any) -> str | None:
         return f"{key} must be a number that is not negative, not {value!r}"
     if _kind(key) is int and (value != int(value) or value < 1):
         return f"{key} must be a whole number of at least 1, not {value!r}"
+    if key == "JOURNAL_SECONDS" and value < SHORTEST_JOURNAL_SECONDS:
+        return f"JOURNAL_SECONDS must be at least {SHORTEST_JOURNAL_SECONDS}, or nothing could be undone, not {value!r}"
     if key == "MAX_SHARE" and value > 1:
         return f"MAX_SHARE is a share, from 0 to 1, not {value!r}"
     return None

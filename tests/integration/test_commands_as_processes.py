@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from project.embedded_redis import EmbeddedRedis
-from tests.conftest import NOBODY_LISTENS, REPOSITORY, CommandResult, RunCommand
+from tests.conftest import NOBODY_LISTENS, REPOSITORY, CommandResult, RunCommand, StartRedis
 from tests.in_process_commands import run_here
 from tests.layer_builders import (
     ASGI,
@@ -42,9 +42,14 @@ def started(server: EmbeddedRedis, *argv: str, **options: Any) -> Iterator[subpr
     process = subprocess.Popen(
         [sys.executable, "manage.py", *argv],
         cwd=REPOSITORY,
-        env={**os.environ, "REDIS_URL": server.url},
         text=True,
-        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+        **{
+            "env": {**os.environ, "REDIS_URL": server.url},
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            **options,
+        },
     )
     try:
         yield process
@@ -136,30 +141,43 @@ def test_names_of_any_script_are_shown_on_a_terminal_of_any_encoding(
 # Terminals
 
 
-def on_a_terminal(server: EmbeddedRedis, *argv: str, **env: str) -> str:
-    """What a terminal of 80 columns is sent."""
+@contextmanager
+def on_a_new_terminal(
+    server: EmbeddedRedis, *argv: str, **env: str
+) -> Iterator[tuple[subprocess.Popen[str], Callable[[], str]]]:
+    """A command on a terminal of 80 columns, and how to read more of what that is sent: nothing after the end."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "manage.py", *argv],
-        cwd=REPOSITORY,
-        env={**os.environ, "REDIS_URL": server.url, "TERM": "xterm-256color", "COLUMNS": "80", **env},
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-    )
-    os.close(follower)
-    said = b""
-    while True:
+    terminal = {"TERM": "xterm-256color", "COLUMNS": "80", "REDIS_URL": server.url}
+
+    def read() -> str:
         try:
-            data = os.read(leader, 65536)
+            return os.read(leader, 65536).decode(errors="replace")
         except OSError:  # Linux tells the end so
-            break
-        if not data:
-            break
-        said += data
-    os.close(leader)
-    process.wait(30)
-    return said.decode()
+            return ""
+
+    try:
+        environment = {**os.environ, **terminal, **env}
+        with started(server, *argv, env=environment, stdin=follower, stdout=follower, stderr=follower) as process:
+            os.close(follower)
+            yield process, read
+    finally:
+        os.close(leader)
+
+
+def assert_is_said(words: str, read: Callable[[], str]) -> None:
+    """Waits for it."""
+    said, deadline = "", time.monotonic() + 20
+    while words not in said:
+        said += read()
+        assert time.monotonic() < deadline, said[-2000:]
+
+
+def on_a_terminal(server: EmbeddedRedis, *argv: str, **env: str) -> str:
+    """All that a terminal of 80 columns is sent."""
+    with on_a_new_terminal(server, *argv, **env) as (process, read):
+        said = "".join(iter(read, ""))
+        process.wait(30)
+    return said
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -249,6 +267,19 @@ async def test_watching_goes_on_until_it_is_interrupted(redis_server: EmbeddedRe
         process.send_signal(signal.SIGINT)
         _, err = await asyncio.to_thread(process.communicate, timeout=20)
     assert (process.returncode, err) == (0, "")
+
+
+def test_watching_on_a_terminal_says_which_shard_is_missing(start_redis: StartRedis) -> None:
+    server = start_redis()
+    with redis.Redis.from_url(server.url) as client:
+        add_members(client, "room", ["general"])
+    with on_a_new_terminal(server, "channels_groups", "--no-probe", "--watch", "0.1") as (process, read):
+        assert_is_said("room", read)
+        server.kill()
+        assert_is_said("cannot be used", read)
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in "".join(iter(read, ""))
+        assert process.wait(20) == 0
 
 
 def test_a_command_asks_nothing_and_reads_no_input(redis_server: EmbeddedRedis) -> None:

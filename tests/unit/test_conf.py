@@ -14,6 +14,7 @@ from ops.checks import check_settings
 from ops.conf import OpsSettings, known_keys, ops_settings, problem_with
 
 OTHERS: dict[str, Any] = {
+    "JOURNAL_SECONDS": 60,
     "DISCONNECT_LOG_STREAM": False,
     "DISCONNECT_LOG_LOGGER": True,
     "DISCONNECT_LOG_PERSONAL": ["client", "user"],
@@ -75,6 +76,8 @@ def test_a_value_that_cannot_be_used_is_an_error_and_the_default_holds(settings:
     ("key", "value"),
     [
         ("CONFIRM_AFTER_SECONDS", True),
+        ("JOURNAL_SECONDS", 0),
+        ("JOURNAL_SECONDS", 59),
         ("DISCONNECT_LOG_LENGTH", 0),
         ("DISCONNECT_LOG_LENGTH", 1.5),
         ("DISCONNECT_LOG_STREAM", 1),

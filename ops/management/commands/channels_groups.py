@@ -177,12 +177,17 @@ class Command(OpsCommand):
         self.stdout.flush()
 
     def _redraw(self, options: dict[str, Any]) -> NoReturn:
+        from rich.console import Group as Stack
         from rich.live import Live
+        from rich.text import Text
 
         with Live(console=self.console(options), auto_refresh=False, vertical_overflow="crop") as live:
 
             def show(options: dict[str, Any]) -> None:
-                live.update(_table(self.run_async(_collect(options, _silent)), options), refresh=True)
+                inspection = self.run_async(_collect(options, _silent))
+                # First: what does not fit below is cropped. On stderr, it would tear what is drawn in place.
+                problems = (Text(shard.problem, style="yellow") for shard in inspection.shards if shard.problem)
+                live.update(Stack(*problems, _table(inspection, options)), refresh=True)
 
             self._again_and_again(options, show)
 
