@@ -12,10 +12,8 @@ import os
 import time
 import types
 import weakref
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
-
-from redis.exceptions import ResponseError
 
 from ops.model.keys import Keyspace, parse_index_entry
 from ops.model.records import LEASE_COUNTS
@@ -31,6 +29,7 @@ LOOKS_PER_LEASE = 3
 LOOKS_PER_GROUP_EXPIRY = 4
 LONGEST_PAUSE_SECONDS = 10.0
 GRACE_SECONDS = 5.0
+PARTS_AT_ONCE = 100
 END_SECONDS = 2.0
 
 TASK_NAMES = "ops.layers"
@@ -270,37 +269,48 @@ def _end_tasks_with(loop: asyncio.AbstractEventLoop) -> None:
     loop.close = types.MethodType(end_and_close, loop)  # type: ignore[method-assign]  # of this loop alone
 
 
-async def _has_index(layer: Any, connection: Any) -> bool:
+def _index_parts(layer: Any) -> Iterator[list[bytes]]:
+    """The keys of this process's index, some at a time: one that made a million channels has thousands, most empty."""
     keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
-    keys = [keyspace.index(layer.client_prefix, number) for number in range(parts)]
-    return bool(keys and await connection.exists(*keys))
+    for start in range(0, parts, PARTS_AT_ONCE):
+        numbers = range(start, min(start + PARTS_AT_ONCE, parts))
+        yield [keyspace.index(layer.client_prefix, number) for number in numbers]
+
+
+async def _has_index(layer: Any, connection: Any) -> bool:
+    for keys in _index_parts(layer):
+        if await connection.exists(*keys):
+            return True
+    return False
 
 
 async def _read_index(layer: Any, connection: Any) -> list[Member]:
     """What the shard has as this process's memberships. What cannot be read is passed over; what is no list goes."""
-    keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
     found: list[Member] = []
-    for number in range(parts):
-        key = keyspace.index(layer.client_prefix, number)
-        try:
-            entries = await connection.lrange(key, 0, -1)
-        except ResponseError as error:
-            if "WRONGTYPE" not in str(error):
-                raise
-            await connection.unlink(key)
-            continue
-        for entry in entries:
-            with contextlib.suppress(UnicodeDecodeError):
-                if (pair := parse_index_entry(layer.client_prefix, entry)) is not None:
-                    found.append((pair[0].decode(), pair[1].decode()))
+    for keys in _index_parts(layer):
+        pipe = connection.pipeline(transaction=False)
+        for key in keys:
+            pipe.lrange(key, 0, -1)
+        for key, entries in zip(keys, await pipe.execute(raise_on_error=False), strict=True):
+            if isinstance(entries, Exception):
+                if "WRONGTYPE" not in str(entries):
+                    raise entries
+                await connection.unlink(key)
+                continue
+            found.extend(_members(layer.client_prefix, entries))
     return found
 
 
+def _members(process: str, entries: Iterable[bytes]) -> Iterator[Member]:
+    for entry in entries:
+        with contextlib.suppress(UnicodeDecodeError):
+            if (pair := parse_index_entry(process, entry)) is not None:
+                yield pair[0].decode(), pair[1].decode()
+
+
 async def _forget_index(layer: Any, connection: Any) -> None:
-    keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
-    for start in range(0, parts, MEMBERS_AT_ONCE):
-        numbers = range(start, min(start + MEMBERS_AT_ONCE, parts))
-        await connection.unlink(*(keyspace.index(layer.client_prefix, number) for number in numbers))
+    for keys in _index_parts(layer):
+        await connection.unlink(*keys)
 
 
 # The process: its exit, and its children

@@ -20,6 +20,7 @@ from django.conf import LazySettings
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ops.layers import RedisChannelLayer
+from ops.model import memberships
 from ops.model.keys import index_entry
 from ops.store import keeper as keeper_module
 from ops.store import repairs
@@ -96,11 +97,18 @@ async def leave_and_restart(server: EmbeddedRedis, client: redis.Redis, layer: R
     await until(lambda: set(members_of(client, "stays")) == {channel}, timeout_seconds=20)
 
 
+@pytest.mark.parametrize("parts_before", [0, 3])
 async def test_what_was_left_stays_left_when_a_server_returns_with_an_older_snapshot(
-    start_redis: StartRedis, make_layer: MakeLayer
+    parts_before: int, start_redis: StartRedis, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(memberships, "INDEXED_CHANNELS", 1)
+    monkeypatch.setattr(keeper_module, "PARTS_AT_ONCE", 2)
     server = await asyncio.to_thread(start_redis)
     layer = make_layer(server)
+    for _ in range(parts_before):
+        gone = await layer.new_channel()
+        await layer.group_add("gone", gone)
+        await layer.group_discard("gone", gone)
     channel = await consume(layer, "stays", "left")
     with redis.Redis.from_url(server.url) as client:
         client.save()
