@@ -79,6 +79,7 @@ class _Purging:
             await self._on_every_shard(by_index, [lease.process for lease in indexed])
         rest = [process for process in doom.dead if self.purged.removed[process] < self._tallies[process].members]
         if rest and opened.complete:
+            self.purged.kept = 0  # who stayed is met again
             await self._on_every_shard(self._by_group, rest)
         if opened.complete:
             await asyncio.gather(*(forget_index(shard, opened.keyspace, indexed) for shard in opened.shards))

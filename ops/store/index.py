@@ -11,6 +11,7 @@ from typing import Any
 from ops.model.keys import Keyspace, parse_index_entry
 from ops.model.records import Lease
 from ops.store.census import GroupSlice
+from ops.store.scripts import call_script
 from ops.store.shards import Shard
 
 PARTS_AT_ONCE = 50
@@ -49,7 +50,9 @@ async def _with_scores(shard: Shard, pairs: Sequence[tuple[bytes, bytes]]) -> li
 
 
 async def forget_index(shard: Shard, keyspace: Keyspace, leases: Sequence[Lease]) -> None:
-    """Delete the indexes of processes that were found dead. Raises ShardError."""
-    keys = [keyspace.index(lease.process, number) for lease in leases for number in range(lease.index_parts)]
-    for start in range(0, len(keys), SCORES_AT_ONCE):
-        await shard.execute("UNLINK", *keys[start : start + SCORES_AT_ONCE])
+    """Delete the indexes of processes that were found dead, and hold no lease any more. Raises ShardError."""
+    for lease in leases:
+        for start in range(0, lease.index_parts, PARTS_AT_ONCE):
+            numbers = range(start, min(start + PARTS_AT_ONCE, lease.index_parts))
+            parts = [keyspace.index(lease.process, number) for number in numbers]
+            await call_script(shard, "forget_index", [keyspace.lease(lease.process), *parts], [])

@@ -22,8 +22,9 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ops.layers import RedisChannelLayer
 from ops.model import memberships
 from ops.model.keys import index_entry
+from ops.operations import purge
+from ops.store import journal, repairs
 from ops.store import keeper as keeper_module
-from ops.store import repairs
 from ops.store.leases import read_leases
 from ops.store.outages import will_pass
 from ops.store.shards import open_layer
@@ -180,6 +181,55 @@ async def test_who_was_reaped_when_one_shard_had_lost_its_lease_puts_back_what_i
         assert set(members_of(clients[layer.consistent_hash(group)], group)) == {channel}
     for client in clients:
         client.close()
+
+
+async def go_silent(layer: RedisChannelLayer, client: Any, *groups: str) -> str:
+    """Have joined these groups, and be found dead by the next run."""
+    channel = await layer.new_channel()
+    receiving = asyncio.create_task(consume_forever(layer, channel))
+    for group in groups:
+        await layer.group_add(group, channel)
+    await has_a_lease(layer)
+    await layer._keeper.stop()
+    receiving.cancel()
+    client.hset(ASGI.lease(layer.client_prefix), "renewed_at", f"{time.time() - 10:.6f}")
+    await suspect_everybody()
+    return channel
+
+
+async def test_who_comes_back_while_it_is_being_reaped_keeps_the_index_that_it_writes(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without, nobody could say later what it has left, where a server returns with an older snapshot."""
+    layer = make_layer(redis_server)
+    channel = await go_silent(layer, redis_client, "room")
+    forget_index = purge.forget_index
+
+    async def come_back_first(*arguments: Any) -> None:
+        assert members_of(redis_client, "room") == {}
+        await layer._keeper.look()
+        await forget_index(*arguments)
+
+    monkeypatch.setattr(purge, "forget_index", come_back_first)
+    assert (await run_reap()).removed == 1
+    assert set(members_of(redis_client, "room")) == {channel}
+    assert redis_client.lrange(layer.index_key(channel), 0, -1) == [index_entry("room", channel)]
+
+
+async def test_who_joins_while_it_is_being_reaped_is_counted_once(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(redis_server)
+    channel = await go_silent(layer, redis_client, "joins", "does.not")
+    send = journal.Purge._send
+
+    async def join_first(script: journal.Purge) -> None:
+        await layer.group_add("joins", channel)
+        await send(script)
+
+    monkeypatch.setattr(journal.Purge, "_send", join_first)
+    report = await run_reap()
+    assert (report.removed, report.kept) == (1, 1)
 
 
 async def test_who_left_a_group_that_another_process_had_taken_it_out_of_is_in_the_index_no_more(
