@@ -6,7 +6,7 @@ PY := .venv/bin/python
 
 .PHONY: demo test test-oldest matrix lint bench chaos fuzz docs
 
-demo: .venv/.installed  ## the product in about a minute; ARGS=--keep leaves it running
+demo: .venv/.installed  ## the product in under a minute; ARGS=--keep leaves it running
 	$(PY) manage.py demo $(ARGS)
 
 test: .venv/.installed  ## three files at a time: most of the tests' time is waiting for servers

@@ -32,9 +32,10 @@ Data goes to standard output; progress, warnings and errors go to standard error
 | 0 | done, or nothing to do |
 | 1 | could not run, or a shard did not answer; one line on standard error says what and what to do |
 | 2 | bad usage |
-| 3 | findings: of `channels_doctor`, a safety stop, or orphans that `--dry-run` would remove |
+| 3 | findings: of `channels_doctor`, the silent of `send_heartbeat`, a safety stop, or what `--dry-run` would remove |
 | 75 | another run holds the lock |
 | 130, 143 | ended by Ctrl-C, by SIGTERM |
+| 141 | whoever read the output closed the pipe, as `head` does |
 
 `channels_groups` exits 0 whatever the states are; with `--check` it exits as monitoring plugins do: 0 OK, 1 WARNING,
 2 CRITICAL, 3 UNKNOWN.

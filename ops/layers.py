@@ -4,9 +4,10 @@
 
     CHANNEL_LAYERS = {"default": {"BACKEND": "ops.layers.RedisChannelLayer", "CONFIG": {…as before…}}}
 
-It relies on these parts of channels_redis 4.2 and 4.3 and overrides no others: ``create_pool``, ``send``,
-``group_add``, ``group_discard``, ``group_send``, ``new_channel``, ``receive``, ``flush``, ``_brpop_with_clean``,
-``_clean_receive_backup``, ``_map_channel_keys_to_connection``, ``_group_key``, and the attributes of ``receive()``.
+Of channels_redis 4.2 and 4.3 it overrides ``create_pool``, ``send``, ``group_send``, ``group_add``, ``group_discard``,
+``new_channel``, ``receive``, ``flush``, ``close_pools``, ``_brpop_with_clean`` and ``_clean_receive_backup``, and uses
+``_map_channel_keys_to_connection``, ``_group_key``, ``_send_index_generator`` and the attributes in which ``receive()``
+keeps who waits.
 """
 
 import asyncio

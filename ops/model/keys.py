@@ -22,8 +22,8 @@ key                               type    what
 ``{prefix}:ops:ack:{run}``        list    acknowledgements of heartbeats, while somebody waits for them
 ================================  ======  ==================================================================
 
-The first four are those of channels_redis (``RedisChannelLayer``), the others are the toolkit's own. All but the
-receipts and what was set aside live on the first shard.
+The first four are those of channels_redis (``RedisChannelLayer``), the others are the toolkit's own. Leases are on
+every shard; indexes, receipts and what was set aside on the shard of what they speak of; all else on the first shard.
 """
 
 import re

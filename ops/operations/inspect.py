@@ -32,7 +32,7 @@ class InspectOptions:
 
 
 async def summarize(opened: OpenLayer, options: InspectOptions, progress: Progress = no_progress) -> Inspection:
-    """Totals and processes: one pass over the groups, in memory bounded by the number of processes."""
+    """Totals and processes: one pass, in memory that grows with the processes, and by a mark for each group."""
     if opened.is_pubsub:
         inspection, _ = await _inspect_pubsub(opened, options)
         return inspection

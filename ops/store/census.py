@@ -98,7 +98,7 @@ class Census:
 async def count_members(
     wire: Wire, keyspace: Keyspace, selection: Selection, notes: ScanNotes, *, scores: bool, progress: Progress
 ) -> Census:
-    """Count the members of each process, in memory bounded by the number of processes.
+    """Count the members of each process, in memory that grows with the processes, and by a mark for each group.
 
     ``scores``: read the join times too, which costs about half as much again.
     """

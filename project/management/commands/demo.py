@@ -1,4 +1,4 @@
-"""`manage.py demo`: the toolkit at work on real servers and sockets, in about a minute."""
+"""`manage.py demo`: the toolkit at work on real servers and sockets, in under a minute."""
 
 from __future__ import annotations
 
