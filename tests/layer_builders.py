@@ -20,12 +20,15 @@ import redis
 from channels.layers import channel_layers
 from channels_redis.core import RedisChannelLayer
 
+from ops.conf import OpsSettings
 from ops.layers import RedisChannelLayer as DropInLayer
+from ops.model.disconnects import Disconnect
 from ops.model.keys import Keyspace
 from ops.model.reaping import ReapReport, Suspicion
 from ops.operations.observe import Look, observe
 from ops.operations.reap import ReapOptions, reap
-from ops.store.shards import close_layer, open_layer
+from ops.store.disconnect_log import append_records
+from ops.store.shards import OpenLayer, close_layer, open_layer
 from ops.store.suspects import record_suspicions
 
 # A live process answers within a few milliseconds on a machine that has time for it; a silent one costs all of this.
@@ -33,6 +36,7 @@ BUSY = min(5.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 PROBE_TIMEOUT_SECONDS = round(0.3 * BUSY, 2)
 PROBE = ("--probe-timeout", str(PROBE_TIMEOUT_SECONDS))
 CONFIRM_AFTER_SECONDS = 60.0
+LOG_LENGTH = OpsSettings().disconnect_log_length
 
 ASGI = Keyspace("asgi")
 
@@ -168,6 +172,11 @@ async def run_reap(alias: str = "default", **options: Any) -> ReapReport:
     options.setdefault("confirm_after_seconds", CONFIRM_AFTER_SECONDS)
     async with open_layer(alias) as opened:
         return await reap(opened, ReapOptions(**options))
+
+
+async def record_ends(opened: OpenLayer, ends: Iterable[Disconnect], length: int = LOG_LENGTH) -> int:
+    """Append to the disconnect log as an application does; returns how many it took."""
+    return await append_records(opened.home.client, opened.keyspace.disconnects, ends, length)
 
 
 async def suspect_everybody(alias: str = "default", glob: str | None = None) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from ops.model.facts import Facts, Kind, LayerSettings, NotKnown
+from ops.model.facts import Facts, LayerSettings, NotKnown
 from ops.model.findings import Finding, Skipped, Symptom, agreement, level_of, processes, servers, settings
 
 
@@ -120,8 +120,3 @@ def diagnose(facts: Facts, only: Collection[str] = IDS) -> tuple[tuple[Finding, 
         if symptom is not None:
             findings.append(Finding(check.id, check.title, symptom.evidence, symptom.fix))
     return tuple(findings), tuple(skipped)
-
-
-def is_examinable(kind: Kind) -> bool:
-    """Whether a layer of that kind has servers to look at."""
-    return kind not in (Kind.IN_MEMORY, Kind.OTHER)

@@ -45,12 +45,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How reading went. ``entries``: lines of files and entries of the log; ``passed_over``: those of other things;
-    ``samples``: the first unreadable ones, as they came; ``problems``: sources that could not be read to their end, and
-    shards that did not answer."""
+    """How reading went. ``entries``: lines of files and entries of the log; ``samples``: the first unreadable ones, as
+    they came; ``problems``: sources that could not be read to their end, and shards that did not answer."""
 
     entries: int = 0
-    passed_over: int = 0
     unreadable: int = 0
     still_open: int = 0
     samples: tuple[str, ...] = ()

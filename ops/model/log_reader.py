@@ -36,11 +36,10 @@ _NOTEWORTHY = (_OF_DAPHNE, _OF_UVICORN, "connection open", "connection rejected"
 
 @dataclass(slots=True)
 class Lines:
-    """``read``: how many lines; ``passed_over``: of them those that speak of something else; ``unreadable``: those
-    that no format fits, the first of which are ``samples``; ``still_open``: Daphne's sockets whose end is not in it."""
+    """``read``: how many lines; ``unreadable``: those that no format fits, the first of which are ``samples``;
+    ``still_open``: Daphne's sockets whose end is not in it."""
 
     read: int = 0
-    passed_over: int = 0
     unreadable: int = 0
     still_open: int = 0
     samples: list[str] = field(default_factory=list)
@@ -113,9 +112,8 @@ class LogReader:
         if record is not None:
             self._found(record)
         elif raw.startswith(_RECORD) or not raw.rstrip().endswith(b"}"):
+            # Otherwise it is somebody else's JSON line.
             self.lines.note_unreadable(raw)
-        else:
-            self.lines.passed_over += 1  # somebody else's JSON lines
 
     def _line(self, stamped: Stamped) -> bool:
         """Whether the line is one of a log, of whatever kind."""
@@ -131,9 +129,7 @@ class LogReader:
             self._source = "daphne"
         elif text.startswith(_OF_UVICORN):
             self._source = "uvicorn"
-        known = stamped.logged or not text.strip() or text.startswith(_NOTEWORTHY) or is_daphne_http(text)
-        self.lines.passed_over += known
-        return known
+        return stamped.logged or not text.strip() or text.startswith(_NOTEWORTHY) or is_daphne_http(text)
 
     def _daphne(self, line: WebsocketLine) -> None:
         assert line.at is not None

@@ -69,12 +69,7 @@ class Records:
 
     def _note_lines(self, reader: LogReader) -> None:
         lines = reader.lines
-        self._note(
-            entries=lines.read,
-            passed_over=lines.passed_over,
-            unreadable=lines.unreadable,
-            still_open=lines.still_open,
-        )
+        self._note(entries=lines.read, unreadable=lines.unreadable, still_open=lines.still_open)
         self.reading = replace(self.reading, samples=(*self.reading.samples, *lines.samples)[:SAMPLES])
 
 

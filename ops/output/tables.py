@@ -1,8 +1,8 @@
 """Reports as tables for a terminal, made with rich. They read well at 80 columns: long names fold, none is cut."""
 
 from rich import box
-from rich.console import Console, RenderableType
 from rich.console import Group as Stack
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -159,7 +159,3 @@ def history_table(runs: list[RunRecord]) -> RenderableType:
         started = (iso(run.started_at) or "-")[:16].replace("T", " ")  # the seconds are in the run's id
         table.add_row(visible(run.run_id), run.state, started, number_cell(run.removed), number_cell(run.processes))
     return table
-
-
-def print_report(console: Console, report: RenderableType) -> None:
-    console.print(report, markup=False, highlight=False, emoji=False)

@@ -19,7 +19,6 @@ from ops.store.scripts import run_script
 from ops.store.shards import OpenLayer
 
 ENTRIES_AT_ONCE = 1000
-STREAM_LENGTH = 100_000
 RECORDS_AT_ONCE = 1000
 MOST_REAPED = 10_000_000
 BEGINNING = "0-0"
@@ -40,25 +39,13 @@ async def append_records(client: Any, key: bytes, disconnects: Iterable[Disconne
     return int(await run_script(client, "append_records", [key], [length, "\n".join(map(to_json, disconnects))]))
 
 
-async def append(opened: OpenLayer, disconnects: Iterable[Disconnect], length: int = STREAM_LENGTH) -> int:
-    """The same for a command. Raises ShardError where Redis does not take them."""
-    return await opened.home.ask(append_records(opened.home.client, opened.keyspace.disconnects, disconnects, length))
-
-
-async def append_reaped(
-    opened: OpenLayer, run_id: str, at: float, removed: Mapping[str, int], length: int = STREAM_LENGTH
-) -> None:
-    """One entry for all members that the run removed, ``removed`` of each process."""
+async def append_reaped(opened: OpenLayer, run_id: str, at: float, removed: Mapping[str, int], length: int) -> None:
+    """One entry for all members that the run removed, ``removed`` of each process. Raises ShardError."""
     counts = {process: count for process, count in removed.items() if count}
     if counts:
         entry = json.dumps({"run_id": run_id, "at": iso_time(at), "removed": counts}, separators=(",", ":"))
         key = opened.keyspace.disconnects
         await opened.home.execute("XADD", key, "MAXLEN", "~", length, "*", "reaped", entry)
-
-
-async def count_entries(opened: OpenLayer) -> int:
-    """How many entries the stream has now; the oldest are gone."""
-    return int(await opened.home.execute("XLEN", opened.keyspace.disconnects))
 
 
 async def read_position(opened: OpenLayer) -> str:

@@ -39,8 +39,7 @@ class ServerIdentity:
     ``uptime_seconds``: how long it had been up then; 0 where that cannot be known.
     """
 
-    run_id: str
-    version: str
+    run_id: str = ""
     uptime_seconds: float = 0.0
 
 
@@ -52,7 +51,7 @@ class Shard:
         self.client = client
         self._keyspace = keyspace
         self.address = address_of(client.connection_pool)
-        self.identity = ServerIdentity("", "")
+        self.identity = ServerIdentity()
         self.problem: str | None = None
 
     @property
@@ -108,11 +107,11 @@ class Shard:
         try:
             info = await within(ANSWER_TIMEOUT_SECONDS, self.client.info("server"))
         except NoPermissionError:
-            return ServerIdentity("", "")
+            return ServerIdentity()
         except (RedisError, OSError, asyncio.TimeoutError) as error:
             raise self.failure(error) from None
         uptime = float(info.get("uptime_in_seconds", 0))
-        return ServerIdentity(str(info.get("run_id", "")), str(info.get("redis_version", "")), uptime)
+        return ServerIdentity(str(info.get("run_id", "")), uptime)
 
     @contextmanager
     def naming_failures(self, *, asked: str = "", key_rule: str = "") -> Iterator[None]:

@@ -17,13 +17,12 @@ from django.conf import LazySettings
 
 from ops.model.disconnects import Disconnect
 from ops.model.emitting import disconnect_message
-from ops.store.disconnect_log import append
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import OwnedProcess
 from tests.conftest import REPOSITORY
 from tests.in_process_commands import run_beside
-from tests.layer_builders import until
+from tests.layer_builders import record_ends, until
 
 NOON = 1_795_608_000.0
 SPEED = 3600
@@ -63,7 +62,7 @@ async def test_a_worker_gets_each_end_in_the_order_and_in_the_rhythm_of_the_reco
     settings.ASGI_APPLICATION = "tests.integration.emit_application.application"
     ends = [Disconnect(NOON + after, "normal", path=f"/{number}/") for number, after in enumerate(AFTER_SECONDS)]
     async with open_layer("default") as opened:
-        await append(opened, ends)
+        await record_ends(opened, ends)
     await until(lambda: bool(redis_client.info("clients")["blocked_clients"]), 30)  # It waits for messages.
 
     started = monotonic()

@@ -19,7 +19,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ops.model.disconnects import Disconnect
 from ops.model.ends import cause_of_exception, describe_exception
-from ops.store.disconnect_log import append
 from ops.store.shards import close_layer, open_layer
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
@@ -27,7 +26,7 @@ from project.proxy import Proxy
 from project.sockets import SocketFleet
 from project.workers import Worker
 from tests.conftest import StartRedis, StartWorker
-from tests.layer_builders import ASGI, AppProcess, SlowLayer, StartProcess, layer_of, until
+from tests.layer_builders import ASGI, AppProcess, SlowLayer, StartProcess, layer_of, record_ends, until
 
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
 KEPT = {"socket_timeout": None}
@@ -121,7 +120,7 @@ async def _end_of_consumer(process: AppProcess) -> Disconnect:
 
 async def _log(records: list[Disconnect]) -> None:
     async with open_layer("default") as opened:
-        assert await append(opened, records) == len(records)
+        assert await record_ends(opened, records) == len(records)
 
 
 @fault("2", "`timeout` closes idle connections", "ops.W307")

@@ -15,20 +15,29 @@ from django.conf import LazySettings
 
 from ops.model.disconnects import Disconnect, to_json
 from ops.operations import cleanup
-from ops.store.disconnect_log import append, append_reaped
+from ops.store.disconnect_log import append_reaped
 from ops.store.locks import run_lock
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside
-from tests.layer_builders import ASGI, add_members, channels_of, layer_of, members_of, new_process_name
+from tests.layer_builders import (
+    ASGI,
+    LOG_LENGTH,
+    add_members,
+    channels_of,
+    layer_of,
+    members_of,
+    new_process_name,
+    record_ends,
+)
 
 NOW = time.time()
 
 
 async def record(*ends: Disconnect) -> None:
     async with open_layer("default") as opened:
-        await append(opened, ends)
+        await record_ends(opened, ends)
 
 
 def end_of(channel: str, at: float = NOW, **more: Any) -> Disconnect:
@@ -162,7 +171,7 @@ async def test_members_that_an_undo_brought_back_are_not_removed_by_the_reapers_
     add_members(redis_client, "room", channels, joined_at=NOW - 500)
     process = channels[0][9:41]
     async with open_layer("default") as opened:
-        await append_reaped(opened, "some run", NOW, {process: len(channels)})
+        await append_reaped(opened, "some run", NOW, {process: len(channels)}, LOG_LENGTH)
     await record(*(Disconnect(NOW, "process_died", source="reaper", channel=channel) for channel in channels))
     document = await cleaned()
     assert (document["removed"], document["channels"]) == (0, 0)

@@ -8,11 +8,11 @@ from django.conf import LazySettings
 
 from ops.model.disconnects import Disconnect
 from ops.store import disconnect_log, journal
-from ops.store.disconnect_log import append, append_reaped, count_entries, read_disconnects
+from ops.store.disconnect_log import append_reaped, read_disconnects
 from ops.store.shards import Shard, open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
-from tests.layer_builders import layer_of
+from tests.layer_builders import LOG_LENGTH, layer_of, record_ends
 
 PROCESS = "a" * 32
 
@@ -27,7 +27,7 @@ async def test_records_are_read_in_order_and_from_where_the_last_reading_stopped
     monkeypatch.setattr(disconnect_log, "ENTRIES_AT_ONCE", 7)
     records = [Disconnect(at=float(number)) for number in range(30)]
     async with open_layer("default") as opened:
-        assert await append(opened, records) == 30
+        assert await record_ends(opened, records) == 30
         pages = [page async for page in read_disconnects(opened)]
         assert [one for page in pages for one in page.disconnects] == records
         assert len(pages) == 5
@@ -43,8 +43,8 @@ async def test_records_are_read_in_order_and_from_where_the_last_reading_stopped
 async def test_the_stream_is_capped(redis_server: EmbeddedRedis) -> None:
     async with open_layer("default") as opened:
         for start in range(0, 3000, 500):
-            await append(opened, [Disconnect(at=float(start))] * 500, length=1000)
-        assert 1000 <= await count_entries(opened) <= 1200
+            await record_ends(opened, [Disconnect(at=float(start))] * 500, length=1000)
+        assert 1000 <= await opened.home.client.xlen(opened.keyspace.disconnects) <= 1200
 
 
 async def test_an_entry_that_is_no_record_is_counted_and_passed_over(redis_server: EmbeddedRedis) -> None:
@@ -52,7 +52,7 @@ async def test_an_entry_that_is_no_record_is_counted_and_passed_over(redis_serve
         key = opened.keyspace.disconnects
         for fields in (("d", "{"), ("x", "y"), ("reaped", "[]"), ("reaped", '{"run_id": 5}')):
             await opened.home.execute("XADD", key, "*", *fields)
-        await append(opened, [Disconnect(at=1.0)])
+        await record_ends(opened, [Disconnect(at=1.0)])
         pages = [page async for page in read_disconnects(opened)]
     assert [one for page in pages for one in page.disconnects] == [Disconnect(at=1.0)]
     assert sum(page.unreadable for page in pages) == 4
@@ -65,10 +65,10 @@ async def test_a_reaped_entry_stands_for_each_member_of_its_receipts(redis_serve
         for channel in channels:
             await layer.group_add("room", channel)
         await remove(opened, opened.home, "run-1", channels)
-        await append(opened, [Disconnect(at=1.0)])
-        await append_reaped(opened, "run-1", 2.0, {PROCESS: 250, "b" * 32: 0})
-        await append_reaped(opened, "run-2-whose-receipts-are-gone", 3.0, {PROCESS: 3})
-        assert await count_entries(opened) == 3
+        await record_ends(opened, [Disconnect(at=1.0)])
+        await append_reaped(opened, "run-1", 2.0, {PROCESS: 250, "b" * 32: 0}, LOG_LENGTH)
+        await append_reaped(opened, "run-2-whose-receipts-are-gone", 3.0, {PROCESS: 3}, LOG_LENGTH)
+        assert await opened.home.client.xlen(opened.keyspace.disconnects) == 3
         first, *reaped = await all_of(opened)
     assert first == Disconnect(at=1.0)
     with_channel, without = reaped[:250], reaped[250:]
@@ -89,8 +89,8 @@ async def test_receipts_that_cannot_be_read_are_a_problem_of_their_shard_and_the
         for shard, part in zip(opened.shards, (channels[:4], channels[4:]), strict=True):
             await shard.client.zadd(opened.keyspace.group("room"), dict.fromkeys(part, 1.0))
             await remove(opened, shard, "run-1", part)
-        await append_reaped(opened, "run-1", 2.0, {PROCESS: 6})
-        await append(opened, [Disconnect(at=3.0)])
+        await append_reaped(opened, "run-1", 2.0, {PROCESS: 6}, LOG_LENGTH)
+        await record_ends(opened, [Disconnect(at=3.0)])
         assert len(await all_of(opened)) == 7
         servers[1].kill()
         assert {one.channel for one in await all_of(opened)} == {*channels[:4], None}

@@ -14,11 +14,10 @@ from django.conf import LazySettings
 
 from ops.model.disconnects import UNTIMED, Disconnect, to_document, to_json
 from ops.model.emitting import disconnect_message, pause_seconds
-from ops.store.disconnect_log import append
 from ops.store.shards import open_layer
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside
-from tests.layer_builders import ASGI, StartProcess, add_members, layer_of, until
+from tests.layer_builders import ASGI, StartProcess, add_members, layer_of, record_ends, until
 
 BACKENDS = {
     "core": "channels_redis.core.RedisChannelLayer",
@@ -36,7 +35,7 @@ def routes(settings: LazySettings) -> None:
 
 async def emit(target: str, *argv: str) -> CommandResult:
     async with open_layer("default") as opened:
-        await append(opened, ENDS)
+        await record_ends(opened, ENDS)
     return await run_beside("replay_disconnects", "--emit", target, "--speed", "max", "--format", "json", *argv)
 
 

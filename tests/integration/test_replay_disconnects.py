@@ -12,12 +12,11 @@ import pytest
 from django.conf import LazySettings
 
 from ops.model.disconnects import Disconnect, to_json
-from ops.store.disconnect_log import append
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, RunCommand, StartRedis
 from tests.in_process_commands import run_beside, run_here
-from tests.layer_builders import layer_of
+from tests.layer_builders import layer_of, record_ends
 
 CAPTURED = REPOSITORY / "tests" / "data" / "logs"
 
@@ -64,7 +63,7 @@ def test_only_what_lies_in_the_span_counts() -> None:
 async def test_the_log_in_redis_is_the_source_where_none_is_named(redis_server: EmbeddedRedis) -> None:
     now = time.time()
     async with open_layer("default") as opened:
-        await append(opened, [Disconnect(now - number, "normal", "client", code=1000) for number in range(2500)])
+        await record_ends(opened, [Disconnect(now - number, "normal", "client", code=1000) for number in range(2500)])
         await opened.home.execute("XADD", opened.keyspace.disconnects, "*", "d", "rubbish")
     result = await run_beside("replay_disconnects", "--since", "2h", "--format", "json")
     assert result.returncode == 0, result.err
@@ -81,7 +80,7 @@ async def test_where_another_shard_does_not_answer_the_log_is_reported_on_all_th
     servers = [start_redis(), start_redis()]
     settings.CHANNEL_LAYERS = layer_of(*(server.url for server in servers))
     async with open_layer("default") as opened:
-        await append(opened, [Disconnect(time.time(), "normal", "client", code=1000)] * 3)
+        await record_ends(opened, [Disconnect(time.time(), "normal", "client", code=1000)] * 3)
     servers[1].kill()
     result = await run_beside("replay_disconnects", "--format", "json")
     document = json.loads(result.out)

@@ -120,9 +120,7 @@ def test_only_the_store_speaks_to_redis(module: str) -> None:
     assert redis_imports(module, MODULES[module]) == set()
 
 
-@pytest.mark.parametrize(
-    "module", [module for module in MODULES if part_of(module) in ("model", "store", "operations")]
-)
+@pytest.mark.parametrize("module", BELOW_THE_COMMANDS)
 def test_nothing_below_the_commands_prints_or_knows_django(module: str) -> None:
     source = MODULES[module]
     assert {name for name in imported(source) if part_of(name) in ("django", "rich")} == set()

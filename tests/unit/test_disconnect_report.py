@@ -18,7 +18,6 @@ from ops.output.disconnect_documents import disconnect_report_document
 from ops.output.disconnect_page import disconnect_page
 from ops.output.disconnect_tables import disconnect_report
 from ops.output.documents import dump
-from ops.output.tables import print_report
 
 NOON = 1_795_608_000.0
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e\"'&"
@@ -34,7 +33,7 @@ def report_of(*records: Disconnect, reading: Reading | None = None) -> Disconnec
 def shown(report: DisconnectReport, width: int = 80, encoding: str = "utf-8") -> str:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    print_report(Console(file=stream, width=width), disconnect_report(report))
+    Console(file=stream, width=width).print(disconnect_report(report), markup=False, highlight=False, emoji=False)
     stream.flush()
     return raw.getvalue().decode(encoding)
 

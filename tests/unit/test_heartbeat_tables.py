@@ -10,13 +10,12 @@ from rich.console import Console
 from ops.model.heartbeats import GROUPS_KEPT, GroupHeartbeat, HeartbeatReport, Tally
 from ops.model.heartbeats import ProcessHeartbeat as Process
 from ops.output.heartbeats import heartbeat_report, milliseconds, round_line
-from ops.output.tables import print_report
 
 
 def drawn(report: HeartbeatReport, *, colour: bool = False, encoding: str = "utf-8") -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     console = Console(file=stream, width=80, color_system="truecolor" if colour else None, force_terminal=colour)
-    print_report(console, heartbeat_report(report))
+    console.print(heartbeat_report(report), markup=False, highlight=False, emoji=False)
     stream.flush()
     stream.seek(0)
     return stream.read()
