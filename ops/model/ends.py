@@ -9,9 +9,16 @@ from ops.model.client_pings import HEARTBEAT_TIMEOUT
 from ops.model.disconnects import MAX_CHAIN, MAX_TEXT
 
 NO_HANDLER = re.compile(r"^ValueError: No handler for message type")
-_URL_SECRET = re.compile(r"(://)[^/\s@]*@")
+# Text is anybody's and may be long. Whether a name is a secret's is looked up in a lookahead, which is not tried again
+# for each end that the name could have: the time grows as the length of the text does.
+_URL_SECRET = re.compile(r"(://)[^/\s]*@")
 _NAMED_SECRET = re.compile(
-    r"(?i)\b(\w*(?:passw(?:or)?d|secret|token|api_?key))(['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,;&)]+)"
+    r"""(?ix)
+    \b (?= \w*?(?:passw(?:or)?d|passphrase|passcode|secret|token|api_?key) | (?-i:\w*[a-z]Keys?\b) | \w*_keys?\b
+        | (?:\w*_)?(?:key|pass|pwd)\b )
+    (\w+ ['"]? \s* [=:]{1,2} \s*)
+    (?: b?'[^']*' | b?"[^"]*" | \[[^\[\]]*\] | [^\s,;&)]+ )
+    """
 )
 
 
@@ -82,7 +89,7 @@ def _described(error: BaseException) -> str:
 
 def without_secrets(text: str) -> str:
     """``text`` without the credentials of URLs and without values that are named as secrets."""
-    return _NAMED_SECRET.sub(r"\1\2***", _URL_SECRET.sub(r"\1***@", text))
+    return _NAMED_SECRET.sub(r"\1***", _URL_SECRET.sub(r"\1***@", text))
 
 
 def error_kind(chain: Sequence[str]) -> ErrorKind | None:

@@ -102,11 +102,50 @@ def test_an_exception_that_cannot_be_shown_is_named() -> None:
         ("password=hunter2, x", "password=***, x"),
         ("{'api_key': 'hunter2'}", "{'api_key': ***}"),
         ("Token: hunter2", "Token: ***"),
-        ("nothing here", "nothing here"),
+        ("SECRET_KEY=hunter2", "SECRET_KEY=***"),
+        ("AWS_SECRET_ACCESS_KEY='hunter2'", "AWS_SECRET_ACCESS_KEY=***"),
+        ("private_key: hunter2", "private_key: ***"),
+        ("privateKey: hunter2", "privateKey: ***"),
+        ("api-key: hunter2", "api-key: ***"),
+        ("key=hunter2&room=a", "key=***&room=a"),
+        ("pass=hunter2", "pass=***"),
+        ("DB_PASS=hunter2", "DB_PASS=***"),
+        ("passphrase=hunter2", "passphrase=***"),
+        ("{'password': b'hunter two'}", "{'password': ***}"),
+        ("assert password == 'hunter two'", "assert password == ***"),
+        ("symmetric_encryption_keys=['hunter2', 'another one']", "symmetric_encryption_keys=***"),
+        ("error: secret=hunter2", "error: secret=***"),
+        ("redis://:hun@ter2@host is away", "redis://***@host is away"),
+        ("redis://:hun@ter2@host/0, redis://host", "redis://***@host/0, redis://host"),
     ],
 )
 def test_credentials_are_taken_out(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing here",
+        "KeyError: 'x'",
+        "monkey=1",
+        "db0:keys=3,expires=0",
+        "no such key asgi:group:x",
+        "compass=north, passed: 5, bypass=1",
+        "Key (id)=(5) already exists",
+        "https://example.org/@somebody is away",
+    ],
+)
+def test_what_is_no_credential_stays(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["token", "_key", "key=", "key ", "key='", "token=[", "://", "://a@", "@", "pass: ", "a", " ", "=", "'\""]
+)
+def test_text_made_to_take_long_does_not(piece: str) -> None:
+    """It would take minutes or hours if the time grew as the square of the length, or worse."""
+    assert without_secrets(piece * 100_000)
 
 
 def ended(*events: Any, reasons: bool = False, **how: Any) -> tuple[str, str, int | None]:
