@@ -220,7 +220,7 @@ async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
 def _json_object(raw: bytes | None) -> dict[str, Any]:
     try:
         value = json.loads(raw or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

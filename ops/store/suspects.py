@@ -31,7 +31,7 @@ def _parse(process: str, raw: bytes) -> Suspicion | None:
         stored = json.loads(raw)
         times = [float(stored[name]) for name in ("since", "renewed_at", "newest_joined_at")]
         epoch = stored["epoch"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     # A score can be infinite, a clock cannot.
     if not all(map(math.isfinite, times[:2])) or math.isnan(times[2]) or not isinstance(epoch, str):
@@ -55,7 +55,8 @@ def _format(suspicion: Suspicion) -> str:
 async def read_seen_live(opened: OpenLayer) -> dict[str, float]:
     """Process -> when a run last saw it live (unix seconds of the first shard)."""
     stored = await _read_hash(opened, opened.keyspace.seen)
-    return {decode_name(process): float(raw) for process, raw in stored if _NUMBER.fullmatch(raw)}
+    seen = {decode_name(process): float(raw) for process, raw in stored if _NUMBER.fullmatch(raw)}
+    return {process: when for process, when in seen.items() if math.isfinite(when)}
 
 
 async def record_seen_live(opened: OpenLayer, seen: Mapping[str, float]) -> None:

@@ -55,11 +55,12 @@ async def test_what_is_no_message_is_answered_and_closes_nothing(
     kind: Kind, start_worker: StartWorker, sockets: SocketFleet
 ) -> None:
     [socket] = await sockets.open(start_worker(kind), "lobby")
-    await socket.connection.send("not json")
+    for text in ("not json", "[" * 100_000):
+        await socket.connection.send(text)
     await socket.send({"text": 1})
     await socket.send({"text": "now properly"})
     assert await sockets.await_received("now properly") == [socket]
-    assert [message["type"] for message in socket.received] == ["error", "error", "message"]
+    assert [message["type"] for message in socket.received] == ["error", "error", "error", "message"]
 
 
 @pytest.mark.parametrize(

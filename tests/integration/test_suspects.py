@@ -72,7 +72,14 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 entries = st.fixed_dictionaries(
     {"since": json_values, "renewed_at": json_values, "epoch": json_values, "newest_joined_at": json_values}
 )
-damage = st.binary(max_size=30) | (json_values | entries).map(lambda value: json.dumps(value).encode())
+# Numbers that are too large for a float, and more brackets than a parser of JSON descends.
+TOO_LARGE = json.dumps({"since": 10**400, "renewed_at": 1, "newest_joined_at": 1, "epoch": ""}).encode()
+TOO_DEEP = b"[" * 100_000
+damage = (
+    st.binary(max_size=30)
+    | st.sampled_from([TOO_LARGE, TOO_DEEP, b"1" * 400])
+    | (json_values | entries).map(lambda value: json.dumps(value).encode())
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -97,7 +104,16 @@ async def test_a_damaged_memory_neither_stops_a_run_nor_kills_anybody(
     live, silent = await start_process("room", live=True), await start_process("room")
     future = {"since": 9e9, "renewed_at": 9e9, "epoch": "?", "newest_joined_at": 9e9}
     for process in (live, silent):
-        for entry in (b"{", b"[]", b'{"since": "nan"}', json.dumps({**future, "since": "-inf"}), json.dumps(future)):
+        for entry in (
+            TOO_LARGE,
+            TOO_DEEP,
+            b"1" * 400,
+            b"{",
+            b"[]",
+            b'{"since": "nan"}',
+            json.dumps({**future, "since": "-inf"}),
+            json.dumps(future),
+        ):
             redis_client.hset(ASGI.suspects(), process.name, entry)
             redis_client.hset(ASGI.seen, process.name, entry)
             report = await run_reap(probe_timeout_seconds=PROBE_TIMEOUT_SECONDS / 2)
