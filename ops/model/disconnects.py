@@ -14,6 +14,10 @@ MAX_CHAIN = 8
 MAX_DOCUMENT_BYTES = 128 * 1024
 UNTIMED = 0.0  # ``at`` of an end in a log that says no times
 _WORD = re.compile(r"[a-z][a-z0-9_.-]{0,39}")
+# Lone surrogates but those that stand for a byte, as `decode_name` has them: no name can be made of them.
+_OF_NO_BYTES = re.compile(r"[\ud800-\udc7f\udd00-\udfff]")
+# What a datetime in UTC can say, without its last second: a fraction could be rounded up to the year 10000.
+_EARLIEST, _LATEST = -62135596800.0, 253402300799.0
 
 CLOSED_BY = ("client", "application", "server", "shutdown", "unknown")
 
@@ -155,9 +159,20 @@ def parse_time(value: object) -> float | None:
     try:
         # Python 3.10 does not know the Z.
         moment = datetime.fromisoformat(value.removesuffix("Z") + "+00:00" * value.endswith("Z"))
-        return moment.timestamp() if moment.tzinfo is not None else None
+        return time_of(moment) if moment.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None
+
+
+def time_of(moment: datetime) -> float | None:
+    """Unix seconds; None where UTC has no such year, so that ``iso_time`` could not write it."""
+    at = moment.timestamp()
+    return at if _EARLIEST <= at < _LATEST else None
+
+
+def encodable(text: str) -> str:
+    """``text`` as a name can have it: lone surrogates that stand for no byte become escapes; at most MAX_TEXT long."""
+    return _OF_NO_BYTES.sub(lambda found: f"\\u{ord(found[0]):04x}", text[:MAX_TEXT])[:MAX_TEXT]
 
 
 def _word(value: object, otherwise: str) -> str:
@@ -165,12 +180,12 @@ def _word(value: object, otherwise: str) -> str:
 
 
 def _text(value: object) -> str | None:
-    return value[:MAX_TEXT] if isinstance(value, str) and value else None
+    return encodable(value) if isinstance(value, str) and value else None
 
 
 def _texts(value: object, most: int) -> tuple[str, ...]:
     values = value[:most] if isinstance(value, list) else []
-    return tuple(item[:MAX_TEXT] for item in values if isinstance(item, str) and item)
+    return tuple(encodable(item) for item in values if isinstance(item, str) and item)
 
 
 def _whole(value: object, most: int) -> int | None:

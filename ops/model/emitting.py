@@ -14,8 +14,20 @@ MOST_PER_SECOND = 100
 
 
 def disconnect_message(one: Disconnect) -> dict[str, Any]:
-    """``{"type": "ops.disconnect", "disconnect": {…}}``, with the fields that the disconnect log has."""
-    return {"type": DISCONNECT, "disconnect": to_document(one)}
+    """``{"type": "ops.disconnect", "disconnect": {…}}``, with the fields that the disconnect log has.
+
+    Without ``at`` where it is not known. Bytes that are not UTF-8 are shown as escapes: no layer takes them in a text.
+    """
+    document = {name: _sendable(value) for name, value in to_document(one).items()}
+    if one.at == UNTIMED:
+        del document["at"]
+    return {"type": DISCONNECT, "disconnect": document}
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return [_sendable(item) for item in value] if isinstance(value, list) else value
 
 
 def pause_seconds(before: Disconnect | None, one: Disconnect, speed: float | None) -> float:

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 
+from ops.model.disconnects import time_of
+
 MOST_PREFIXES = 4
 LONGEST_LINE = 4096  # of a server's own; a JSON record may be longer
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -136,6 +138,6 @@ def _time_of(stamp: "re.Match[str]", zone: tzinfo) -> float | None:
 
 def _unix(zone: tzinfo, year: int, month: int, day: int, hour: int, minute: int, second: int) -> float | None:
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=zone).timestamp()
+        return time_of(datetime(year, month, day, hour, minute, second, tzinfo=zone))
     except (ValueError, OverflowError):
         return None

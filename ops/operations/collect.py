@@ -22,7 +22,7 @@ from ops.model.facts import (
     known,
 )
 from ops.model.findings.processes import NEAR_EXPIRY_SHARE, is_full
-from ops.model.keys import inbox_of
+from ops.model.keys import encode_name, inbox_of
 from ops.operations.observe import Look, Observation, observe
 from ops.store.disconnect_log import read_newest
 from ops.store.inspection import fact, read_clients, read_server
@@ -88,9 +88,9 @@ async def _read_ends(opened: OpenLayer) -> tuple[LoggedEnd, ...]:
     """The newest records, and whether the channels that they speak of are members still."""
     ends = [LoggedEnd(written_at, one) for written_at, one in await read_newest(opened, NEWEST_ENDS)]
     asked = [
-        (number, opened.shard_of_group(group), ("ZSCORE", opened.keyspace.group(group), end.disconnect.channel))
+        (number, opened.shard_of_group(group), ("ZSCORE", opened.keyspace.group(group), encode_name(channel)))
         for number, end in enumerate(ends[:MOST_FOLLOWED_UP])
-        if end.disconnect.channel and inbox_of(end.disconnect.channel)
+        if (channel := end.disconnect.channel) and inbox_of(channel)
         for group in end.disconnect.groups[:GROUPS_OF_AN_END]
     ]
     for shard in opened.answering:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ops.exceptions import ShardError
-from ops.model.disconnects import Disconnect, iso_time, parse_json, parse_time, to_json
+from ops.model.disconnects import Disconnect, encodable, iso_time, parse_json, parse_time, to_json
 from ops.model.keys import decode_name, inbox_of
 from ops.store import journal
 from ops.store.scripts import run_script
@@ -22,7 +22,9 @@ ENTRIES_AT_ONCE = 1000
 RECORDS_AT_ONCE = 1000
 MOST_REAPED = 10_000_000
 BEGINNING = "0-0"
-_ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
+LARGEST_PART = 2**64 - 1  # of the two of an entry's id
+LAST_ID = f"{LARGEST_PART}-{LARGEST_PART}"  # Redis does not take a request for what comes after it.
+_ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,9 @@ async def append_reaped(opened: OpenLayer, run_id: str, at: float, removed: Mapp
 async def read_position(opened: OpenLayer) -> str:
     """The entry up to which clean-ups have come; BEGINNING where none has, or where it cannot be read."""
     found = decode_name(await opened.home.execute("GET", opened.keyspace.cleaned) or b"")
-    return found if _ENTRY_ID.fullmatch(found) else BEGINNING
+    if not _ENTRY_ID.fullmatch(found) or any(int(part) > LARGEST_PART for part in found.split("-")):
+        return BEGINNING
+    return BEGINNING if found == LAST_ID else found
 
 
 async def record_position(opened: OpenLayer, position: str) -> None:
@@ -73,9 +77,9 @@ async def read_disconnects(
     entries that stand for many stand for; without it they are passed over. Such an entry comes in several pages, of
     which only the last moves ``last_id``.
     """
-    last = "+" if until is None else f"{int(until * 1000)}"
+    last = "+" if until is None else _entry_id(until)
     if since is not None and (after == BEGINNING or int(after.partition("-")[0]) < since * 1000):
-        start = f"{int(since * 1000)}"
+        start = _entry_id(since)
     else:
         start = f"({after}"
     while entries := await opened.home.execute(
@@ -85,7 +89,14 @@ async def read_disconnects(
             after = page.last_id
             yield page
         after = decode_name(entries[-1][0])
+        if after == LAST_ID:
+            return
         start = f"({after}"
+
+
+def _entry_id(at: float) -> str:
+    """What XRANGE takes for that time; there is none before 1970."""
+    return str(max(0, int(at * 1000)))
 
 
 async def read_newest(opened: OpenLayer, count: int) -> list[tuple[float, Disconnect]]:
@@ -134,12 +145,12 @@ def _parse_reaped(raw: bytes) -> tuple[str, float, dict[str, int]] | None:
     """The run, when it was, and how many members of each process went."""
     try:
         entry = json.loads(raw)
-        run_id, at, counts = entry["run_id"], parse_time(entry["at"]), dict(entry["removed"])
+        run_id, at, counts = entry["run_id"], parse_time(entry["at"]), entry["removed"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    if not isinstance(run_id, str) or at is None:
+    if not isinstance(run_id, str) or at is None or not isinstance(counts, dict):
         return None
-    return run_id, at, {name: count for name, count in counts.items() if isinstance(count, int)}
+    return encodable(run_id), at, {encodable(name): count for name, count in counts.items() if isinstance(count, int)}
 
 
 async def _expand(

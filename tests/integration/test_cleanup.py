@@ -203,8 +203,14 @@ async def test_a_part_of_the_log_moves_no_position(redis_client: redis.Redis, ch
     assert redis_client.get(ASGI.cleaned) is None
 
 
-async def test_a_position_that_is_no_entry_is_the_beginning(redis_client: redis.Redis, channels: list[str]) -> None:
-    redis_client.set(ASGI.cleaned, "+")
+@pytest.mark.parametrize(
+    "position",
+    ["+", "99999999999999999999-0", "0-18446744073709551616", "-".join([str(2**64 - 1)] * 2), "\u0663-\u0661"],
+)
+async def test_a_position_that_is_no_entry_is_the_beginning(
+    redis_client: redis.Redis, channels: list[str], position: str
+) -> None:
+    redis_client.set(ASGI.cleaned, position)
     await record(*map(end_of, channels))
     assert (await cleaned("--resume"))["records"] == 6
 

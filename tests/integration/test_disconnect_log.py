@@ -6,9 +6,9 @@ from typing import Any
 
 from django.conf import LazySettings
 
-from ops.model.disconnects import Disconnect
+from ops.model.disconnects import Disconnect, to_json
 from ops.store import disconnect_log, journal
-from ops.store.disconnect_log import append_reaped, read_disconnects
+from ops.store.disconnect_log import LAST_ID, append_reaped, read_disconnects
 from ops.store.shards import Shard, open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
@@ -56,6 +56,13 @@ async def test_an_entry_that_is_no_record_is_counted_and_passed_over(redis_serve
         pages = [page async for page in read_disconnects(opened)]
     assert [one for page in pages for one in page.disconnects] == [Disconnect(at=1.0)]
     assert sum(page.unreadable for page in pages) == 4
+
+
+async def test_a_log_whose_entries_have_the_last_ids_there_can_be_is_read(redis_server: EmbeddedRedis) -> None:
+    async with open_layer("default") as opened:
+        for entry_id in (f"{2**64 - 1}-{2**64 - 2}", LAST_ID):
+            await opened.home.execute("XADD", opened.keyspace.disconnects, entry_id, "d", to_json(Disconnect(at=1.0)))
+        assert await all_of(opened) == [Disconnect(at=1.0)] * 2
 
 
 async def test_a_reaped_entry_stands_for_each_member_of_its_receipts(redis_server: EmbeddedRedis) -> None:

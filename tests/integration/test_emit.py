@@ -125,6 +125,21 @@ async def test_the_document_says_all_of_it_and_the_exit_code_whether_it_was_done
     assert document == {**expected, **changed}
 
 
+async def test_an_end_of_a_log_without_times_says_none_and_every_text_arrives(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    process = await start_process()
+    await process.live("audit")
+    async with open_layer("default") as opened:
+        await record_ends(opened, [Disconnect(UNTIMED), Disconnect(NOON, path="/\udcff/", groups=("\udcff",))])
+    result = await emit("audit")
+    assert (result.returncode, json.loads(result.out)["sent"]) == (0, 7), result
+    await until(lambda: len(process.received) == 7)
+    untimed, odd = (message["disconnect"] for message in process.received[:2])
+    assert untimed == {"schema_version": 1, "cause": "unknown", "closed_by": "unknown", "source": "middleware"}
+    assert (odd["path"], odd["groups"]) == ("/\\udcff/", ["\\udcff"])
+
+
 async def test_a_dry_run_sends_nothing(redis_client: redis.Redis) -> None:
     result = await emit("audit", "--dry-run")
     assert (result.returncode, json.loads(result.out)["records"], json.loads(result.out)["sent"]) == (0, 5, 0)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ops.operations import collect
+from ops.store import disconnect_log
 from tests.in_process_commands import run_beside, run_here
 from tests.integration.test_hostile_input import ANYTHING, HOSTILE, assert_harmless
 from tests.layer_builders import ASGI, add_members, channels_of, members_of, new_process_name
@@ -64,13 +65,22 @@ def read_everything(*sources: str, page: Path) -> None:
     assert_page_is_harmless(page.read_text())
 
 
-TEXTS = st.sampled_from(NAMES) | st.text(max_size=20)
+SURROGATES = ["\ud800", "\udcff", *(f"specific.{'b' * 32}!{end}" for end in ("\ud800", "\udcff"))]
+TEXTS = st.sampled_from(NAMES) | st.sampled_from(SURROGATES) | st.text(st.characters(), max_size=20)
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), TEXTS, st.lists(TEXTS, max_size=4),
     st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
 )  # fmt: skip
 TIMES = (
-    st.sampled_from(["2026-11-25T14:00:00.000Z", "0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999+14:00"]) | VALUES
+    st.sampled_from(
+        [
+            "2026-11-25T14:00:00.000Z",
+            "0001-01-01T00:00:00.000Z",
+            "0001-01-01T00:00:00+14:00",
+            "9999-12-31T23:59:59.999+14:00",
+        ]
+    )
+    | VALUES
 )
 FIELDS = (
     "cause", "closed_by", "source", "lived_seconds", "code", "exception", "path", "consumer", "channel", "process",
@@ -85,18 +95,22 @@ REAPED = st.builds(
     lambda run_id, at, removed: json.dumps({"run_id": run_id, "at": at, "removed": removed}).encode(),
     st.just("run") | VALUES,
     TIMES,
-    st.dictionaries(TEXTS, st.integers(-5, 5) | VALUES, max_size=3) | VALUES,
+    st.dictionaries(TEXTS, st.integers(-5, 5) | VALUES, max_size=3) | VALUES | st.lists(st.lists(VALUES, max_size=2)),
 )
 ENTRIES = st.dictionaries(
     st.sampled_from([b"d", b"reaped", b"\xff", b""]), RECORDS | REAPED | ANYTHING, min_size=1, max_size=2
 )
+NO_POSITIONS = [
+    b"99999999999999999999-0", b"0-18446744073709551616", b"18446744073709551615-18446744073709551615",
+    "\u0663-\u0661".encode(), b"\xff", b"-", b"(1-1", b"$",
+]  # fmt: skip
 QUIETLY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @QUIETLY
 @given(
     entries=st.lists(ENTRIES, max_size=5),
-    position=st.sampled_from([b"0-0", b"99999999999999999999-0", b"\xff", b"-", b"(1-1", b"$"]),
+    position=st.sampled_from([b"0-0", *NO_POSITIONS]),
 )
 def test_damaged_records_in_redis_are_passed_over(
     redis_client: redis.Redis,
@@ -114,8 +128,46 @@ def test_damaged_records_in_redis_are_passed_over(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "PROBE_TIMEOUT_SECONDS", 0.02)
         read_everything(page=tmp_path_factory.getbasetemp() / "page.html")
-    assert_harmless((), run_here("replay_disconnects", "--cleanup", "--resume"))
+    resumed = run_here("replay_disconnects", "--cleanup", "--resume")
+    assert_harmless((), resumed)
+    assert resumed.returncode == 0, resumed
     assert members_of(redis_client, "room") == before
+
+
+SOME_TIME = "2026-11-25T14:00:00.000Z"
+
+
+@pytest.mark.parametrize("text", SURROGATES)
+def test_lone_surrogates_are_passed_over_or_shown(redis_client: redis.Redis, tmp_path: Path, text: str) -> None:
+    channel = f"specific.{LIVING}!{text}"
+    ends: list[dict[str, object]] = [
+        {"channel": channel, "groups": ["room"]},
+        {"channel": f"specific.{LIVING}!a", "groups": [text]},
+        {name: text for name in FIELDS if name not in ("exception", "groups")},
+        {"exception": [text], "groups": [text]},
+    ]
+    lines = [json.dumps({"schema_version": 1, "at": SOME_TIME, **end}) for end in ends]
+    reaped = [{"run_id": text, "removed": {}}, {"run_id": "run", "removed": {text: 2}}]
+    for line in lines:
+        redis_client.xadd(ASGI.disconnects, {"d": line})
+    for entry in reaped:
+        redis_client.xadd(ASGI.disconnects, {"reaped": json.dumps({"at": SOME_TIME, **entry})})
+    file = tmp_path / "ends.jsonl"
+    file.write_text("\n".join(lines))
+    for sources in ((), (str(file),)):
+        read_everything(*sources, page=tmp_path / "page.html")
+        sent = run_here("replay_disconnects", "--emit", "nobody", "--force", "--speed", "max", *sources)
+        assert (sent.returncode, sent.err) == (0, ""), sent
+
+
+@pytest.mark.parametrize("removed", [[[1, 5]], [[None, 5]], ["ab"], {"a": True}, {"a": -5}, {"a": 10**400}])
+def test_an_entry_of_the_reaper_with_other_counts_is_passed_over(
+    redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: object
+) -> None:
+    monkeypatch.setattr(disconnect_log, "MOST_REAPED", 5)
+    entry = {"run_id": "run", "at": SOME_TIME, "removed": removed}
+    redis_client.xadd(ASGI.disconnects, {"reaped": json.dumps(entry)})
+    read_everything(page=tmp_path / "page.html")
 
 
 REAL_LINES = [line for log in sorted(LOGS.glob("*.*")) for line in log.read_bytes().splitlines()[:60]]

@@ -70,8 +70,14 @@ async def test_the_log_in_redis_is_the_source_where_none_is_named(redis_server: 
     document = json.loads(result.out)
     assert (document["records"], document["unreadable"], document["by_code"]["rows"][0]["code"]) == (2500, 1, 1000)
     assert document["sources"] == ["the disconnect log in Redis"]
-    none = await run_beside("replay_disconnects", "--until", "2h", "--format", "json")
-    assert json.loads(none.out)["records"] == 0
+    for since, until, records in (
+        ("1d", "2h", 0),
+        ("3000w", "0s", 2500),
+        ("1960-01-01T00:00Z", "9999-01-01T00:00Z", 2500),
+        ("0001-01-01T00:00Z", "1960-01-01T00:00Z", 0),
+    ):
+        some = await run_beside("replay_disconnects", "--since", since, "--until", until, "--format", "json")
+        assert (some.returncode, some.err, json.loads(some.out)["records"]) == (0, "", records), (since, until)
 
 
 async def test_where_another_shard_does_not_answer_the_log_is_reported_on_all_the_same(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -111,6 +112,32 @@ def test_no_value_whatever_it_is_breaks_the_reader(value: Any) -> None:
     assert found is not None
     assert json.loads(to_json(found))
     assert parse({"at": value}) is None or isinstance(value, str)
+
+
+def test_text_that_stands_for_no_bytes_is_shown_as_an_escape() -> None:
+    """Names are made of it, and a name is bytes. What stands for a byte that is not UTF-8 stays as it is."""
+    found = parse(
+        {"at": "2025-11-24T10:26:40Z", "channel": "\ud800!\udcff", "groups": ["\udfff"], "exception": ["\ud800"]}
+    )
+    assert found is not None
+    assert (found.channel, found.groups, found.exception) == ("\\ud800!\udcff", ("\\udfff",), ("\\ud800",))
+    long = parse({"at": "2025-11-24T10:26:40Z", "path": "\ud800" * 10_000})
+    assert long is not None
+    assert len(long.path or "") == MAX_TEXT
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.999999Z", "0000-01-01T00:00:00Z"],
+)
+def test_a_time_that_could_not_be_written_again_is_none(text: str) -> None:
+    assert parse_time(text) is None
+
+
+@given(st.datetimes(), st.integers(-24 * 60 + 1, 24 * 60 - 1))
+def test_every_time_that_is_read_can_be_written(moment: datetime, ahead_minutes: int) -> None:
+    at = parse_time(moment.replace(tzinfo=timezone(timedelta(minutes=ahead_minutes))).isoformat())
+    assert at is None or iso_time(at)
 
 
 def test_groups_are_bounded_and_counted() -> None:

@@ -36,6 +36,8 @@ NOON = datetime(2026, 11, 25, 12, 0, 1, tzinfo=timezone.utc).timestamp()
         ("said", "said", None),
         ("2026-13-25 06:00:01,250 ERROR said", "said", None),
         ("2026-11-25T12:00:01+99:99 said", "said", None),
+        ("0001-01-01T00:00:00+1400 said", "said", None),
+        ("9999-12-31T23:59:59.999999999Z said", "said", None),
     ],
 )
 def test_what_a_handler_docker_or_journald_put_before_a_line_is_taken_off(
