@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgpack
 import pytest
 import pytest_asyncio
 import redis
 from django.conf import LazySettings
 
 from ops.model.diagnosis import IDS
-from ops.model.disconnects import Disconnect, to_json
+from ops.model.disconnects import Disconnect, iso_time, to_json
 from ops.model.keys import index_entry
 from ops.operations import collect
 from project.embedded_redis import EmbeddedRedis, redis_server_version
@@ -27,6 +28,7 @@ from tests.layer_builders import (
     AppProcess,
     add_members,
     channels_of,
+    dump,
     layer_of,
     members_of,
     new_process_name,
@@ -36,6 +38,7 @@ from tests.layer_builders import suspect_everybody as remember_silence
 PASSWORD = "hunter2-is-secret"
 DROP_IN = "ops.layers.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+RUN_OF_BEFORE, INTERRUPTED_RUN = "20260102T030405Z-abcdef", "20260102T030505Z-abcdef"
 QUICK = ("--probe-timeout", "0.15")
 
 
@@ -72,7 +75,10 @@ class Guarded:
         }
 
     async def leave_a_dead_process(self) -> None:
-        """With members, a lease that lapsed, an index, messages in the inbox and in flight; silent for long enough."""
+        """With members, a lease that lapsed, an index, messages in the inbox and in flight; silent for long enough.
+
+        Beside it what runs leave: the receipts of one that is in the disconnect log, and of one that was interrupted.
+        """
         admin, self.dead = self.admin, new_process_name()
         channels = channels_of(self.dead, 3)
         admin.delete(ASGI.group("room"), ASGI.lock, *admin.scan_iter("asgispecific.*"))
@@ -86,8 +92,20 @@ class Guarded:
         admin.delete(ASGI.disconnects, ASGI.cleaned)
         end = Disconnect(time.time() + 60, "client_left", "websocket", "middleware", channel=channels[0])
         admin.xadd(ASGI.disconnects, {"d": to_json(end)})
+        self.leave_receipts(RUN_OF_BEFORE, channels[1:])
+        reaped = {"run_id": RUN_OF_BEFORE, "at": iso_time(time.time()), "removed": {self.dead: 2}}
+        admin.xadd(ASGI.disconnects, {"reaped": json.dumps(reaped)})
+        self.leave_receipts(INTERRUPTED_RUN, channels[:1])
+        admin.delete(ASGI.runs)
+        admin.zadd(ASGI.runs, {INTERRUPTED_RUN: 1000.0})
+        admin.hset(ASGI.run(INTERRUPTED_RUN), mapping={"started_at": "1000.0", "expires_at": repr(time.time() + 3600)})
         await remember_silence("app")
         admin.script_flush()
+
+    def leave_receipts(self, run_id: str, channels: list[str]) -> None:
+        receipt = [[ASGI.group("room"), channels]], [1.0] * len(channels)
+        self.admin.delete(ASGI.journal(run_id))
+        self.admin.rpush(ASGI.journal(run_id), msgpack.packb(receipt))
 
 
 class Receiving(AppProcess):
@@ -119,6 +137,12 @@ async def guarded(
 NOT_EXAMINED = {"ops.W307": "config|get", "ops.W310": "slowlog|get"}
 NOT_EXAMINED_IN_PUBSUB = {**NOT_EXAMINED, "ops.E308": "config|get"}
 EXAMINED = ",".join(name for name in IDS if name not in NOT_EXAMINED_IN_PUBSUB)
+READING = (
+    ("channels_groups", "--no-probe", "--members", "room"),
+    ("channels_groups", "--no-probe", "--summary"),
+    ("reap_stale", "--history"),
+    ("replay_disconnects",),
+)
 LOOKING = (
     ("channels_groups", *QUICK),
     ("channels_groups", "--no-probe", "--members", "room"),
@@ -173,6 +197,28 @@ async def test_the_inspector_sees_and_probes_and_can_change_nothing(guarded: Gua
         refused = await run_beside(*argv)
         assert (refused.returncode, members_of(guarded.admin, "room")) == (1, before), argv
         assert "add to its ACL: " in refused.err, argv
+
+
+async def test_the_reader_sees_and_writes_nothing_at_all(guarded: Guarded) -> None:
+    if "channels-reader" not in guarded.users:
+        pytest.skip("where Redis can tell keys apart the inspector does")
+    guarded.become("channels-reader")
+    before = dump(guarded.admin)
+    for argv in READING:
+        result = await run_beside(*argv)
+        assert (result.returncode, result.err) == (0, ""), argv
+    assert refusals(guarded.admin) == []
+    assert dump(guarded.admin) == before
+
+
+async def test_what_runs_removed_is_told_from_their_receipts(guarded: Guarded) -> None:
+    for user in guarded.users:
+        guarded.become(user)
+        report = json.loads((await run_beside("replay_disconnects", "--format", "json")).out)
+        assert (report["complete"], report["records"]) == (True, 3), user
+        history = json.loads((await run_beside("reap_stale", "--history", "--format", "json")).out)
+        [run] = history["runs"]
+        assert (run["run_id"], run["state"], run["removed"]) == (INTERRUPTED_RUN, "interrupted", 1), user
 
 
 async def test_the_reaper_removes_and_restores(guarded: Guarded) -> None:
