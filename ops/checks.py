@@ -1,6 +1,6 @@
 """Django system checks: what the settings alone show to be wrong. ``channels_doctor`` knows them by the same ids."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.checks import CheckMessage, Error, Warning, register
@@ -18,11 +18,7 @@ OPS_SETTINGS = "ops.E101"
 @register(TAG)
 def check_settings(**_: Any) -> list[CheckMessage]:
     """``ops.E101``: a key or value of ``CHANNELS_OPS`` that cannot be used."""
-    values = conf.configured()
-    if not isinstance(values, Mapping):
-        return [Error("CHANNELS_OPS must be a dict.", hint="CHANNELS_OPS = {}", id=OPS_SETTINGS)]
-    problems = [problem for key in values if (problem := conf.problem_with(key, values)) is not None]
-    return list(_messages(OPS_SETTINGS, check_ops_settings(problems, conf.known_keys())))
+    return list(_messages(OPS_SETTINGS, check_ops_settings(conf.problems(), conf.known_keys())))
 
 
 @register(TAG)

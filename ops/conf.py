@@ -39,16 +39,27 @@ def known_keys() -> list[str]:
     return [field.name.upper() for field in fields(OpsSettings)]
 
 
-def configured() -> Mapping[str, Any]:
-    """``CHANNELS_OPS`` as the project has it."""
-    return getattr(settings, "CHANNELS_OPS", None) or {}
+def _written() -> Any:
+    """``CHANNELS_OPS`` as the project has it, of whatever kind; empty where it has none."""
+    written = getattr(settings, "CHANNELS_OPS", None)
+    return {} if written is None else written
 
 
 def ops_settings() -> OpsSettings:
     """The settings in force. Keys and values that ``manage.py check`` objects to are left at their default."""
-    values = configured()
+    values = _written()
+    if not isinstance(values, Mapping):
+        return OpsSettings()
     usable = [key for key in known_keys() if key in values and problem_with(key, values) is None]
     return OpsSettings(**{key.lower(): _kind(key)(values[key]) for key in usable})
+
+
+def problems() -> list[str]:
+    """What is wrong with ``CHANNELS_OPS``."""
+    values = _written()
+    if not isinstance(values, Mapping):
+        return [f"it must be a dict, not {type(values).__name__}"]
+    return [problem for key in values if (problem := problem_with(key, values)) is not None]
 
 
 def problem_with(key: str, values: Mapping[str, Any]) -> str | None:

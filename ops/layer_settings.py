@@ -42,7 +42,6 @@ def layer_settings(alias: str) -> LayerSettings | None:
         return None
     if not isinstance(backend, type) or not isinstance(options, Mapping):
         return None
-    values = conf.configured()
     return LayerSettings(
         alias=str(alias),
         backend=f"{backend.__module__}.{backend.__name__}",
@@ -57,7 +56,7 @@ def layer_settings(alias: str) -> LayerSettings | None:
         debug=settings.DEBUG,
         other_prefixes=frozenset(_prefix(other) for name, other in channel_layers.configs.items() if name != alias),
         worker_count=_worker_count(),
-        ops_problems=tuple(filter(None, (conf.problem_with(key, values) for key in values))),
+        ops_problems=tuple(conf.problems()),
         ops_keys=tuple(conf.known_keys()),
     )
 

@@ -106,6 +106,15 @@ async def test_without_a_stream_nothing_is_written(
     assert redis_client.keys() == []
 
 
+@pytest.mark.parametrize("value", [5, ["DISCONNECT_LOG_STREAM"], "DISCONNECT_LOG_STREAM"])
+async def test_settings_that_are_no_dict_keep_nobody_from_connecting(
+    value: Any, redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings
+) -> None:
+    settings.CHANNELS_OPS = value
+    await come_and_go(DisconnectLogMiddleware(wait_for_close), 1)
+    await until(lambda: len(records_in(redis_client)) == 1)
+
+
 async def test_consumers_that_do_not_end_are_recorded_all_the_same_and_once(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.core.checks import run_checks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.checks import check_settings
+from ops.checks import TAG, check_settings
 from ops.conf import OpsSettings, known_keys, ops_settings, problem_with
+from tests.in_process_commands import run_here
 
 OTHERS: dict[str, Any] = {
     "JOURNAL_SECONDS": 60,
@@ -98,11 +101,18 @@ def test_a_share_is_at_most_1(settings: LazySettings) -> None:
     assert "MAX_SHARE is a share, from 0 to 1, not 1.01" in error.msg
 
 
-@pytest.mark.parametrize("value", [["CONFIRM_AFTER_SECONDS"], "CONFIRM_AFTER_SECONDS", 5])
-def test_settings_that_are_no_dict_are_one_error(settings: LazySettings, value: Any) -> None:
+@pytest.mark.parametrize("value", [["CONFIRM_AFTER_SECONDS"], "CONFIRM_AFTER_SECONDS", 5, 0, []])
+def test_settings_that_are_no_dict_are_one_error_and_the_defaults_hold(settings: LazySettings, value: Any) -> None:
     settings.CHANNELS_OPS = value
-    (error,) = check_settings()
-    assert error.msg == "CHANNELS_OPS must be a dict."
+    (error,) = run_checks(tags=[TAG])
+    said = f"CHANNELS_OPS: it must be a dict, not {type(value).__name__}."
+    assert (error.id, error.msg) == ("ops.E101", said)
+    assert ops_settings() == OpsSettings()
+    refused = run_here("reap_stale")
+    assert (refused.out, refused.err.count("\n"), refused.returncode) == ("", 1, 1)
+    assert said in refused.err
+    found = json.loads(run_here("channels_doctor", "--only", "ops.E101", "--format", "json").out)
+    assert [finding["evidence"] for finding in found["findings"]] == [[said]]
 
 
 @given(key=st.text(max_size=20) | st.integers() | st.none(), value=st.floats() | st.text(max_size=3) | st.none())
