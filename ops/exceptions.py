@@ -8,6 +8,7 @@
     │   └── PermissionMissing     … because of its ACL
     ├── RunNotFound               no such run to undo
     ├── SourceUnreadable          a log file cannot be read
+    ├── OutputLost                standard output cannot be written
     ├── TargetNotAble             nobody there to take the message, or somebody could die of it
     ├── InvalidArguments          bad usage                            exit 2
     └── AnotherRunHoldsTheLock    another run is at work               exit 75
@@ -38,6 +39,10 @@ class RunNotFound(OpsError):
 
 class SourceUnreadable(OpsError):
     """A log file does not exist, may not be read, or is damaged."""
+
+
+class OutputLost(OpsError):
+    """Standard output takes no more: the disk under it is full, for example."""
 
 
 class TargetNotAble(OpsError):

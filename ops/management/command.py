@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from channels import DEFAULT_CHANNEL_LAYER
 from django.core.checks import run_checks
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from redis.exceptions import RedisError
 
 from ops.checks import TAG
-from ops.exceptions import OpsError
+from ops.exceptions import OpsError, OutputLost
 from ops.operations.observe import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -72,17 +72,15 @@ class OpsCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         _escape_what_cannot_be_encoded()
         try:
-            code = self.run(**options)
-            self.stdout.flush()
+            with self.reaching_stdout():
+                code = self.run(**options)
         except OpsError as error:
             raise CommandError(str(error), returncode=error.exit_code) from None
         except RedisError as error:
             raise CommandError(f"Redis: {type(error).__name__}; is every shard up and reachable?") from None
         except KeyboardInterrupt:
             code = INTERRUPTED
-        except BrokenPipeError:
-            # Whoever read our output has seen enough; nothing may be written at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # Whoever read our output has seen enough.
             code = PIPE_CLOSED
         if code:
             raise SystemExit(code)
@@ -104,6 +102,23 @@ class OpsCommand(BaseCommand):
             raise SystemExit(128 + signal.SIGTERM) from None
 
     # Output
+
+    @contextlib.contextmanager
+    def reaching_stdout(self) -> Iterator[None]:
+        """What is written within has been written at the end, not left for the exit of the process. Raises OutputLost
+        where it cannot be."""
+        stdout = self.stdout
+        stream: Any = _Stdout(stdout._out)
+        self.stdout = OutputWrapper(stream)
+        try:
+            yield
+            self.stdout.flush()
+        except BaseException:
+            with contextlib.suppress(OutputLost, BrokenPipeError):  # What it ends with already matters more.
+                self.stdout.flush()
+            raise
+        finally:
+            self.stdout = stdout
 
     def write(self, text: str) -> None:
         self.stdout.write(text, ending="" if text.endswith("\n") else "\n")
@@ -144,6 +159,35 @@ def _report_unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
     says so in one line. channels_redis tidies up behind each message in such a task (``receive_cleaners``)."""
     if not isinstance(context.get("exception"), (RedisError, OSError)):
         loop.default_exception_handler(context)
+
+
+class _Stdout:
+    """The stream that a command writes to, whose failures are told from those of all else that can be an OSError."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        with self._naming_failures():
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._naming_failures():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _naming_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if self._stream is sys.stdout:  # What it still holds would be tried once more at the exit of the process.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise OutputLost(f"standard output cannot be written: {error.strerror or error}") from None
 
 
 def _escape_what_cannot_be_encoded() -> None:

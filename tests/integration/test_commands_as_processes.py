@@ -116,6 +116,34 @@ def test_a_reader_who_has_seen_enough_is_no_error(redis_server: EmbeddedRedis, r
             assert (said, process.wait(30) in (0, 1, 141)) == ("", True), form
 
 
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("channels_doctor", "--list"), 1),
+        (("channels_doctor", "--list", "--format", "json"), 1),
+        (("channels_groups", "--no-probe"), 1),
+        (("channels_groups", "--no-probe", "--format", "csv"), 1),
+        (("channels_groups", "--no-probe", "--format", "csv", "--limit", "1"), 1),
+        (("channels_groups", "--no-probe", "--format", "json", "--watch", "60"), 1),
+        (("channels_groups", "--no-probe", "--check"), 3),
+        (("channels_groups", "--no-probe", "--check", "--layer", "nosuch"), 3),
+        (("send_heartbeat", "--all", "--depth", "process", "--timeout", "0.1", "--format", "json"), 1),
+        (("reap_stale", "--dry-run", "--probe-timeout", "0.1"), 1),
+        (("replay_disconnects",), 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_full_disk_under_stdout_is_one_line(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, argv: tuple[str, ...], code: int
+) -> None:
+    for number in range(500):  # more than what waits to be written
+        add_members(redis_client, f"room-with-a-rather-long-name-{number}", ["general"])
+    with open("/dev/full", "w") as full, started(redis_server, *argv, stdout=full) as process:
+        _, err = process.communicate(timeout=30)
+    said = "CommandError: standard output cannot be written: No space left on device\n"
+    assert (err, process.returncode) == (said, code)
+
+
 def test_data_goes_to_stdout_and_warnings_to_stderr(run_command: RunCommand, redis_client: redis.Redis) -> None:
     add_members(redis_client, "room", channels_of(new_process_name(), 2))
     result = run_command("channels_groups", "absent", "--no-probe", "--format", "csv")

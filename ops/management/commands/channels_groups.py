@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from django.core.management.base import CommandError, CommandParser
 
 from ops.conf import ops_settings
-from ops.exceptions import InvalidArguments
+from ops.exceptions import InvalidArguments, OutputLost
 from ops.management.arguments import count, positive_count, seconds
 from ops.management.command import OpsCommand
 from ops.model.keys import visible
@@ -76,8 +76,17 @@ class Command(OpsCommand):
         except CommandError as error:
             if not options["check"] or error.returncode != 1:
                 raise
-            self.write(plugin_line(UNKNOWN, str(error)))
+            self._write_line_for_monitoring(plugin_line(UNKNOWN, str(error)))
             raise SystemExit(UNKNOWN) from None
+
+    def _write_line_for_monitoring(self, line: str) -> None:
+        from ops.output.plugin import UNKNOWN
+
+        try:
+            with self.reaching_stdout():
+                self.write(line)
+        except OutputLost as error:
+            raise CommandError(str(error), returncode=UNKNOWN) from None
 
     def run(self, **options: Any) -> int:
         _refuse_contradictions(options)
@@ -202,7 +211,7 @@ class Command(OpsCommand):
         inspection = self.run_async(_collect({**options, "summary": True}, _silent))
         warning = 0 if options["warning"] is None else options["warning"]
         code, line = plugin_result(inspection, warning, options["critical"])
-        self.write(line)
+        self._write_line_for_monitoring(line)
         return code
 
 
