@@ -208,6 +208,8 @@ class _Watch:
             return
         if connection.channel is not None and (consumer is None or connection.consumer is not None):
             return  # It has its channel; this is one more that the consumer made for itself.
+        if connection.channel is not None:  # One that was made on the way to the consumer.
+            _of_channel.pop(connection.channel, None)
         connection.channel, connection.alias = channel, self._alias
         _of_channel[channel] = connection
         if consumer is not None:

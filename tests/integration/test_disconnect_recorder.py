@@ -165,6 +165,15 @@ class SecondConsumer(AsyncConsumer):  # type: ignore[misc]
         raise StopConsumer
 
 
+class JoiningConsumer(AsyncConsumer):  # type: ignore[misc]
+    async def websocket_connect(self, message: Any) -> None:
+        await self.channel_layer.group_add("room", self.channel_name)
+        await self.send({"type": "websocket.accept"})
+
+    async def websocket_disconnect(self, message: Any) -> None:
+        raise StopConsumer
+
+
 async def test_each_layer_is_observed_once_and_does_what_it_did(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings
 ) -> None:
@@ -182,6 +191,28 @@ async def test_each_layer_is_observed_once_and_does_what_it_did(
     assert records_in(redis_client) == []
     assert "group_add" not in vars(untouched)
     assert channel_layers["second"].group_add.__closure__ is not None
+    assert middleware._of_channel == {}
+    assert middleware._open == set()
+
+
+async def test_a_channel_that_was_made_on_the_way_to_the_consumer_is_not_kept(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    consumer, made = JoiningConsumer.as_asgi(), []
+
+    async def with_a_channel_of_its_own(scope: Any, receive: Any, send: Any) -> None:
+        layer = channel_layers["default"]
+        made.append(await layer.new_channel())
+        await layer.group_add("of-the-way", made[-1])
+        await consumer(scope, receive, send)
+
+    await come_and_go(DisconnectLogMiddleware(with_a_channel_of_its_own), 3)
+    await until(lambda: len(records_in(redis_client)) == 3)
+    for one in records_in(redis_client):
+        assert one.consumer == f"{__name__}.JoiningConsumer"
+        assert one.channel not in made
+        assert redis_client.zscore("asgi:group:room", str(one.channel)) is not None
+        assert "room" in one.groups
     assert middleware._of_channel == {}
     assert middleware._open == set()
 
