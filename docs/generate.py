@@ -30,7 +30,7 @@ Data goes to standard output; progress, warnings and errors go to standard error
 | exit code | meaning |
 |---|---|
 | 0 | done, or nothing to do |
-| 1 | could not run, or a shard did not answer; one line on standard error says what and what to do |
+| 1 | could not run, a shard did not answer, or the answer cannot be written; one line on stderr says what to do |
 | 2 | bad usage |
 | 3 | findings: of `channels_doctor`, the silent of `send_heartbeat`, a safety stop, or what `--dry-run` would remove |
 | 75 | another run holds the lock |

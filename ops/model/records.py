@@ -113,7 +113,8 @@ class Process:
 class Inspection:
     """What one look at a layer found. ``taken_at``: unix seconds; ``groups`` is empty for a summary.
 
-    ``totals`` and ``processes`` speak of all groups that were read, ``groups`` of those that were asked for.
+    ``totals`` and ``processes`` speak of all groups that were read, ``groups`` of those that were asked for;
+    ``absent`` are those that were named and do not exist.
     """
 
     layer: str
@@ -126,3 +127,4 @@ class Inspection:
     processes: list[Process] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    absent: frozenset[str] = frozenset()

@@ -70,6 +70,7 @@ def _begin(opened: OpenLayer, observation: Observation) -> Inspection:
         complete=opened.complete,
         shards=tuple(shard.info for shard in opened.shards),
         notes=list(observation.notes),
+        absent=frozenset(observation.census.absent),
     )
 
 
@@ -188,6 +189,8 @@ async def _inspect_pubsub(opened: OpenLayer, options: InspectOptions) -> tuple[I
     await asyncio.gather(*(read(shard) for shard in opened.answering))
     inspection.complete = opened.complete
     inspection.shards = tuple(shard.info for shard in opened.shards)
+    if inspection.complete:  # The layer alone knows on which shard a group would be.
+        inspection.absent = frozenset(options.look.names) - groups.keys()
     inspection.total_groups = len(groups)
     inspection.totals = StateCounts(live=sum(group.counts.live for group in groups.values()))
     return inspection, _each(list(groups.values()) if "live" in options.states else [])

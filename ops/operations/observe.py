@@ -137,6 +137,7 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
     total = Census()
     for census, _ in found:
         total.add(census)
+    total.absent = {opened.keyspace.group_name(key) for _, notes in found for key in notes.absent}
     if look.leftovers:
         _add_leftover_processes(total, [inbox for _, notes in found for inbox in notes.inboxes])
     return total, _scan_notes(opened, [notes for _, notes in found])

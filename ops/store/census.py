@@ -36,10 +36,12 @@ class Selection:
 
 @dataclass(slots=True)
 class ScanNotes:
-    """What a scan met beside groups: keys of inboxes, and group keys that hold something else."""
+    """What a scan met beside groups: keys of inboxes, group keys that hold something else, and those that were to be
+    read and are not there."""
 
     inboxes: set[Inbox] = field(default_factory=set)
     wrong_type: list[bytes] = field(default_factory=list)
+    absent: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,16 @@ class ProcessTally:
 
 @dataclass(slots=True)
 class Census:
-    """All groups of a selection, counted. ``unnamed``: members whose name tells no process."""
+    """All groups of a selection, counted. ``unnamed``: members whose name tells no process.
+
+    ``absent``: groups that were named and do not exist.
+    """
 
     groups: int = 0
     members: int = 0
     unnamed: int = 0
     processes: dict[str, ProcessTally] = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
 
     def add(self, other: "Census") -> None:
         self.groups += other.groups
@@ -207,6 +213,8 @@ async def _read_pages(
             else:
                 whole_keys.append(key)
                 whole.append(reply)
+        if selection.keys is not None:
+            notes.absent.extend(key for key, reply in zip(whole_keys, whole, strict=True) if not reply)
         yield Page(whole_keys, whole, last=True, groups=len([1 for reply in whole if reply]))
     for key in large:
         async for page in _read_large(wire, key, scores):

@@ -273,6 +273,50 @@ async def test_an_absent_group_is_shown_empty_with_a_warning(small_layer: dict[s
     assert result.err.splitlines() == ["no such group: 'no\\x1bsuch' (a group exists only while it has members)"]
 
 
+def absent(*names: str) -> list[str]:
+    return [f"no such group: '{name}' (a group exists only while it has members)" for name in names]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--limit", "1"),
+        ("--limit", "1", "--format", "csv"),
+        ("--limit", "1", "--format", "ndjson", "--sort", "name"),
+        ("--limit", "1", "--format", "json"),
+        ("--state", "live"),
+        ("--summary",),
+        ("--summary", "--format", "json"),
+        ("--format", "prometheus"),
+    ],
+    ids=" ".join,
+)
+async def test_each_absent_group_is_named_whatever_is_shown(redis_client: redis.Redis, argv: tuple[str, ...]) -> None:
+    add_members(redis_client, "lobby", ["general"])
+    for number in range(150):  # of a table no more than 50 rows are shown; a page of a large group may be empty
+        add_members(redis_client, "large", [f"general-{number}"])
+    result = await groups("lobby", "nosuch", "large", "nosuch", "other", "--no-probe", *argv)
+    assert (result.returncode, result.err.splitlines()) == (0, absent("nosuch", "other"))
+
+
+async def test_absent_groups_beyond_the_rows_of_a_table_are_named(redis_client: redis.Redis) -> None:
+    names = [f"room-{number:02}" for number in range(60)]
+    for name in names[:55]:
+        add_members(redis_client, name, ["general"])
+    assert (await groups(*names, "--no-probe")).err.splitlines() == absent(*names[55:])
+
+
+@pytest.mark.parametrize("argv", [(), ("--summary",), ("--format", "csv"), ("--format", "prometheus")], ids=" ".join)
+async def test_a_group_that_nobody_is_subscribed_to_is_named(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, argv: tuple[str, ...]
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend="channels_redis.pubsub.RedisPubSubChannelLayer")
+    with redis_client.pubsub() as subscription:
+        subscription.subscribe("asgi__group__room")
+        result = await groups("room", "nosuch", *argv)
+    assert (result.returncode, result.err.splitlines()) == (0, absent("nosuch"))
+
+
 async def test_no_probe_writes_nothing_and_concludes_nothing(
     redis_server: EmbeddedRedis,
     redis_client: redis.Redis,

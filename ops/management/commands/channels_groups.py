@@ -109,18 +109,9 @@ class Command(OpsCommand):
         return self._conclude(inspection, options)
 
     def _conclude(self, inspection: Inspection, options: dict[str, Any]) -> int:
-        for shard in inspection.shards:
-            if shard.problem:
-                self.warn(shard.problem)
-        if options["groups"]:
-            self._warn_of_absent_groups(inspection, options["groups"])
+        for problem in _problems(inspection, options):
+            self.warn(problem)
         return 0 if inspection.complete else 1
-
-    def _warn_of_absent_groups(self, inspection: Inspection, names: list[str]) -> None:
-        absent = {group.group for group in inspection.groups if not group.counts.members}
-        for name in dict.fromkeys(names):
-            if name in absent:
-                self.warn(f"no such group: '{visible(name)}' (a group exists only while it has members)")
 
     def _print(self, inspection: Inspection, options: dict[str, Any]) -> None:
         if options["format"] == "json":
@@ -143,8 +134,6 @@ class Command(OpsCommand):
             self._write_header(options)
             async with aclosing(groups) as rows:
                 async for group in rows:
-                    if not group.counts.members:
-                        inspection.groups.append(group)  # named and absent; all others go as they come
                     if options["limit"] and shown >= options["limit"]:
                         break
                     self._write_row(group, options)
@@ -195,7 +184,7 @@ class Command(OpsCommand):
             def show(options: dict[str, Any]) -> None:
                 inspection = self.run_async(_collect(options, _silent))
                 # First: what does not fit below is cropped. On stderr, it would tear what is drawn in place.
-                problems = (Text(shard.problem, style="yellow") for shard in inspection.shards if shard.problem)
+                problems = (Text(problem, style="yellow") for problem in _problems(inspection, options))
                 live.update(Stack(*problems, _table(inspection, options)), refresh=True)
 
             self._again_and_again(options, show)
@@ -256,6 +245,14 @@ async def _collect(options: dict[str, Any], progress: Progress) -> Inspection:
         inspection.groups = [group async for group in groups]
     _sort(inspection.groups, options["sort"] or "members")
     return inspection
+
+
+def _problems(inspection: Inspection, options: dict[str, Any]) -> list[str]:
+    """Shards that are missing, and groups that were named and do not exist, as they were named."""
+    absent = [visible(name) for name in dict.fromkeys(options["groups"]) if name in inspection.absent]
+    return [shard.problem for shard in inspection.shards if shard.problem] + [
+        f"no such group: '{name}' (a group exists only while it has members)" for name in absent
+    ]
 
 
 def _sort(groups: list[Group], order: str) -> None:
