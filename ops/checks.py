@@ -6,8 +6,9 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from ops import conf
-from ops.layer_settings import configured_layers
+from ops.layer_settings import configured_layers, layer_settings
 from ops.model.diagnosis import SETTINGS_CHECKS
+from ops.model.facts import LayerSettings
 from ops.model.findings import Symptom, level_of
 from ops.model.findings.settings import check_ops_settings
 
@@ -24,23 +25,26 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 @register(TAG)
 def check_layers(**_: Any) -> list[CheckMessage]:
     """What is wrong with ``CHANNEL_LAYERS``."""
-    return _of_layers(for_production=False)
+    return [message for settings in configured_layers() for message in _of_layer(settings, for_production=False)]
 
 
 @register(TAG, deploy=True)
 def check_layers_in_production(**_: Any) -> list[CheckMessage]:
     """What would be wrong with ``CHANNEL_LAYERS`` in production: ``manage.py check --deploy``."""
-    return _of_layers(for_production=True)
+    return [message for settings in configured_layers() for message in _of_layer(settings, for_production=True)]
 
 
-def _of_layers(*, for_production: bool) -> list[CheckMessage]:
-    checks = [check for check in SETTINGS_CHECKS if check.for_production is for_production]
-    return [
-        message
-        for settings in configured_layers()
-        for check in checks
-        for message in _messages(check.id, check.examine(settings), f"CHANNEL_LAYERS[{settings.alias!r}]: ")
-    ]
+def errors_for(alias: str) -> list[CheckMessage]:
+    """What keeps a command from working on the layer ``alias``, unless ``SILENCED_SYSTEM_CHECKS`` has it."""
+    settings = layer_settings(alias)
+    found = [*check_settings(), *(_of_layer(settings, for_production=False) if settings else ())]
+    return [message for message in found if message.is_serious() and not message.is_silenced()]
+
+
+def _of_layer(settings: LayerSettings, *, for_production: bool) -> Iterator[CheckMessage]:
+    for check in SETTINGS_CHECKS:
+        if check.for_production is for_production:
+            yield from _messages(check.id, check.examine(settings), f"CHANNEL_LAYERS[{settings.alias!r}]: ")
 
 
 def _messages(check_id: str, symptom: Symptom | None, where: str = "") -> Iterator[CheckMessage]:

@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from channels import DEFAULT_CHANNEL_LAYER
-from django.core.checks import run_checks
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from redis.exceptions import RedisError
 
-from ops.checks import TAG
+from ops.checks import TAG, errors_for
 from ops.exceptions import OpsError, OutputLost
 from ops.operations.observe import Progress, no_progress
 
@@ -34,6 +33,7 @@ class OpsCommand(BaseCommand):
     requires_system_checks = (TAG,)
     formats: Sequence[str] = ("table", "json")
     _takes_one: Mapping[str, str] = {}
+    _layer = DEFAULT_CHANNEL_LAYER
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -48,8 +48,7 @@ class OpsCommand(BaseCommand):
 
     def check(self, *args: Any, **options: Any) -> None:
         """Refuse settings that cannot work, in one line. Warnings are for ``manage.py check``, not for each run."""
-        errors = [message for message in run_checks(tags=[TAG]) if message.is_serious()]
-        if errors:
+        if errors := errors_for(self._layer):
             raise CommandError(f"{errors[0].msg} {errors[0].hint or ''} ({errors[0].id})")
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
@@ -62,6 +61,7 @@ class OpsCommand(BaseCommand):
         raise NotImplementedError
 
     def execute(self, *args: Any, **options: Any) -> Any:
+        self._layer = options["layer"]
         for name, option in self._takes_one.items():
             if options.get(name) == []:  # which argparse makes of "--option=--", but in the newest Pythons
                 raise CommandError(f"argument {option}: expected one argument", returncode=2)

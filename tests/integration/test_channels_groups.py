@@ -15,7 +15,7 @@ from django.conf import LazySettings
 from prometheus_client.parser import text_string_to_metric_families
 
 from project.embedded_redis import EmbeddedRedis
-from tests.conftest import CommandResult
+from tests.conftest import NOBODY_LISTENS, STOCK_LAYER, CommandResult
 from tests.in_process_commands import run_beside
 from tests.layer_builders import (
     ASGI,
@@ -400,6 +400,19 @@ async def test_check_of_settings_that_cannot_work_is_unknown(settings: LazySetti
     assert (result.returncode, result.err) == (3, "")
     assert result.out.startswith("CHANNELS_GROUPS UNKNOWN - ")
     assert "MAXSHARE" in result.out
+
+
+@pytest.mark.parametrize("silenced", [[], ["ops.E201"]])
+async def test_settings_of_another_layer_or_that_the_project_wants_so_stop_no_command(
+    small_layer: dict[str, AppProcess], settings: LazySettings, silenced: list[str]
+) -> None:
+    broken = {"BACKEND": STOCK_LAYER, "CONFIG": {"hosts": [NOBODY_LISTENS], "group_expire": 5}}
+    settings.CHANNEL_LAYERS = {**settings.CHANNEL_LAYERS, "other": broken}
+    settings.SILENCED_SYSTEM_CHECKS = silenced
+    assert (await groups("--no-probe")).returncode == 0
+    result = await groups("--no-probe", "--layer", "other")
+    assert result.returncode == 1
+    assert ("(ops.E201)" in result.err) is not bool(silenced)
 
 
 # Bad usage
