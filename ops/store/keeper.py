@@ -51,6 +51,7 @@ class Keeper:
         self._description: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
+        self._under_way: dict[str, asyncio.Task[bool]] = {}
         # shard -> the run of its server on which all memberships are known to be; None where some may be missing
         self._server_runs: dict[int, bytes | None] = {}
         self.repairs = Repairs()
@@ -72,7 +73,7 @@ class Keeper:
             return
         layer: Any = self._layer()
         self._description = self._description or describe_process(layer.lease_seconds)
-        self._wake = asyncio.Event()
+        self._wake, self._under_way = asyncio.Event(), {}
         self._task = start_task(_keep(self._layer, self._wake), "keeper")
 
     async def stop(self) -> None:
@@ -87,12 +88,21 @@ class Keeper:
         if self._wake is not None:
             self._wake.set()
 
-    async def look(self) -> bool:
-        """One round over all shards; returns whether all of them answered."""
+    async def look(self, within_seconds: float | None = None) -> bool:
+        """One round over all shards; returns whether all of them answered, in time.
+
+        What takes longer goes on meanwhile, and is not begun again by the next round. So no shard that is slow keeps
+        this process from renewing its leases on the others.
+        """
         layer: Any = self._layer()
-        answered = await asyncio.gather(*(self._look_at(layer, index) for index in range(layer.ring_size)))
-        await self._discard_abandoned(layer, GRACE_SECONDS)
-        return all(answered)
+        work = {f"shard {index}": functools.partial(self._look_at, layer, index) for index in range(layer.ring_size)}
+        work["abandoned"] = functools.partial(self._discard_abandoned, layer, GRACE_SECONDS)
+        for what, begin in work.items():
+            if what not in self._under_way or self._under_way[what].done():
+                self._under_way[what] = start_task(begin(), what)
+        tasks = tuple(self._under_way.values())
+        await asyncio.wait(tasks, timeout=within_seconds)
+        return all(task.done() and not task.cancelled() and task.result() for task in tasks)
 
     async def _look_at(self, layer: Any, index: int) -> bool:
         try:
@@ -159,7 +169,7 @@ class Keeper:
                 await self.repairs.join(layer, index, due, anew=anew)
                 self.members_refreshed += len(due)
 
-    async def _discard_abandoned(self, layer: Any, grace_seconds: float) -> None:
+    async def _discard_abandoned(self, layer: Any, grace_seconds: float) -> bool:
         for channel, groups in layer.memberships.abandoned(time.monotonic(), grace_seconds):
             layer.forget_messages(channel)
             for group in groups:
@@ -169,6 +179,7 @@ class Keeper:
             if groups:
                 self.channels_discarded += 1
                 logger.warning("the consumer of %s is gone; it was taken out of %d groups", channel, len(groups))
+        return True
 
     async def end_with_loop(self) -> None:
         """The loop ends, and its consumers with it. Quickly and quietly: nobody waits for this."""
@@ -177,6 +188,10 @@ class Keeper:
             await asyncio.wait_for(self._end(layer), END_SECONDS)
 
     async def _end(self, layer: Any) -> None:
+        for task in self._under_way.values():
+            task.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way.values())
         loop = asyncio.get_running_loop()
         owners = [owner for owner in layer.memberships.owners() if owner.get_loop() is loop and not owner.done()]
         if owners:
@@ -230,10 +245,9 @@ async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:
     try:
         while (layer := reference()) is not None and layer._keeper._task is me:
             wake.clear()
-            pause = LONGEST_WAIT_SECONDS
-            if await layer._keeper.look():
-                lease, expiry = layer.lease_seconds / LOOKS_PER_LEASE, layer.group_expiry / LOOKS_PER_GROUP_EXPIRY
-                pause = min(lease, expiry, LONGEST_PAUSE_SECONDS)
+            lease, expiry = layer.lease_seconds / LOOKS_PER_LEASE, layer.group_expiry / LOOKS_PER_GROUP_EXPIRY
+            answered = await layer._keeper.look(lease)
+            pause = min(lease, expiry, LONGEST_PAUSE_SECONDS if answered else LONGEST_WAIT_SECONDS)
             layer = None
             alarm = asyncio.get_running_loop().call_later(spread(0.8 * pause, pause), wake.set)
             try:

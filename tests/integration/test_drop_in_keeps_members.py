@@ -183,6 +183,27 @@ async def test_who_was_reaped_when_one_shard_had_lost_its_lease_puts_back_what_i
         client.close()
 
 
+async def test_a_shard_that_stands_still_keeps_nobody_from_renewing_the_lease_on_another(
+    start_redis: StartRedis, make_layer: MakeLayer
+) -> None:
+    """What is known of leases is read on the first shard: one that lapsed there tells against its holder."""
+    servers = [await asyncio.to_thread(start_redis) for _ in range(2)]
+    layer = make_layer(*servers)
+    channel = await consume(layer)
+    gone = await consumer_that_dies(layer, *(str(number) for number in range(20)))
+    with redis.Redis.from_url(servers[0].url) as client:
+        servers[1].pause()
+        until_then = time.time() + 4
+        while time.time() < until_then:
+            renewed_at = float(client.hget(ASGI.lease(layer.client_prefix), "renewed_at"))
+            assert time.time() - renewed_at < layer.lease_seconds
+            await asyncio.sleep(0.05)
+        servers[1].resume()
+        await layer.group_add("room", channel)
+        await until(lambda: not any(client.exists(ASGI.group(str(number))) for number in range(20)))
+        assert gone not in layer.memberships.joined_before(float("inf"))
+
+
 async def go_silent(layer: RedisChannelLayer, client: Any, *groups: str) -> str:
     """Have joined these groups, and be found dead by the next run."""
     channel = await layer.new_channel()
