@@ -21,6 +21,7 @@ ROUND_SECONDS = 40.0
 REDIS_IS = ("left alone", "faulty", "busy")  # in one round after the other: its faults end all stock workers
 SOCKETS_OF_A_WORKER = 20
 LOG_LINES = 40
+FILLED_UP_WITHIN_SECONDS = 60.0
 TWO_RUNS_WITHIN_SECONDS = 60.0  # one takes a quarter of that while Redis is busy
 
 
@@ -60,14 +61,13 @@ class Campaign:
 
     async def _play_round(self, seconds: float) -> None:
         redis_is = REDIS_IS[self.rounds % len(REDIS_IS)]
-        self.faults.redis_is_left_alone = redis_is != "faulty"
+        self.faults.shards_are_spared = redis_is != "faulty"
         async with self.faults.redis_is_busy() if redis_is == "busy" else contextlib.nullcontext():
             until = time.monotonic() + seconds
             await asyncio.gather(self._stir(until), self._cause_faults(until))
             self.reapers.may_be_killed = False  # Each that dies keeps the others waiting for its lock.
             if redis_is == "busy":
                 await self._have_two_runs()
-        await self.stage.heal()
         await self._fill_up()
         await self.checker.check()
         for reaper in self._reaping:
@@ -91,13 +91,19 @@ class Campaign:
 
     async def _fill_up(self) -> None:
         """Have every worker serve its share of sockets again, those in the place of lost ones too."""
-        stage, complete = self.stage, False
-        while not complete:
+        stage, deadline = self.stage, time.monotonic() + FILLED_UP_WITHIN_SECONDS
+        while True:
             for actor in [actor for actor in stage.actors if actor.lost or not actor.running]:
                 await stage.replace(actor)
-            for actor in stage.actors:
-                await stage.open_clients_on(actor, SOCKETS_OF_A_WORKER - len(stage.clients_of(actor)))
-            complete = not any(actor.lost for actor in stage.actors)
+            missing = {actor: SOCKETS_OF_A_WORKER - len(stage.clients_of(actor)) for actor in stage.actors}
+            for actor, count in missing.items():
+                await stage.open_clients_on(actor, count)
+            if not any(actor.lost or count > 0 for actor, count in missing.items()):
+                return
+            if time.monotonic() > deadline:
+                words = (f"{actor.name} lacks {count}" for actor, count in missing.items() if count > 0 or actor.lost)
+                self.checker.violations.append(f"sockets cannot be opened when all faults are over: {', '.join(words)}")
+                return
 
     async def _stir(self, until: float) -> None:
         while time.monotonic() < until:
@@ -111,7 +117,9 @@ class Campaign:
             task = asyncio.create_task(self.faults.cause_one())
             under_way.add(task)
             await asyncio.sleep(self.stage.random.uniform(0.2, 1.5))
-            under_way = {task for task in under_way if not task.done() or task.result() is not None}
+            for done in [task for task in under_way if task.done()]:
+                under_way.remove(done)
+                done.result()  # None, or it raises
         await asyncio.gather(*under_way)
 
 

@@ -21,6 +21,7 @@ from ops.model.keys import Keyspace
 KEYSPACE = Keyspace(PREFIX)
 SETTLE_WITHIN_SECONDS = 60.0
 ANSWER_WITHIN_SECONDS = 15.0
+TWICE_WITHIN_SECONDS = 1.0
 NOTICED_WITHIN_SECONDS = 4.0  # by the client, after its consumer has died
 OTHER_RUN = 75
 
@@ -44,13 +45,18 @@ class Checker:
     removed: int = 0
     undone: int = 0
     broadcasts: int = 0
-    _seen: dict[str, set[Removed]] = field(default_factory=dict)  # by run
+    _noted: dict[str, set[Removed]] = field(default_factory=dict)  # by run
+    _judged: dict[str, set[Removed]] = field(default_factory=dict)
     _to_undo: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.stage.note_receipts = self.note_receipts
 
     async def check(self) -> None:
         """After the dust has settled: everybody who is there can be reached, and nobody else is a member."""
         await self._check_receipts()
         await self._undo()
+        await asyncio.gather(*(self.stage.settle_doubts(client) for client in self._clients()))
         deadline = time.monotonic() + SETTLE_WITHIN_SECONDS
         # There is nothing to be woken by: others change what is in Redis.
         while (wrong := await asyncio.to_thread(self._wrong_members)) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -59,11 +65,13 @@ class Checker:
             self.violations.append(
                 f"{what}: {channel} in {group} {await asyncio.to_thread(self._about, channel, group)}"
             )
-        self._check_closed()
+        self.members_checked += sum(len(client.groups) for client in self._clients())
         await self._check_broadcast()
-        self._check_closed()  # Some may have died of the broadcast.
-        self.violations += self.reapers.unexpected
-        self.reapers.unexpected = []
+        self._check_closed()
+        await self._check_receipts()  # Some came meanwhile.
+        for found in (self.stage.unexpected, self.reapers.unexpected):
+            self.violations += found
+            found.clear()
 
     def _clients(self) -> list[Client]:
         return [client for client in self.stage.open_clients if client.actor.running and not client.actor.lost]
@@ -91,7 +99,6 @@ class Checker:
                 expected[group].add(client.socket.channel)
         for group, members in found.items():
             wrong += [("an orphan stays", channel, group) for channel in members - expected[group]]
-        self.members_checked += sum(len(client.groups) for client in clients)
         return wrong
 
     def _about(self, channel: str, group: str) -> str:
@@ -114,33 +121,40 @@ class Checker:
         return f"({known}; {'; '.join(seen)})"
 
     def _check_closed(self) -> None:
-        """No socket of a drop-in worker that goes on may be closed, whatever happened to Redis."""
+        """No socket is closed as long as its worker lives, whatever happens to Redis; of a stock worker, if nothing."""
         for client in self.stage.clients:
-            closed = not client.socket.is_open and not client.closed_by_us
-            if closed and client.actor.running and client.actor.drop_in and not client.reported:
+            actor, closed_at = client.actor, client.socket.closed_at
+            until = actor.ended_at if actor.drop_in else min(actor.ended_at, actor.lost_at)
+            if closed_at < until and not client.closed_by_us and not client.reported:
                 client.reported = True
-                self.violations.append(
-                    f"a socket of {client.actor.name} was closed with {client.socket.close_code}, and its worker lives"
-                )
+                code = client.socket.close_code
+                self.violations.append(f"a socket of {actor.name} was closed with {code}, and its worker lived")
+
+    def note_receipts(self) -> None:
+        """Before a shard loses them, if it does."""
+        for run_id, members in self._read_receipts().items():
+            if len(set(members)) != len(members):
+                self.violations.append(f"run {run_id} has two receipts for one member")
+            self._noted.setdefault(run_id, set()).update(members)
 
     async def _check_receipts(self) -> None:
         """Each removal has one receipt, reports say what receipts say, and none is of a member that was live."""
         # Those of runs that end meanwhile are for the next time.
         reports, self.reapers.reports = self.reapers.reports, {}
-        receipts = await asyncio.to_thread(self._read_receipts)
-        of_channel = {client.socket.channel: client for client in self.stage.clients}
-        for run_id, members in receipts.items():
-            if len(set(members)) != len(members):
-                self.violations.append(f"run {run_id} has two receipts for one member")
-            seen = self._seen.setdefault(run_id, set())
-            for member in set(members) - seen:
-                self._check_removal(run_id, member, of_channel.get(member.channel))
-            self.removed += len(set(members) - seen)
-            seen.update(members)
+        await asyncio.to_thread(self.note_receipts)
+        clients = {client.socket.channel: client for client in self.stage.clients}
+        for run_id, noted in self._noted.items():
+            judged = self._judged.setdefault(run_id, set())
+            for member in noted - judged:
+                self._check_removal(run_id, member, clients.get(member.channel))
+            self.removed += len(noted - judged)
+            judged |= noted
         for run_id, report in reports.items():
-            if report["complete"] and not self.stage.data_lost and report["removed"] != len(receipts[run_id]):
+            receipts = len(self._noted.get(run_id, ()))
+            as_said = report["removed"] == receipts if report["complete"] else report["removed"] <= receipts
+            if not as_said and not self.stage.data_lost:
                 self.violations.append(
-                    f"run {run_id} says that it removed {report['removed']}, its receipts {len(receipts[run_id])}"
+                    f"run {run_id} says that it removed {report['removed']}, its receipts {receipts}"
                 )
             if "stopped" in report:
                 self._check_states(report)
@@ -151,9 +165,9 @@ class Checker:
         actor = client.actor
         # The run's id begins with the time of its probes, to the second.
         at = time.mktime(time.strptime(run_id[:16], "%Y%m%dT%H%M%SZ")) - time.timezone
-        if min(client.socket.closed_at, actor.lost_at) < at + NOTICED_WITHIN_SECONDS:
+        if client.socket.closed_at < at + NOTICED_WITHIN_SECONDS or actor.lost_at < at + 1:
             return
-        silences = actor.silences_at(at - 2, at + 3)
+        silences = actor.silences_at(at, at + 3)
         long_enough = [silence for silence in silences if silence.seconds >= CONFIRM_SECONDS - 1]
         joined_at = member.score - actor.skew_seconds
         removal = f"run {run_id} removed {member.channel} of {actor.name} from {member.group}"
@@ -193,11 +207,11 @@ class Checker:
 
     async def _run(self, *words: str) -> bool:
         """Once no other run is at work. What it should undo is gone where Redis lost its data."""
-        code = OTHER_RUN
-        while code == OTHER_RUN:
+        code, deadline = OTHER_RUN, time.monotonic() + SETTLE_WITHIN_SECONDS
+        while code == OTHER_RUN and time.monotonic() < deadline:
             _, err, code = await self.reapers.command(self.stage.reaper_proxies[0], *words)
-            if code not in (0, OTHER_RUN) and not self.stage.data_lost:
-                self.violations.append(f"{' '.join(words)} ended with {code}: {err}")
+        if code != 0 and not self.stage.data_lost:
+            self.violations.append(f"{' '.join(words)} ended with {code}: {err}")
         return code == 0
 
     def _read_receipts(self) -> dict[str, list[Removed]]:
@@ -221,24 +235,31 @@ class Checker:
     async def _check_broadcast(self) -> None:
         """Each open socket gets a last message to each of its groups, once."""
         said = {group: await self._say_something(group) for group in GROUPS}
-        wanted = [(client, said[group]) for client in self._clients() for group in client.groups - client.doubtful]
+        wanted = [
+            (client, said[group])
+            for client in self._clients()
+            for group in client.groups - client.doubtful
+            if said[group] is not None
+        ]
         await self._until(lambda: all(text in client.socket.texts for client, text in wanted if client.socket.is_open))
+        await asyncio.sleep(TWICE_WITHIN_SECONDS)  # for what should not come
         for client, text in wanted:
             got = sum(message.get("text") == text for message in client.socket.received)
             if got != 1 and client.socket.is_open:
                 self.violations.append(f"{client.socket.channel} of {client.actor.name} got {text!r} {got} times")
 
-    async def _say_something(self, group: str) -> str:
-        """A text that a member of some group has sent to this one, for certain: it is told when that failed."""
-        while True:
-            self.broadcasts += 1
-            text = f"{self.broadcasts} to {group}"
-            # Not from a host whose clock is wrong: its messages count as expired, or make others expire.
-            speaker = self.stage.random.choice([client for client in self._clients() if not client.actor.skew_seconds])
-            with contextlib.suppress(Exception):
-                await speaker.socket.send({"say": text, "group": group})
-            if await self._was_said(speaker, text):
-                return text
+    async def _say_something(self, group: str) -> str | None:
+        """A text that a member of some group has sent to this one, for certain."""
+        self.broadcasts += 1
+        text = f"{self.broadcasts} to {group}"
+        # Not from a host whose clock is wrong: its messages count as expired, or make others expire.
+        speaker = self.stage.random.choice([client for client in self._clients() if not client.actor.skew_seconds])
+        with contextlib.suppress(Exception):
+            await speaker.socket.send({"say": text, "group": group})
+        if await self._was_said(speaker, text):
+            return text
+        self.violations.append(f"{speaker.socket.channel} of {speaker.actor.name} cannot send to {group}")
+        return None
 
     async def _was_said(self, speaker: Client, text: str) -> bool:
         received = speaker.socket.received

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +30,8 @@ BUSY_MS = 900  # longer than two probes in turn may take, and shorter than anybo
 SHARE_OF_SHARDS = 0.25  # of the faults, where any may come: one of a shard touches everybody
 KEYSPACE = Keyspace(PREFIX)
 FIRST_WORDS_OF_A_REMOVAL = KEYSPACE.journal("")
+FREEZE_FOR_LONG = "SIGSTOP for longer than the confirm time"
+WAKE_WHILE_REAPED = "SIGSTOP until it is being reaped, and a join then"
 BUSY = """
 local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end
 local until_ms = now() + ARGV[1]
@@ -50,20 +53,20 @@ class Faults:
 
     def __init__(self, stage: Stage) -> None:
         self.counts: Counter[str] = Counter()
-        self.redis_is_left_alone = False  # What happens to it ends all stock workers.
-        # What a stock worker's consumers die of leaves nothing to be tested in it for the rest of the round.
+        self.shards_are_spared = False  # What happens to them ends all stock workers.
         self.of_any_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
             "SIGKILL": self._kill,
             "SIGKILL, and its connections stay open": self._lose_host,
             "SIGTERM": self._terminate,
             "SIGSTOP for less than the confirm time": lambda actor: self._freeze(actor, ALMOST_SECONDS),
-            "SIGSTOP for longer than the confirm time": lambda actor: self._freeze(actor, LONG_SECONDS),
+            FREEZE_FOR_LONG: lambda actor: self._freeze(actor, LONG_SECONDS),
             "SIGSTOP again and again, with a join in between": self._stutter,
-            "SIGSTOP until it is being reaped, and a join then": self._wake_while_reaped,
+            WAKE_WHILE_REAPED: self._wake_while_reaped,
             "event loop blocked": self._block,
             "slow network": self._delay,
             "exception in a consumer": self._fail,
         }
+        # What a stock worker's consumers die of leaves nothing to be tested in it for the rest of the round.
         self.of_a_drop_in_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
             "connections cut": lambda actor: self._link(actor, Link.CUT),
             "connections silent": lambda actor: self._link(actor, Link.SILENT),
@@ -80,16 +83,16 @@ class Faults:
             "memory limit reached": self._fill,
         }
         self._stage = stage
-        self._random = stage.random
+        self._random = random.Random(f"{stage.seed} faults")
         self._decks = {
             False: _Deck([*self.of_any_worker, *self.of_a_drop_in_worker, "reaper cut off"]),
             True: _Deck([*self.of_a_shard, "failover to a replica"]),
         }
-        self._redis_at_rest = asyncio.Lock()
+        self._one_shard_at_a_time = asyncio.Lock()
 
     async def cause_one(self) -> None:
         """The next of a deck that can be played now, if any can."""
-        of_shards = not self.redis_is_left_alone and not self._redis_at_rest.locked()
+        of_shards = not self.shards_are_spared and not self._one_shard_at_a_time.locked()
         deck = self._decks[of_shards and self._random.random() < SHARE_OF_SHARDS]
         if not deck.left:
             deck.left = self._random.sample(deck.kinds, len(deck.kinds))
@@ -119,44 +122,44 @@ class Faults:
         return lambda: {**self.of_any_worker, **self.of_a_drop_in_worker}[name](actor)
 
     async def _of_a_shard(self, name: str) -> None:
-        async with self._redis_at_rest:
+        async with self._one_shard_at_a_time:
             if name in self.of_a_shard:
                 await self.of_a_shard[name](self._random.choice(self._stage.shards))
                 return
             async with self._server():
-                self._stage.data_lost = True
+                await self._will_lose_data()
                 await self._stage.fail_over()
 
     @asynccontextmanager
     async def _silence(
-        self, *actors: Actor, aftermath_seconds: float = AFTERMATH_SECONDS, frozen: bool = False
+        self, actor: Actor, *, aftermath_seconds: float = AFTERMATH_SECONDS, frozen: bool = False
     ) -> AsyncIterator[None]:
-        """Note that these may be silent meanwhile, and a little longer."""
+        """Note that it may be silent meanwhile, and a little longer."""
         started = time.time()
-        for actor in actors:
-            actor.busy = True
         try:
-            yield
+            with actor.in_trouble():
+                yield
         finally:
-            for actor in actors:
-                actor.busy = False
-                actor.silences.append(Silence(started, time.time() + aftermath_seconds, frozen))
-                actor.rests_until = max(actor.rests_until, time.time() + REST_SECONDS)
+            actor.silences.append(Silence(started, time.time() + aftermath_seconds, frozen))
+            actor.rests_until = max(actor.rests_until, time.time() + REST_SECONDS)
 
     async def _wait(self, between: tuple[float, float]) -> None:
         await asyncio.sleep(self._random.uniform(*between))
 
     async def _kill(self, actor: Actor) -> None:
+        actor.will_end()
         await asyncio.to_thread(actor.worker.kill)
         await self._succeed(actor)
 
     async def _lose_host(self, actor: Actor) -> None:
         """For Redis, it may still be there."""
+        actor.will_end()
         for proxy in actor.proxies:
             proxy.forget()
         await asyncio.to_thread(actor.worker.kill)
 
     async def _terminate(self, actor: Actor) -> None:
+        actor.will_end()
         async with self._silence(actor):
             with contextlib.suppress(TimeoutError):
                 await asyncio.to_thread(actor.worker.terminate, 10)
@@ -165,9 +168,9 @@ class Faults:
 
     async def _succeed(self, actor: Actor) -> None:
         """Have another one in its place, as whoever supervises it would."""
-        actor.busy = True
-        await self._wait(BACK_AFTER_SECONDS)
-        await self._stage.replace(actor)
+        with actor.in_trouble():
+            await self._wait(BACK_AFTER_SECONDS)
+            await self._stage.replace(actor)
 
     @asynccontextmanager
     async def _frozen(self, actor: Actor) -> AsyncIterator[None]:
@@ -194,13 +197,12 @@ class Faults:
 
     async def _stutter(self, actor: Actor) -> None:
         """Never silent for the confirm time in one piece, though run after run finds it so."""
-        for _ in range(5):
-            async with self._frozen(actor):
-                await self._until_suspected(actor)
-            actor.busy = True
-            if not await self._join_somewhere(actor):
-                break  # Nobody could know that it was awake.
-        actor.busy = False
+        with actor.in_trouble():
+            for _ in range(5):
+                async with self._frozen(actor):
+                    await self._until_suspected(actor)
+                if not await self._join_somewhere(actor):
+                    break  # Nobody could know that it was awake.
 
     async def _until_suspected(self, actor: Actor) -> None:
         """Until a run has found it silent once more, but not for as long as the confirm time."""
@@ -213,31 +215,34 @@ class Faults:
 
     def _suspicion_of(self, actor: Actor) -> bytes | None:
         """What the latest run that found it silent wrote down."""
-        processes = {client.process for client in self._stage.clients_of(actor)}
+        process = next((client.process for client in self._stage.clients_of(actor)), "")
         with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self._stage.shards[0].url) as client:
-            for process in processes:
-                return client.hget(KEYSPACE.suspects(), process)  # type: ignore[no-any-return]
+            return client.hget(KEYSPACE.suspects(), process)  # type: ignore[no-any-return]
         return None
 
     async def _wake_while_reaped(self, actor: Actor) -> None:
         """After it was judged and before anything is removed: what joins then has to stay."""
         proxies = [proxy for proxies in self._stage.reaper_proxies for proxy in proxies]
         await self._keep_clients(actor)
-        async with self._frozen(actor):
-            await asyncio.sleep(CONFIRM_SECONDS)  # Whom others died of meanwhile is not waited for.
+        with actor.in_trouble():
+            async with self._frozen(actor):
+                await asyncio.sleep(CONFIRM_SECONDS)  # Whom others died of meanwhile is not waited for.
+                for proxy in proxies:
+                    proxy.hold_before(FIRST_WORDS_OF_A_REMOVAL)
+                holds = [asyncio.create_task(proxy.holds.wait()) for proxy in proxies]
+                held, others = await asyncio.wait(
+                    holds, timeout=CONFIRM_SECONDS * 2, return_when=asyncio.FIRST_COMPLETED
+                )
+            for hold in others:
+                hold.cancel()
+            for _ in range(3):
+                await self._join_somewhere(actor)
             for proxy in proxies:
-                proxy.hold_before(FIRST_WORDS_OF_A_REMOVAL)
-            holds = [asyncio.create_task(proxy.holds.wait()) for proxy in proxies]
-            _, others = await asyncio.wait(holds, timeout=CONFIRM_SECONDS * 2, return_when=asyncio.FIRST_COMPLETED)
-        actor.busy = True
-        for hold in others:
-            hold.cancel()
-        for _ in range(3):
-            await self._join_somewhere(actor)
-        for proxy in proxies:
-            proxy.hold_before(None)
-            await proxy.set_link(Link.OPEN)
-        actor.busy = False
+                proxy.hold_before(None)
+                await proxy.set_link(Link.OPEN)
+        if not held:  # No run came so far: it was frozen, no more.
+            self.counts[WAKE_WHILE_REAPED] -= 1
+            self.counts[FREEZE_FOR_LONG] += 1
 
     async def _join_somewhere(self, actor: Actor) -> bool:
         """Have one of its clients join a group; whether one did."""
@@ -295,12 +300,21 @@ class Faults:
 
     @asynccontextmanager
     async def _server(self) -> AsyncIterator[None]:
+        """It is felt by everybody; but nobody may be taken for dead for it, so no silence is noted."""
         actors = [actor for actor in self._stage.actors if actor.running]
-        for actor in actors:
-            if not actor.drop_in:
-                actor.lose()
-        async with self._silence(*actors):
+        with contextlib.ExitStack() as stack:
+            for actor in actors:
+                if not actor.drop_in:
+                    actor.lose()
+                stack.enter_context(actor.in_trouble())
             yield
+        for actor in actors:
+            actor.rests_until = max(actor.rests_until, time.time() + REST_SECONDS)
+
+    async def _will_lose_data(self) -> None:
+        """Even a shard that keeps its data loses what is removed while its snapshot is written."""
+        self._stage.data_lost = True
+        await asyncio.to_thread(self._stage.note_receipts)
 
     async def _client_kill(self, shard: EmbeddedRedis) -> None:
         async with self._server():
@@ -308,14 +322,14 @@ class Faults:
 
     async def _restart(self, shard: EmbeddedRedis, *, keep_data: bool) -> None:
         async with self._server():
-            self._stage.data_lost = True  # What was removed while the snapshot was written, even with it.
+            await self._will_lose_data()
             await asyncio.to_thread(shard.restart, keep_data=keep_data)
 
     async def _go_back(self, shard: EmbeddedRedis) -> None:
-        self._stage.data_lost = True
         await asyncio.to_thread(shard.save)
         await self._wait(SHORT_SECONDS)  # in which clients come, go, join and leave, of which it will know nothing
         async with self._server():
+            await self._will_lose_data()
             await asyncio.to_thread(shard.kill)
             await asyncio.to_thread(shard.start)
 
@@ -334,14 +348,16 @@ class Faults:
         shard is spared: what is kept there for the whole layer would make each run take longer than a round.
         """
         self.counts["Redis busy with slow scripts"] += 1
-        started = time.time()
         busy = asyncio.create_task(_keep_busy(self._stage.shards[1]))
         try:
             yield
+            if busy.done():
+                busy.result()
         finally:
             await end(busy)
+            ended = time.time()
             for actor in [actor for actor in self._stage.actors if actor.drop_in]:
-                actor.silences.append(Silence(started, time.time() + AFTERMATH_SECONDS))
+                actor.silences.append(Silence(ended - CONFIRM_SECONDS, ended + AFTERMATH_SECONDS))
 
     async def _fill(self, shard: EmbeddedRedis) -> None:
         async with self._server():

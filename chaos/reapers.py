@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import sys
 from collections import deque
@@ -32,7 +33,7 @@ ENDS_WITHIN_SECONDS = 120.0  # also while a shard is busy for all of a run
 
 @dataclass
 class Reapers:
-    """`reports`: run id -> the report of each run that came to its end."""
+    """`reports`: run id -> the report of each run that said something, complete or not."""
 
     stage: Stage
     without: str | None = None
@@ -49,11 +50,12 @@ class Reapers:
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=LATEST_RUNS))
 
     def start(self) -> list[asyncio.Task[None]]:
-        hosts = [self._go_on(self._reap(proxies), PAUSE_SECONDS) for proxies in self.stage.reaper_proxies]
-        return [asyncio.create_task(host) for host in [*hosts, self._go_on(self._clean_up, CLEANER_PAUSE_SECONDS)]]
+        hosts = [(self._reap(proxies), PAUSE_SECONDS) for proxies in self.stage.reaper_proxies]
+        hosts.append((self._clean_up, CLEANER_PAUSE_SECONDS))
+        return [asyncio.create_task(self._go_on(number, *host)) for number, host in enumerate(hosts)]
 
-    async def _go_on(self, run: Callable[[float | None], Awaitable[None]], pause_seconds: float) -> None:
-        draw = self.stage.random
+    async def _go_on(self, host: int, run: Callable[[float | None], Awaitable[None]], pause_seconds: float) -> None:
+        draw = random.Random(f"{self.stage.seed} host {host}")
         while True:
             kill_after_seconds = draw.uniform(0.4, 1.5) if draw.random() < KILLED_SHARE else None
             await run(kill_after_seconds if self.may_be_killed else None)
@@ -68,10 +70,10 @@ class Reapers:
             words += ["--metrics-file", str(metrics)]
             self.runs += 1
             if (report := await self._report(proxies, words, kill_after_seconds)) is not None:
-                self.completed += 1
+                self.completed += report["complete"]
                 self.stopped += report["stopped"] is not None
                 self.reports[report["run_id"]] = report
-                if (told := _removed_by(metrics)) != report["removed"]:
+                if report["complete"] and (told := _removed_by(metrics)) != report["removed"]:
                     self.unexpected.append(f"run {report['run_id']} told Prometheus {told}, not {report['removed']}")
 
         return run
@@ -99,11 +101,11 @@ class Reapers:
         """What a run says that it did; None where it could not, or was killed."""
         out, err, code = await self.command(proxies, *words, "--format", "json", kill_after_seconds=kill_after_seconds)
         self.latest.append(f"{words[0]} ended with {code}: {out}{err}")
-        if code < 0:
+        if code == -signal.SIGKILL and kill_after_seconds is not None:
             self.killed += 1
         elif "Traceback" in err or code not in (0, 1, 3, 75):
             self.unexpected.append(f"{words[0]} ended with {code}: {err[-3000:]}")
-        elif code in (0, 3):
+        elif out:
             report: dict[str, Any] = json.loads(out)
             return report
         return None

@@ -9,7 +9,8 @@ import math
 import os
 import random
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from types import TracebackType
 from chaos.led_by_sentinel import LedBySentinel
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import delete_folder, make_folder
-from project.proxy import Link, Proxy
+from project.proxy import Proxy
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind, Worker
 
@@ -64,8 +65,9 @@ class Actor:
     skew_seconds: float
     asks_sentinel: bool
     silences: list[Silence] = field(default_factory=list)
-    busy: bool = False  # a fault is at work
+    faults: int = 0  # that are at work on it
     rests_until: float = 0.0
+    ended_at: float = math.inf  # when somebody began to end it
     lost_at: float = math.inf  # since then it has consumers that died, or sockets that nobody knows of
     waits_for_undo: bool = False  # until then its clients stay where they are, or what is put back would be orphans
 
@@ -76,6 +78,18 @@ class Actor:
 
     def lose(self) -> None:
         self.lost_at = min(self.lost_at, time.time())
+
+    def will_end(self) -> None:
+        self.ended_at = min(self.ended_at, time.time())
+
+    @contextmanager
+    def in_trouble(self) -> Iterator[None]:
+        """Nobody else is to do anything to it meanwhile."""
+        self.faults += 1
+        try:
+            yield
+        finally:
+            self.faults -= 1
 
     @property
     def running(self) -> bool:
@@ -105,7 +119,8 @@ class Stage:
     """Two shards, one of them led by Sentinel, and a FLEET of workers. Everything ends with it."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)  # a campaign has to be repeatable
+        self.seed = seed
+        self.random = random.Random(f"{seed} clients")  # what each draws does not depend on how fast another one is
         self.shards: list[EmbeddedRedis] = []
         self.actors: list[Actor] = []
         self.clients: list[Client] = []
@@ -113,6 +128,8 @@ class Stage:
         self.cleaner_proxies: list[Proxy] = []
         self.fleet = SocketFleet()
         self.data_lost = False  # a shard forgot its receipts since the last check
+        self.note_receipts: Callable[[], None] = lambda: None  # before they are forgotten
+        self.unexpected: list[str] = []
         self._stack = AsyncExitStack()
         self._actors_made = 0
         self._stirring = asyncio.Lock()
@@ -184,10 +201,9 @@ class Stage:
         clock = f", clock {skew_seconds:+g} s" if skew_seconds else ""
         name = f"{kind} {self._actors_made} ({'drop-in' if drop_in else 'stock'}{clock})"
         actor = Actor(name, worker, proxies, drop_in, kind, skew_seconds, asks_sentinel)
-        actor.busy = True
         self.actors.append(actor)
-        await asyncio.to_thread(lambda: worker.start().wait_ready())
-        actor.busy = False
+        with actor.in_trouble():
+            await asyncio.to_thread(lambda: worker.start().wait_ready())
         return actor
 
     @property
@@ -200,7 +216,7 @@ class Stage:
 
     def calm_actors(self) -> list[Actor]:
         """Those with whose clients anything may be done, and to which another fault may come."""
-        undisturbed = [actor for actor in self.actors if actor.running and not actor.busy and not actor.lost]
+        undisturbed = [actor for actor in self.actors if actor.running and not actor.faults and not actor.lost]
         return [actor for actor in undisturbed if not actor.waits_for_undo]
 
     def clients_of(self, actor: Actor) -> list[Client]:
@@ -215,7 +231,8 @@ class Stage:
         try:
             (socket,) = await asyncio.wait_for(self.fleet.open_urls([url]), 10)
         except Exception:  # refused, cut or too late: whichever, there is no such client
-            actor.lose()
+            if not actor.drop_in:
+                actor.lose()
             return
         if socket.pid != actor.worker.pid:  # Its port has gone to another one.
             socket.abort()
@@ -254,11 +271,12 @@ class Stage:
         else:
             await self.change_groups(client, what)
 
-    async def change_groups(self, client: Client, what: str) -> bool:
+    async def change_groups(self, client: Client, what: str, group: str | None = None) -> bool:
         """Join or leave one, and note it once it is done; whether it was."""
-        group = self.random.choice(GROUPS if what == "join" else sorted(client.groups) or GROUPS)
-        if group in client.doubtful or (group in client.groups) == (what == "join"):
-            return False
+        if group is None:
+            group = self.random.choice(GROUPS if what == "join" else sorted(client.groups) or GROUPS)
+            if group in client.doubtful or (group in client.groups) == (what == "join"):
+                return False
         client.doubtful.add(group)
         before = len(client.socket.received)
         with contextlib.suppress(Exception):
@@ -274,17 +292,15 @@ class Stage:
         client.groups.discard(group)
         return False
 
-    async def heal(self) -> None:
-        """End every fault that lasts."""
-        for proxy in self.all_proxies:
-            proxy.delay_seconds = 0.0
-            await proxy.set_link(Link.OPEN)
-        for actor in self.actors:
-            if actor.running:
-                actor.worker.thaw()
+    async def settle_doubts(self, client: Client) -> None:
+        """Have it leave the groups of which nobody was told whether it is in them: what is said last counts."""
+        for group in sorted(client.doubtful):
+            if not await self.change_groups(client, "leave", group) and client.socket.is_open and client.actor.drop_in:
+                self.unexpected.append(f"{client.socket.channel} of {client.actor.name} cannot leave {group}")
 
     async def replace(self, actor: Actor) -> None:
         """End it, if it has not ended, and start another of its kind."""
+        actor.will_end()
         if actor.running:
             await asyncio.to_thread(actor.worker.kill)
         actor.worker.close()

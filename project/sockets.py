@@ -137,7 +137,11 @@ class SocketFleet:
                 open_timeout=OPEN_WITHIN_SECONDS,
                 close_timeout=CLOSE_WITHIN_SECONDS,
             )
-            welcome = json.loads(await asyncio.wait_for(connection.recv(), OPEN_WITHIN_SECONDS))
+            try:
+                welcome = json.loads(await asyncio.wait_for(connection.recv(), OPEN_WITHIN_SECONDS))
+            except BaseException:
+                connection.transport.abort()  # Nobody would know of it.
+                raise
         socket = FleetSocket(url=url, connection=connection, welcome=welcome)
         self.sockets.append(socket)
         reader = asyncio.create_task(self._read(socket))
