@@ -104,6 +104,7 @@ class Campaign:
                 words = (f"{actor.name} lacks {count}" for actor, count in missing.items() if count > 0 or actor.lost)
                 self.checker.violations.append(f"sockets cannot be opened when all faults are over: {', '.join(words)}")
                 return
+            await asyncio.sleep(0.5)
 
     async def _stir(self, until: float) -> None:
         while time.monotonic() < until:

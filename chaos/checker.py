@@ -23,6 +23,7 @@ SETTLE_WITHIN_SECONDS = 60.0
 ANSWER_WITHIN_SECONDS = 15.0
 TWICE_WITHIN_SECONDS = 1.0
 NOTICED_WITHIN_SECONDS = 4.0  # by the client, after its consumer has died
+AWAKE_WITHIN_SECONDS = 1.0  # until a process that goes on takes what waits for it
 OTHER_RUN = 75
 
 
@@ -167,7 +168,7 @@ class Checker:
         at = time.mktime(time.strptime(run_id[:16], "%Y%m%dT%H%M%SZ")) - time.timezone
         if client.socket.closed_at < at + NOTICED_WITHIN_SECONDS or actor.lost_at < at + 1:
             return
-        silences = actor.silences_at(at, at + 3)
+        silences = actor.silences_at(at - AWAKE_WITHIN_SECONDS, at + 3)
         long_enough = [silence for silence in silences if silence.seconds >= CONFIRM_SECONDS - 1]
         joined_at = member.score - actor.skew_seconds
         removal = f"run {run_id} removed {member.channel} of {actor.name} from {member.group}"

@@ -37,6 +37,7 @@ FLEET: list[tuple[Kind, bool, float, bool]] = [
     ("daphne", False, 0, False),
     ("uvicorn", False, -7200, False),
 ]
+LEAVING_TRIES = 3  # the first may meet a connection that was cut
 SKEWED = Path(__file__).parent / "skewed"
 
 
@@ -295,7 +296,10 @@ class Stage:
     async def settle_doubts(self, client: Client) -> None:
         """Have it leave the groups of which nobody was told whether it is in them: what is said last counts."""
         for group in sorted(client.doubtful):
-            if not await self.change_groups(client, "leave", group) and client.socket.is_open and client.actor.drop_in:
+            for _ in range(LEAVING_TRIES):
+                if left := await self.change_groups(client, "leave", group):
+                    break
+            if not left and client.socket.is_open and client.actor.drop_in:
                 self.unexpected.append(f"{client.socket.channel} of {client.actor.name} cannot leave {group}")
 
     async def replace(self, actor: Actor) -> None:
