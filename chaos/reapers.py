@@ -89,7 +89,8 @@ class Reapers:
     async def have_them_tell(self) -> None:
         """End the runs that are under way; before, each says what it waits for."""
         for process in self.running:
-            os.kill(process.pid, signal.SIGUSR1)
+            with contextlib.suppress(ProcessLookupError):  # It has ended meanwhile.
+                os.kill(process.pid, signal.SIGUSR1)
         await asyncio.sleep(TELL_SECONDS)
         for process in self.running:
             _kill(process)
