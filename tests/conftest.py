@@ -114,7 +114,7 @@ def version_id(binary: str | None) -> str:
 @pytest.fixture(params=available_redis_servers() or [None], ids=version_id)
 def redis_binary(request: pytest.FixtureRequest) -> str | None:
     """Runs the test once with the path of each server binary of this machine; the version is the test's id."""
-    return request.param  # type: ignore[no-any-return]
+    return request.param
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ class AsyncConsumer(Told, AsyncWebsocketConsumer):
         await self.send(text_data=self.flood(event))
 
 
-class AsyncJsonConsumer(Told, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
+class AsyncJsonConsumer(Told, AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         await self.channel_layer.group_add(JOINED, self.channel_name)
         await self.accept()
@@ -91,7 +91,7 @@ class AsyncJsonConsumer(Told, AsyncJsonWebsocketConsumer):  # type: ignore[misc]
         await self.send(text_data=self.flood(event))
 
 
-class SyncConsumer(Told, WebsocketConsumer):  # type: ignore[misc]
+class SyncConsumer(Told, WebsocketConsumer):
     def connect(self) -> None:
         async_to_sync(self.channel_layer.group_add)(JOINED, self.channel_name)
         self.accept()
@@ -111,7 +111,7 @@ class SyncConsumer(Told, WebsocketConsumer):  # type: ignore[misc]
         self.send(text_data=self.flood(event))
 
 
-class SyncJsonConsumer(Told, JsonWebsocketConsumer):  # type: ignore[misc]
+class SyncJsonConsumer(Told, JsonWebsocketConsumer):
     def connect(self) -> None:
         async_to_sync(self.channel_layer.group_add)(JOINED, self.channel_name)
         self.accept()
@@ -139,7 +139,7 @@ class LegacyConsumer(AsyncConsumer):
         return self.asked if frame == "pong" else None
 
 
-class LonelyConsumer(HeartbeatMixin, AsyncWebsocketConsumer):  # type: ignore[misc]
+class LonelyConsumer(HeartbeatMixin, AsyncWebsocketConsumer):
     """Of a site without channel layers."""
 
     channel_layer_alias = "there is none"

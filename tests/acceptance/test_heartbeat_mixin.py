@@ -178,7 +178,7 @@ async def test_binary_frames_pass(kind: Kind, start_worker: StartWorker) -> None
     for name in TEXT_CONSUMERS:
         frame = bytes(range(256)) + b'{"type": "ops.pong"}'
         url = f"{worker.ws_url}/ws/beat/{name}/"
-        async with connect(url, origin=worker.http_url, proxy=None) as connection:  # type: ignore[arg-type]
+        async with connect(url, origin=worker.http_url, proxy=None) as connection:
             await connection.recv()
             await connection.send(frame)
             assert await asyncio.wait_for(connection.recv(), NOTICED_WITHIN_SECONDS) == frame
@@ -189,7 +189,7 @@ async def test_the_frames_can_be_those_of_a_client_that_was_there_before(
 ) -> None:
     worker = start_beating(start_worker, "uvicorn")
     url = f"{worker.ws_url}/ws/beat/legacy/"
-    async with connect(url, origin=worker.http_url, proxy=None) as connection:  # type: ignore[arg-type]
+    async with connect(url, origin=worker.http_url, proxy=None) as connection:
         await connection.recv()
         for _ in range(3):
             assert await asyncio.wait_for(connection.recv(), NOTICED_WITHIN_SECONDS) == "ping"
@@ -207,7 +207,7 @@ async def test_a_consumer_without_a_channel_layer_has_heartbeats_too(
 ) -> None:
     worker = start_beating(start_worker, "uvicorn")
     url = f"{worker.ws_url}/ws/beat/lonely/"
-    async with connect(url, origin=worker.http_url, proxy=None) as connection:  # type: ignore[arg-type]
+    async with connect(url, origin=worker.http_url, proxy=None) as connection:
         ping = json.loads(await asyncio.wait_for(connection.recv(), NOTICED_WITHIN_SECONDS))
         assert ping["type"] == PING
         await asyncio.wait_for(connection.wait_closed(), NOTICED_WITHIN_SECONDS)

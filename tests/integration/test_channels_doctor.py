@@ -40,7 +40,7 @@ def a_fresh_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 def document(done: CommandResult) -> dict[str, Any]:
-    return json.loads(done.out)  # type: ignore[no-any-return]
+    return json.loads(done.out)
 
 
 def ids(done: CommandResult) -> list[str]:

@@ -141,7 +141,7 @@ async def test_consumers_that_do_not_end_are_recorded_all_the_same_and_once(
     assert [one.cause for one in records_in(redis_client)] == ["going_away", "going_away", "normal"]
 
 
-class SecondLayer(RedisChannelLayer):  # type: ignore[misc]
+class SecondLayer(RedisChannelLayer):
     """As an application may have: with group names of its own."""
 
     async def group_add(self, group: str, channel: str, *, loudly: bool = False) -> str:
@@ -149,7 +149,7 @@ class SecondLayer(RedisChannelLayer):  # type: ignore[misc]
         return "added"
 
 
-class SecondConsumer(AsyncConsumer):  # type: ignore[misc]
+class SecondConsumer(AsyncConsumer):
     channel_layer_alias = "second"
 
     async def websocket_connect(self, message: Any) -> None:
@@ -165,7 +165,7 @@ class SecondConsumer(AsyncConsumer):  # type: ignore[misc]
         raise StopConsumer
 
 
-class JoiningConsumer(AsyncConsumer):  # type: ignore[misc]
+class JoiningConsumer(AsyncConsumer):
     async def websocket_connect(self, message: Any) -> None:
         await self.channel_layer.group_add("room", self.channel_name)
         await self.send({"type": "websocket.accept"})

@@ -56,7 +56,7 @@ async def system(
 @pytest.fixture
 def each_or_default(request: pytest.FixtureRequest) -> EmbeddedRedis:
     wanted = "each_redis_server" if "redis_binary" in request.fixturenames else "redis_server"
-    return request.getfixturevalue(wanted)  # type: ignore[no-any-return]
+    return request.getfixturevalue(wanted)
 
 
 async def examined() -> dict[str, Any]:

@@ -269,7 +269,7 @@ async def test_flush_empties_everything_and_the_layer_can_be_used_on(
 
 @BOTH
 async def test_an_overridden_method_is_used(backend: Any, make_layer: MakeLayer) -> None:
-    class Own(backend):  # type: ignore[misc]
+    class Own(backend):
         def serialize(self, message: Any) -> Any:
             return super().serialize({**message, "stamped": True})
 

@@ -64,7 +64,7 @@ async def consumer_that_dies(layer: RedisChannelLayer, *groups: str) -> str:
     """What Channels does for a socket, until a handler raises."""
     names: list[str] = []
 
-    class Fragile(AsyncConsumer):  # type: ignore[misc]
+    class Fragile(AsyncConsumer):
         async def websocket_connect(self, _message: Any) -> None:
             names.append(self.channel_name)
             for group in groups:

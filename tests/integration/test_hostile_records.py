@@ -124,7 +124,7 @@ def test_damaged_records_in_redis_are_passed_over(
     redis_client.set(ASGI.cleaned, position)
     redis_client.rpush(ASGI.journal("run"), b"\xff", b"{}")
     for entry in entries:
-        redis_client.xadd(ASGI.disconnects, entry)  # type: ignore[arg-type]  # bytes are names of fields too
+        redis_client.xadd(ASGI.disconnects, entry)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "PROBE_TIMEOUT_SECONDS", 0.02)
         read_everything(page=tmp_path_factory.getbasetemp() / "page.html")

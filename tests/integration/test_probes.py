@@ -416,7 +416,7 @@ async def test_there_is_a_control_on_each_shard_and_it_answers(
         async with control_receivers(opened) as controls:
             assert {opened.shard_of_inbox(inbox).index: shard for shard, (_, inbox) in controls.items()} == {0: 0, 1: 1}
             mine: dict[str, Awaitable[Any] | set[str]] = {process: {inbox} for process, inbox in controls.values()}
-            evidence = await probe_processes(opened, mine, LONG_SECONDS)  # type: ignore[arg-type]
+            evidence = await probe_processes(opened, mine, LONG_SECONDS)
             assert all(isinstance(found, ProbesTaken) for found in evidence.values())
         for server in servers:
             with redis.Redis.from_url(server.url) as client:

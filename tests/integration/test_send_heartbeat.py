@@ -46,7 +46,7 @@ async def beat(*argv: str) -> tuple[CommandResult, dict[str, Any]]:
 def counts(group: dict[str, Any]) -> tuple[int, int, int, int, int]:
     names = ("members", "sent", "answered", "not_capable", "skipped")
     assert group["sent"] == group["answered"] + len(group["silent"])
-    return tuple(group[name] for name in names)  # type: ignore[return-value]
+    return tuple(group[name] for name in names)
 
 
 async def live_layer(make: MakeLayer, server: EmbeddedRedis, *groups: str, **config: Any) -> list[Consumer]:
@@ -513,7 +513,7 @@ async def test_a_subscriber_that_reads_nothing_is_found(redis_server: EmbeddedRe
     reader, writer = await asyncio.open_connection("127.0.0.1", redis_client.connection_pool.connection_kwargs["port"])
     writer.write(b"SUBSCRIBE asgi__group__lobby\r\n")
     assert await reader.readline()
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.transport.pause_reading()
     address = "{}:{}".format(*writer.get_extra_info("sockname"))
     for _ in range(16):  # What the kernel's buffers hold, and more.
         redis_client.publish("asgi__group__lobby", b"x" * (1 << 20))

@@ -87,8 +87,8 @@ damage = (
 async def test_a_damaged_suspicion_counts_as_none(redis_server: EmbeddedRedis, stored: dict[bytes, bytes]) -> None:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
-        client.hset(ASGI.suspects(), mapping=stored)  # type: ignore[arg-type]
-        client.hset(ASGI.seen, mapping=stored)  # type: ignore[arg-type]
+        client.hset(ASGI.suspects(), mapping=stored)
+        client.hset(ASGI.seen, mapping=stored)
         async with open_layer("default") as opened:
             for suspicion in (await read_suspicions(opened)).values():
                 assert math.isfinite(suspicion.since)

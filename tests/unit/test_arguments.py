@@ -53,6 +53,6 @@ def test_bad_values_are_refused_with_a_printable_reason(kind: Callable[[str], fl
 def test_any_text_is_a_value_in_range_or_refused(text: str) -> None:
     for kind, low, high in ((seconds, 0, 1e7), (share, 0, 1), (count, 0, 10**9), (positive_count, 1, 10**9)):
         try:
-            assert low <= kind(text) <= high  # type: ignore[operator]
+            assert low <= kind(text) <= high
         except argparse.ArgumentTypeError:
             continue

@@ -20,7 +20,7 @@ class Disconnected(RuntimeError):
     """As autobahn's."""
 
 
-class Lonely(HeartbeatMixin, AsyncWebsocketConsumer):  # type: ignore[misc]
+class Lonely(HeartbeatMixin, AsyncWebsocketConsumer):
     channel_layer_alias = "there is none"
 
 

@@ -33,7 +33,7 @@ def ordinary(number: int = 2000, *, seed: int = 1, span: float = 6 * 3600.0) -> 
         )[0]
         path = chance.choice(["/ws/room/17/", "/ws/news/", "/ws/me/"])
         lived = chance.lognormvariate(5.5, 1.8)
-        yield Disconnect(at, cause, "client", lived_seconds=lived, code=code, path=path, **worker(chance.randrange(4)))  # type: ignore[arg-type]
+        yield Disconnect(at, cause, "client", lived_seconds=lived, code=code, path=path, **worker(chance.randrange(4)))
 
 
 def tallied(*records: Iterable[Disconnect]) -> DisconnectTally:
@@ -76,7 +76,7 @@ def reaped(at: float, process: str, channels: Iterable[str], *, group: str = "ro
 
 
 def test_when_a_worker_died_is_told_by_its_own_last_record_and_by_the_reaper() -> None:
-    own = Disconnect(NOON + 300, "normal", "client", lived_seconds=30.0, **worker(9))  # type: ignore[arg-type]
+    own = Disconnect(NOON + 300, "normal", "client", lived_seconds=30.0, **worker(9))
     found = patterns_in(ordinary(), [own], reaped(NOON + 900, f"{9:032x}", map(str, range(40))))
     assert found["worker_died"].title == "worker web-1 pid 1009 died without a word, with 40 connections open"
     assert found["worker_died"].evidence == (
@@ -88,7 +88,7 @@ def test_when_a_worker_died_is_told_by_its_own_last_record_and_by_the_reaper() -
 def test_what_a_recorded_end_left_behind_is_no_second_end_when_it_is_reaped(cause: str) -> None:
     channels = [f"specific.x!{number}" for number in range(40)]
     ended = [
-        Disconnect(NOON + 100 * number, cause, channel=channel, groups=("room",), **worker(9))  # type: ignore[arg-type]
+        Disconnect(NOON + 100 * number, cause, channel=channel, groups=("room",), **worker(9))
         for number, channel in enumerate(channels)
     ]
     tally = tallied(ordinary(), ended, reaped(NOON + 9000, f"{9:032x}", channels))
@@ -108,7 +108,7 @@ def test_workers_that_were_stopped_are_named_by_host_and_pid(cause: str) -> None
     stopped = [
         Disconnect(
             NOON + 60 * (number % 2) + number / 100, cause, "shutdown", lived_seconds=500.0, **worker(7 + number % 2)
-        )  # type: ignore[arg-type]
+        )
         for number in range(60)
     ]
     found = patterns_in(ordinary(), stopped)
@@ -124,7 +124,7 @@ def test_a_worker_that_vanished_is_noticed_by_what_was_cut_at_once() -> None:
     cut = [
         Disconnect(
             NOON + 600 + number / 50, "no_close_frame", "client", lived_seconds=300.0 + number, code=1006, **worker(8)
-        )  # type: ignore[arg-type]
+        )
         for number in range(50)
     ]
     found = patterns_in(ordinary(), cut)
@@ -134,7 +134,7 @@ def test_a_worker_that_vanished_is_noticed_by_what_was_cut_at_once() -> None:
 
 def test_one_that_goes_on_afterwards_did_not_vanish() -> None:
     def end(at: float) -> Disconnect:
-        return Disconnect(at, "no_close_frame", "client", lived_seconds=at - NOON + 77, code=1006, **worker(8))  # type: ignore[arg-type]
+        return Disconnect(at, "no_close_frame", "client", lived_seconds=at - NOON + 77, code=1006, **worker(8))
 
     cut = [end(NOON + 600 + number / 50) for number in range(50)]
     assert "worker_vanished" not in patterns_in(ordinary(), cut, [end(NOON + 3000)])
@@ -144,7 +144,7 @@ def test_redis_that_was_lost_is_one_event_for_all_workers() -> None:
     lost = [
         Disconnect(
             NOON + 700 + number / 100, "redis_connection_lost", "application", lived_seconds=60.0, **worker(number % 4)
-        )  # type: ignore[arg-type]
+        )
         for number in range(100)
     ]
     found = patterns_in(ordinary(), lost)
@@ -158,7 +158,7 @@ def test_redis_that_was_lost_is_one_event_for_all_workers() -> None:
 
 def test_the_clock_of_redis_py_8_is_heard_though_the_ages_differ() -> None:
     ticking = [
-        Disconnect(NOON + 5.004 * number, "redis_timeout", "application", lived_seconds=5.004 * number, **worker(1))  # type: ignore[arg-type]
+        Disconnect(NOON + 5.004 * number, "redis_timeout", "application", lived_seconds=5.004 * number, **worker(1))
         for number in range(1, 30)
     ]
     found = patterns_in(ordinary(), ticking)
@@ -168,7 +168,7 @@ def test_the_clock_of_redis_py_8_is_heard_though_the_ages_differ() -> None:
 
 def test_one_socket_each_that_dies_after_five_seconds_is_redis_py_8_too() -> None:
     dying = [
-        Disconnect(NOON + 97 * number, "redis_timeout", "application", lived_seconds=5.01, **worker(number))  # type: ignore[arg-type]
+        Disconnect(NOON + 97 * number, "redis_timeout", "application", lived_seconds=5.01, **worker(number))
         for number in range(20)
     ]
     assert patterns_in(ordinary(), dying).keys() == {"redis_py_8_timeout"}
