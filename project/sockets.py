@@ -71,7 +71,7 @@ class FleetSocket:
         """Do as the toolkit's JavaScript client does; a frozen page would not."""
         self.pings += 1
         if self.answers_pings:
-            await self.send({"type": PONG, "id": ping["id"]})
+            await self.send(_pong(ping))
 
 
 class SocketFleet:
@@ -138,7 +138,7 @@ class SocketFleet:
                 close_timeout=CLOSE_WITHIN_SECONDS,
             )
             try:
-                welcome = json.loads(await asyncio.wait_for(connection.recv(), OPEN_WITHIN_SECONDS))
+                welcome = await asyncio.wait_for(_welcome(connection), OPEN_WITHIN_SECONDS)
             except BaseException:
                 connection.transport.abort()  # Nobody would know of it.
                 raise
@@ -198,3 +198,14 @@ class SocketFleet:
         """Close what is open with an ordinary closing handshake, as far as the servers still take part."""
         await asyncio.gather(*(socket.connection.close() for socket in self.sockets))
         await asyncio.gather(*self._readers)
+
+
+async def _welcome(connection: ClientConnection) -> dict[str, Any]:
+    """The first that a consumer says. A ping may come before: the server need not wait for the consumer's thread."""
+    while (message := json.loads(await connection.recv())).get("type") == PING:
+        await connection.send(json.dumps(_pong(message)))
+    return dict(message)
+
+
+def _pong(ping: dict[str, Any]) -> dict[str, Any]:
+    return {"type": PONG, "id": ping["id"]}

@@ -83,6 +83,15 @@ async def put_before(worker: Worker, fronts: list[Front]) -> Front:
     return fronts[-1]
 
 
+async def test_a_ping_may_come_before_what_a_sync_consumer_says_first(
+    start_worker: StartWorker, sockets: SocketFleet
+) -> None:
+    """Its `connect` accepts in a thread, and may be held up there."""
+    worker = start_beating(start_worker, "uvicorn", HEARTBEAT_INTERVAL="0.001")
+    opened = await open_each(sockets, worker, ["sync"] * 30)
+    assert all("channel" in socket.welcome for socket in opened)
+
+
 @KINDS
 @LAYERS
 async def test_a_half_open_connection_is_noticed_its_groups_are_left_and_disconnect_runs_once(
