@@ -27,6 +27,7 @@ every shard; indexes, receipts and what was set aside on the shard of what they 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -193,6 +194,11 @@ class Keyspace:
 
     def index(self, process: str, number: int) -> bytes:
         return self._ops(f"index:{process}:{number}")
+
+    def index_in_parts(self, process: str, parts: int, at_once: int) -> Iterator[list[bytes]]:
+        """The keys of all ``parts`` of the index of ``process``, some at a time: there may be thousands."""
+        for start in range(0, parts, at_once):
+            yield [self.index(process, number) for number in range(start, min(start + at_once, parts))]
 
     @property
     def runs(self) -> bytes:

@@ -21,18 +21,17 @@ SCORES_AT_ONCE = 500
 async def read_indexed(shard: Shard, keyspace: Keyspace, leases: Sequence[Lease]) -> AsyncIterator[list[GroupSlice]]:
     """What the processes of ``leases`` are members of still, with their scores, in batches."""
     for lease in leases:
-        for start in range(0, lease.index_parts, PARTS_AT_ONCE):
-            numbers = range(start, min(start + PARTS_AT_ONCE, lease.index_parts))
-            pairs = await _read_parts(shard, keyspace, lease.process, numbers)
+        for keys in keyspace.index_in_parts(lease.process, lease.index_parts, PARTS_AT_ONCE):
+            pairs = await _read_parts(shard, keyspace, lease.process, keys)
             for at in range(0, len(pairs), SCORES_AT_ONCE):
                 yield await _with_scores(shard, pairs[at : at + SCORES_AT_ONCE])
 
 
 async def _read_parts(
-    shard: Shard, keyspace: Keyspace, process: str, numbers: Iterable[int]
+    shard: Shard, keyspace: Keyspace, process: str, keys: Iterable[bytes]
 ) -> list[tuple[bytes, bytes]]:
     """Group keys and channels, by group, each once."""
-    parts = await shard.pipeline([("LRANGE", keyspace.index(process, number), 0, -1) for number in numbers])
+    parts = await shard.pipeline([("LRANGE", key, 0, -1) for key in keys])
     entries = (entry for part in parts if isinstance(part, list) for entry in part)
     found = {parse_index_entry(process, entry) for entry in entries} - {None}
     return sorted((keyspace.group_prefix + pair[0], pair[1]) for pair in found if pair)
@@ -52,7 +51,5 @@ async def _with_scores(shard: Shard, pairs: Sequence[tuple[bytes, bytes]]) -> li
 async def forget_index(shard: Shard, keyspace: Keyspace, leases: Sequence[Lease]) -> None:
     """Delete the indexes of processes that were found dead, and hold no lease any more. Raises ShardError."""
     for lease in leases:
-        for start in range(0, lease.index_parts, PARTS_AT_ONCE):
-            numbers = range(start, min(start + PARTS_AT_ONCE, lease.index_parts))
-            parts = [keyspace.index(lease.process, number) for number in numbers]
-            await call_script(shard, "forget_index", [keyspace.lease(lease.process), *parts], [])
+        for keys in keyspace.index_in_parts(lease.process, lease.index_parts, PARTS_AT_ONCE):
+            await call_script(shard, "forget_index", [keyspace.lease(lease.process), *keys], [])

@@ -284,11 +284,9 @@ def _end_tasks_with(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _index_parts(layer: Any) -> Iterator[list[bytes]]:
-    """The keys of this process's index, some at a time: one that made a million channels has thousands, most empty."""
-    keyspace, parts = Keyspace(layer.prefix), layer.memberships.index_parts
-    for start in range(0, parts, PARTS_AT_ONCE):
-        numbers = range(start, min(start + PARTS_AT_ONCE, parts))
-        yield [keyspace.index(layer.client_prefix, number) for number in numbers]
+    """The keys of this process's index: one that made a million channels has thousands, most of them empty."""
+    parts = layer.memberships.index_parts
+    return Keyspace(layer.prefix).index_in_parts(layer.client_prefix, parts, PARTS_AT_ONCE)
 
 
 async def _has_index(layer: Any, connection: Any) -> bool:
