@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import redis
 import redis.asyncio
+from redis.asyncio.lock import Lock
 
 from chaos.stage import CONFIRM_SECONDS, PREFIX, Actor, Silence, Stage
 from ops.model.keys import Keyspace
@@ -25,6 +26,8 @@ ALMOST_SECONDS = (CONFIRM_SECONDS * 0.5, CONFIRM_SECONDS * 0.7)  # for a whole r
 LONG_SECONDS = (CONFIRM_SECONDS * 2.5, CONFIRM_SECONDS * 3.5)
 REST_SECONDS = 4.0  # between two faults of a worker
 AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again and answers
+STUTTERS = 6  # enough for runs to find it silent for the confirm time, even if one is missed
+UNTIL_A_RUN_ENDS_SECONDS = 0.3
 BACK_AFTER_SECONDS = (0.0, 3.0)  # until a worker that is gone has a successor
 BUSY_MS = 900  # longer than two probes in turn may take, and shorter than anybody's time-out
 SHARE_OF_SHARDS = 0.25  # of the faults, where any may come: one of a shard touches everybody
@@ -60,11 +63,14 @@ class Faults:
             "SIGTERM": self._terminate,
             "SIGSTOP for less than the confirm time": lambda actor: self._freeze(actor, ALMOST_SECONDS),
             FREEZE_FOR_LONG: lambda actor: self._freeze(actor, LONG_SECONDS),
-            "SIGSTOP again and again, with a join in between": self._stutter,
             WAKE_WHILE_REAPED: self._wake_while_reaped,
             "event loop blocked": self._block,
             "slow network": self._delay,
             "exception in a consumer": self._fail,
+        }
+        # A drop-in worker renews its lease whenever it wakes, which hides what its joins would tell.
+        self.of_a_stock_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
+            "SIGSTOP again and again, with a join in between": self._stutter,
         }
         # What a stock worker's consumers die of leaves nothing to be tested in it for the rest of the round.
         self.of_a_drop_in_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
@@ -85,10 +91,14 @@ class Faults:
         self._stage = stage
         self._random = random.Random(f"{stage.seed} faults")
         self._decks = {
-            False: _Deck([*self.of_any_worker, *self.of_a_drop_in_worker, "reaper cut off"]),
+            False: _Deck([*self._of_workers, "reaper cut off"]),
             True: _Deck([*self.of_a_shard, "failover to a replica"]),
         }
         self._one_shard_at_a_time = asyncio.Lock()
+
+    @property
+    def _of_workers(self) -> dict[str, Callable[[Actor], Awaitable[None]]]:
+        return {**self.of_any_worker, **self.of_a_stock_worker, **self.of_a_drop_in_worker}
 
     async def cause_one(self) -> None:
         """The next of a deck that can be played now, if any can."""
@@ -115,11 +125,12 @@ class Faults:
         if len(calm) < 2:  # Somebody has to be there for whom nothing may change.
             return None
         rested = [actor for actor in calm if actor.rests_until < time.time()]
-        suited = [actor for actor in rested if actor.drop_in or name in self.of_any_worker]
+        others = {True: self.of_a_stock_worker, False: self.of_a_drop_in_worker}
+        suited = [actor for actor in rested if name not in others[actor.drop_in]]
         if not suited:
             return None
         actor = self._random.choice(suited)
-        return lambda: {**self.of_any_worker, **self.of_a_drop_in_worker}[name](actor)
+        return lambda: self._of_workers[name](actor)
 
     async def _of_a_shard(self, name: str) -> None:
         async with self._one_shard_at_a_time:
@@ -196,13 +207,20 @@ class Faults:
             await self._stage.let_clients_finish()
 
     async def _stutter(self, actor: Actor) -> None:
-        """Never silent for the confirm time in one piece, though run after run finds it so."""
+        """Never silent for the confirm time in one piece, though run after run finds it so: it wakes between them."""
         with actor.in_trouble():
-            for _ in range(5):
-                async with self._frozen(actor):
-                    await self._until_suspected(actor)
-                if not await self._join_somewhere(actor):
-                    break  # Nobody could know that it was awake.
+            async with redis.asyncio.Redis.from_url(self._stage.shards[0].url) as client:
+                lock = Lock(client, KEYSPACE.lock, timeout=CONFIRM_SECONDS, blocking_timeout=UNTIL_A_RUN_ENDS_SECONDS)
+                for _ in range(STUTTERS):
+                    async with self._frozen(actor):
+                        await self._until_suspected(actor)
+                        with contextlib.suppress(redis.RedisError, OSError):
+                            await lock.acquire()
+                    joined = await self._join_somewhere(actor)
+                    with contextlib.suppress(redis.RedisError, OSError):
+                        await lock.release()
+                    if not joined:
+                        break  # Nobody could know that it was awake.
 
     async def _until_suspected(self, actor: Actor) -> None:
         """Until a run has found it silent once more, but not for as long as the confirm time."""
