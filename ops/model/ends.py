@@ -22,47 +22,19 @@ _NAMED_SECRET = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorKind:
-    """A kind of Redis failure: what its text looks like, the cause it is filed under, and what it means."""
-
-    pattern: "re.Pattern[str]"
-    cause: str
-    means: str
-
-
 _FROM_REDIS = re.compile(r"^(redis\.(asyncio\.)?(exceptions|connection)|channels_redis)\.")
 
-REDIS_ERRORS = (
-    ErrorKind(
-        re.compile(r"Timeout (reading from|connecting to|writing to)|^redis\.exceptions\.TimeoutError"),
-        "redis_timeout",
-        "Redis did not answer within the socket's time-out. Of sockets that die after exactly 5 s: redis-py 8 gives up "
-        'after 5 s, as long as the stock layer waits for a message; give each host "socket_timeout": None',
+REDIS_CAUSES = {
+    "redis_timeout": re.compile(r"Timeout (reading from|connecting to|writing to)|^redis\.exceptions\.TimeoutError"),
+    "redis_connection_lost": re.compile(
+        r"while writing to socket\. .*Connection lost|^ConnectionResetError: Connection lost"
+        r"|Connection closed by server|Connection reset by peer|Broken pipe|Error while reading from"
+        r"|Error \S+ connecting to|Connect call failed|Connection refused|Name or service not known"
+        r"|^redis\.exceptions\.(ConnectionError|BusyLoadingError|MaxConnectionsError)"
     ),
-    ErrorKind(
-        re.compile(r"while writing to socket\. .*Connection lost|^ConnectionResetError: Connection lost"),
-        "redis_connection_lost",
-        "the application wrote to a connection that Redis, or something between, had already closed: the server's "
-        "timeout, a load balancer's idle limit, failover, a restart, an output buffer limit, maxclients, CLIENT KILL",
-    ),
-    ErrorKind(
-        re.compile(r"Connection closed by server|Connection reset by peer|Broken pipe|Error while reading from"),
-        "redis_connection_lost",
-        "Redis, or something between, closed the connection while the application waited for an answer",
-    ),
-    ErrorKind(
-        re.compile(r"Error \S+ connecting to|Connect call failed|Connection refused|Name or service not known"),
-        "redis_connection_lost",
-        "nobody listens at the address of Redis: it is down, restarting, or not reachable from this host",
-    ),
-    ErrorKind(
-        re.compile(r"^redis\.exceptions\.(ConnectionError|BusyLoadingError|MaxConnectionsError)"),
-        "redis_connection_lost",
-        "the connection to Redis could not be used",
-    ),
-    ErrorKind(re.compile(r"^redis\.exceptions\."), "redis_error", "Redis refused a command"),
-)
+    "redis_error": re.compile(r"^redis\.exceptions\."),
+}
+"""The cause that a Redis failure is filed under, by what its text looks like; the first that fits counts."""
 
 
 def describe_exception(error: BaseException) -> tuple[str, ...]:
@@ -92,12 +64,11 @@ def without_secrets(text: str) -> str:
     return _NAMED_SECRET.sub(r"\1***", _URL_SECRET.sub(r"\1***@", text))
 
 
-def error_kind(chain: Sequence[str]) -> ErrorKind | None:
-    """The kind of Redis failure in a chain of ``Type: text``; None where Redis has no part in it."""
+def cause_in_redis(chain: Sequence[str]) -> str | None:
+    """The cause of a Redis failure in a chain of ``Type: text``; None where Redis has no part in it."""
     if not any(_FROM_REDIS.search(line) for line in chain):
         return None
-    found = (kind for kind in REDIS_ERRORS if any(kind.pattern.search(line) for line in chain))
-    return next(found, None)
+    return next((cause for cause, looks in REDIS_CAUSES.items() if any(map(looks.search, chain))), None)
 
 
 def is_of_a_client_that_left(chain: Sequence[str]) -> bool:
@@ -107,9 +78,8 @@ def is_of_a_client_that_left(chain: Sequence[str]) -> bool:
 
 def cause_of_exception(chain: Sequence[str]) -> str:
     """The cause that a chain of ``Type: text`` is filed under; of no use where it is empty."""
-    kind = error_kind(chain)
-    if kind is not None:
-        return kind.cause
+    if cause := cause_in_redis(chain):
+        return cause
     return "no_handler" if any(NO_HANDLER.search(line) for line in chain) else "handler_exception"
 
 

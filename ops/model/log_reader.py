@@ -11,7 +11,7 @@ from datetime import tzinfo
 from typing import NamedTuple
 
 from ops.model.disconnects import MAX_TEXT, UNTIMED, Disconnect, parse_json
-from ops.model.ends import cause_of_exception, error_kind
+from ops.model.ends import cause_in_redis, cause_of_exception
 from ops.model.keys import decode_name
 from ops.model.log_lines import (
     LONGEST_LINE,
@@ -190,4 +190,4 @@ class LogReader:
 def _ended_a_websocket(traceback: Traceback, source: str) -> bool:
     if source == "uvicorn":
         return traceback.in_uvicorn
-    return traceback.in_consumer and (source == "daphne" or error_kind(traceback.chain) is not None)
+    return traceback.in_consumer and (source == "daphne" or cause_in_redis(traceback.chain) is not None)
