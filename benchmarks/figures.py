@@ -117,7 +117,7 @@ class Results:
                 "python": platform.python_version(),
                 **{package.lower(): version(package) for package in PACKAGES},
                 "redis-server": redis_server_version(self.binary),
-                "kernel": f"{platform.system()} {platform.release()}",
+                "kernel": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
                 "machine": platform.machine(),
             },
             "failures": self.failures,

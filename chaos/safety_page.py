@@ -9,6 +9,15 @@ from pathlib import Path
 from chaos.checker import Checker
 from chaos.reapers import Reapers
 
+VIOLATIONS = {
+    "after its process woke up": "a member was removed that joined after its process woke up",
+    "silent for no more than": "a member was removed whose process had not been silent for long enough",
+    "for live, which was frozen": "a frozen process was taken for live",
+    "its receipts 0": "members were removed without receipts",
+    "an orphan stays": "an orphan stays",
+}
+"""What the checker says of a violation, and what it is called in the table of the controls."""
+
 SAFETY_PAGE = Path(__file__).resolve().parent.parent / "docs" / "safety.md"
 
 
@@ -30,14 +39,14 @@ def campaign(
 
 
 def controls(found: dict[str, tuple[str, float, int] | None], *, seed: int) -> str:
-    """What was found without each safety, after how many seconds and faults; None where nothing was."""
+    """What was found without each safety (of VIOLATIONS), after how many seconds and faults; None where nothing was."""
     rows = []
     for name, outcome in found.items():
         if outcome is None:
             rows.append(f"| {name} | nothing | |")
         else:
             violation, seconds, faults = outcome
-            rows.append(f"| {name} | … {violation} | {seconds:.0f} s, {faults} faults |")
+            rows.append(f"| {name} | {VIOLATIONS[violation]} | {seconds:.0f} s, {faults} faults |")
     said = f"Without one safety at a time, the same campaign (`SEED={seed}`) must fail, and say why:"
     return "\n".join([*_wrapped(said), "", "| without | it finds | after |", "|---|---|---|", *rows])
 

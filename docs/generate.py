@@ -21,8 +21,8 @@ COLUMNS = 96
 
 INTRODUCTION = """# Command reference
 
-Made from the commands' own `--help`: `make docs` writes it, and a test fails when it is out of date. Each command also
-takes Django's own options (`--settings`, `--verbosity`, `--no-color`, `--force-color`, `--skip-checks` …).
+Each command also takes Django's own options (`--settings`, `--no-color`, `--force-color`, `--skip-checks` …); with
+`--verbosity 0` it shows no progress.
 
 Data goes to standard output; progress, warnings and errors go to standard error. Colour is for terminals only, and
 `NO_COLOR` or `--no-color` turns it off there. Names that come from Redis are shown with control characters escaped.
@@ -36,6 +36,8 @@ Data goes to standard output; progress, warnings and errors go to standard error
 | 75 | another run holds the lock |
 | 130, 143 | ended by Ctrl-C, by SIGTERM |
 | 141 | whoever read the output closed the pipe, as `head` does |
+
+At Ctrl-C `channels_groups --watch` ends with 0, and whole rounds of `send_heartbeat` with what they found.
 
 `channels_groups` exits 0 whatever the states are; with `--check` it exits as monitoring plugins do: 0 OK, 1 WARNING,
 2 CRITICAL, 3 UNKNOWN.

@@ -9,6 +9,7 @@ from django.conf import settings
 
 PERSONAL = ("client", "user", "query")
 SHORTEST_JOURNAL_SECONDS = 60
+LONGEST_SECONDS = 1e7  # some four months; more is a slip of the hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,8 @@ def _problem_with_number(key: str, value: Any) -> str | None:
         return f"{key} must be a number that is not negative, not {value!r}"
     if _kind(key) is int and (value != int(value) or value < 1):
         return f"{key} must be a whole number of at least 1, not {value!r}"
+    if key in ("CONFIRM_AFTER_SECONDS", "PROBE_TIMEOUT_SECONDS") and not 0 < value <= LONGEST_SECONDS:
+        return f"{key} must be a number of seconds above 0 and up to {LONGEST_SECONDS:.0f}, not {value!r}"
     if key == "JOURNAL_SECONDS" and value < SHORTEST_JOURNAL_SECONDS:
         return f"JOURNAL_SECONDS must be at least {SHORTEST_JOURNAL_SECONDS}, or nothing could be undone, not {value!r}"
     if key == "MAX_SHARE" and value > 1:

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from django.utils.timezone import get_default_timezone
 
-LONGEST_SECONDS = 1e7  # some four months; more is a slip of the hand
+from ops.conf import LONGEST_SECONDS
+
 LARGEST_COUNT = 10**9
 
 

@@ -31,8 +31,9 @@ def plugin_result(inspection: Inspection, warning: int, critical: int | None) ->
         f"silent={silent};{limits} orphans={totals.orphan} suspects={totals.suspect} members={totals.members} "
         f"groups={inspection.total_groups} processes={len(inspection.processes)}"
     )
-    return code, plugin_line(code, f"{text} | {figures}")
+    return code, f"{plugin_line(code, text)} | {figures}"
 
 
 def plugin_line(code: int, text: str) -> str:
-    return f"CHANNELS_GROUPS {_NAMES[code]} - {text}"
+    """Without performance data, which would begin at the first ``|``: rules of Redis' ACLs have one."""
+    return f"CHANNELS_GROUPS {_NAMES[code]} - {text.replace('|', '/')}"

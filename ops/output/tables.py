@@ -129,8 +129,6 @@ def reap_report(report: ReapReport) -> RenderableType:
             )
         parts.extend([table, GAP])
     parts.extend(Text(line) for line in _reap_lines(report))
-    if report.stopped:
-        parts.append(Text(f"Safety stop: {report.stopped}. Nothing was removed.", style="bold red"))
     parts.extend(Text(f"Note: {note}.", style="dim") for note in report.notes)
     return Stack(*parts)
 

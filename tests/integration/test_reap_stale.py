@@ -40,9 +40,9 @@ async def reap(*argv: str) -> CommandResult:
     return await run_beside("reap_stale", *PROBE, *argv)
 
 
-async def document(*argv: str, code: int = 0) -> dict[str, Any]:
+async def document(*argv: str, code: int = 0, err: str = "") -> dict[str, Any]:
     result = await run_beside("reap_stale", "--format", "json", *argv)
-    assert (result.err, result.returncode) == ("", code)
+    assert (re.sub(":.*", "", result.err.strip()), result.returncode) == (err, code)
     assert result.out.isascii()
     assert result.out.count("\n") == 1
     found: dict[str, Any] = json.loads(result.out)
@@ -160,8 +160,9 @@ async def test_a_safety_stop_ends_with_3_and_its_reason(
     settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend="tests.layer_builders.DeafLayer")
     result = await reap()
     assert result.returncode == 3
-    assert "Safety stop: control: the reaper's own probe" in " ".join(result.out.split())
-    found = await document(*PROBE, code=3)
+    assert result.err.startswith("safety stop: control: the reaper's own probe")
+    assert result.err.endswith("; nothing was removed\n")
+    found = await document(*PROBE, code=3, err="safety stop")
     assert found["stopped"].startswith("control: ")
     assert (found["removed"], found["complete"]) == (0, True)
     assert len(members_of(redis_client, "room")) == 2

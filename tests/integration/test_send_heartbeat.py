@@ -110,6 +110,7 @@ async def test_members_that_no_message_can_be_sent_to_are_not_able(
         assert counts(document["groups"][0]) == (3, 0, 0, 3, 0)
         assert document["groups"][0]["rtt_ms"] == {"min": 0, "p50": 0, "p95": 0, "p99": 0, "max": 0}
         assert (done.returncode, document["complete"]) == (0, True)
+        assert done.err.startswith(f"nobody was asked: no member can answer at depth {depth}")
     assert [key for key in redis_client.keys("*") if b":group:" not in key] == []
 
 

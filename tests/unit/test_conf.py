@@ -79,6 +79,9 @@ def test_a_value_that_cannot_be_used_is_an_error_and_the_default_holds(settings:
     ("key", "value"),
     [
         ("CONFIRM_AFTER_SECONDS", True),
+        ("CONFIRM_AFTER_SECONDS", 0),
+        ("CONFIRM_AFTER_SECONDS", 1e8),
+        ("PROBE_TIMEOUT_SECONDS", 0.0),
         ("JOURNAL_SECONDS", 0),
         ("JOURNAL_SECONDS", 59),
         ("DISCONNECT_LOG_LENGTH", 0),

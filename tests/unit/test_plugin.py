@@ -65,3 +65,10 @@ def test_what_was_not_seen_is_unknown_whatever_the_rest_says() -> None:
 
 def test_a_problem_is_unknown() -> None:
     assert plugin_line(UNKNOWN, "no such layer") == "CHANNELS_GROUPS UNKNOWN - no such layer"
+
+
+def test_what_is_said_does_not_begin_the_performance_data() -> None:
+    problem = "add to its ACL: +pubsub|channels"
+    assert plugin_line(UNKNOWN, problem) == "CHANNELS_GROUPS UNKNOWN - add to its ACL: +pubsub/channels"
+    _, line = plugin_result(inspection(problem=problem), 0, None)
+    assert line.partition("|")[2].startswith(" silent=0;")

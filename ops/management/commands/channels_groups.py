@@ -211,8 +211,7 @@ def _silent(_what: str, _groups: int, _members: int) -> None:
 def _refuse_contradictions(options: dict[str, Any]) -> None:
     if options["groups"] and options["match"] is not None:
         raise InvalidArguments("give group names or --match, not both")
-    if options["summary"] and options["members"]:
-        raise InvalidArguments("--summary shows no groups, so --members cannot go with it")
+    _refuse_parts_of_a_whole(options)
     if options["summary"] and options["format"] in STREAMED:
         raise InvalidArguments(f"--summary has no rows; --format {options['format']} cannot go with it")
     if not options["check"] and (options["warning"] is not None or options["critical"] is not None):
@@ -222,6 +221,15 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
     for state in (options["state"] or "").split(",") if options["state"] is not None else ():
         if state not in MEMBER_STATES:
             raise InvalidArguments(f"--state: {state!a} is no state; known are {', '.join(MEMBER_STATES)}")
+
+
+def _refuse_parts_of_a_whole(options: dict[str, Any]) -> None:
+    for whole, why in (("summary", "shows no groups"), ("check", "prints one line for all members")):
+        for part in ("members", "state", "sort", "limit"):
+            if options[whole] and options[part] not in (None, False):
+                raise InvalidArguments(f"--{whole} {why}, so --{part} cannot go with it")
+    if options["check"] and options["format"] != "table":
+        raise InvalidArguments(f"--check prints one line, so --format {options['format']} cannot go with it")
 
 
 def _inspect_options(options: dict[str, Any]) -> InspectOptions:

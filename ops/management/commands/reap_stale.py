@@ -112,6 +112,8 @@ class Command(OpsCommand):
         if not report.complete:
             self.warn(f"nothing was removed: {report.notes[0]}" if not report.removed else report.notes[0])
             return 1
+        if report.stopped:
+            self.warn(f"safety stop: {report.stopped}; nothing was removed")
         return 3 if report.stopped or (report.dry_run and report.orphans) else 0
 
     def _show_nothing_to_reap(self, options: dict[str, Any]) -> int:

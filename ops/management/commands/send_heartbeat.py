@@ -84,6 +84,8 @@ class Command(OpsCommand):
             self._print(options, report)
         for said in (*report.findings, *report.problems):
             self.warn(said)
+        if report.totals.members and not report.totals.sent and not report.problems:
+            self.warn(f"nobody was asked: {_why_nobody(report)}")
         if interrupted and not (_several(options) and report.rounds):
             return INTERRUPTED
         if report.problems:
@@ -144,3 +146,10 @@ class Command(OpsCommand):
 
 def _several(options: dict[str, Any]) -> bool:
     return options["interval"] is not None or (options["count"] or 1) > 1
+
+
+def _why_nobody(report: HeartbeatReport) -> str:
+    if report.totals.skipped:
+        return "the inboxes of their processes are too full"
+    advice = "" if report.depth == "process" else "; --depth process works with any application"
+    return f"no member can answer at depth {report.depth}{advice}"

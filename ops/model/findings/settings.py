@@ -137,7 +137,8 @@ def survives_a_cut(host: HostSettings) -> bool:
 
 HOST_OPTIONS_FIX = (
     'Add to the host: "health_check_interval": 30, "socket_keepalive": True, "retry": '
-    f"Retry(ExponentialBackoff(), 3) (from redis.asyncio.retry); or {USE_DROP_IN}."
+    "Retry(ExponentialBackoff(), 3) (Retry from redis.asyncio.retry, ExponentialBackoff from redis.backoff); or "
+    f"{USE_DROP_IN}."
 )
 
 

@@ -1,0 +1,127 @@
+"""The reference shows each field of each JSON document, and none that is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ops.model.cleanup import CleanedProcess, CleanupReport
+from ops.model.diagnosis import Diagnosis, Finding, Skipped
+from ops.model.disconnect_report import Reading, conclude_report
+from ops.model.disconnect_tally import DisconnectTally
+from ops.model.disconnects import Disconnect
+from ops.model.emitting import EmitReport
+from ops.model.evidence import ProbesTaken
+from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
+from ops.model.liveness import State, Verdict
+from ops.model.reaping import Leftover, ReapedProcess, ReapReport, RunRecord, UndoReport
+from ops.model.records import LEASE_COUNTS, Group, Inspection, Lease, Member, Process, ShardInfo, StateCounts
+from ops.output.disconnect_documents import cleanup_document, disconnect_report_document, emit_document
+from ops.output.documents import (
+    HeartbeatDocument,
+    diagnosis_document,
+    history_document,
+    inspection_document,
+    reap_document,
+    undo_document,
+)
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "docs" / "examples"
+READING = Reading(1, 1, 1, ("sample",), ("problem",))
+
+
+def inspected() -> dict[str, Any]:
+    counts = tuple((name, 1) for name in LEASE_COUNTS)
+    process = Process(
+        "p", Verdict(State.LIVE, (ProbesTaken(1.0),)), 1, Lease("p", 1, 1, False, "h", "1", 1, "v", 1, counts)
+    )
+    group = Group("room", 0, StateCounts(live=1), 1, (Member("c", "p", "live", 1, ("e",)),))
+    shards = (ShardInfo(0, "redis://h"),)
+    return inspection_document(
+        Inspection("default", "b", 1, True, shards, 1, StateCounts(live=1), [process], [group], ["note"]), members=True
+    )
+
+
+def reaped() -> dict[str, Any]:
+    processes = (ReapedProcess("p", "dead", 1, 1, ("e",)),)
+    leftovers = (Leftover("key", 0, "inbox", "p", 1),)
+    return reap_document(
+        ReapReport("run", "default", False, True, None, 1, 1, 1, 1, 1, processes, 1, 2, 1, leftovers, ("note",))
+    )
+
+
+def heartbeats() -> dict[str, Any]:
+    written: list[str] = []
+    document = HeartbeatDocument(written.append)
+    group = GroupHeartbeat("room")
+    group.note_silence("c")
+    group.skip("…")
+    report = HeartbeatReport("channel", rounds=1)
+    report.processes["p"] = ProcessHeartbeat("p")
+    document.begin("channel")
+    document.add(group, 1)
+    document.end(report, complete=True)
+    found: dict[str, Any] = json.loads("".join(written))
+    return found
+
+
+def disconnects() -> dict[str, Any]:
+    tally = DisconnectTally()
+    for at in range(9):
+        died = Disconnect(1e9 + at, "process_died", "server", code=1006, path="/", process="p", exception=("E: x",))
+        tally.add(died)
+    tally.add(Disconnect(1e9, "normal", "client", code=1000, lived_seconds=60.0))
+    return disconnect_report_document(conclude_report("default", ["log"], READING, tally))
+
+
+def cleaned() -> dict[str, Any]:
+    processes = (CleanedProcess("p", 1),)
+    return cleanup_document(
+        CleanupReport("default", ("log",), False, True, "run", 1, 1, 1, 1, 1, 1, processes, "0-0", "1-0", READING, 1.0)
+    )
+
+
+def diagnosed() -> dict[str, Any]:
+    finding = Finding("ops.E301", "title", ("e",), "fix")
+    return diagnosis_document(Diagnosis("default", (finding,), (Skipped("ops.W307", "why"),)))
+
+
+DOCUMENTS = {
+    "channels_doctor": [diagnosed()],
+    "channels_groups": [inspected()],
+    "reap_stale": [
+        reaped(),
+        undo_document(UndoReport("run", 1, 2, 3, ("note",))),
+        history_document("default", [RunRecord("run", 1, "done", 1, 1)]),
+    ],
+    "replay_disconnects": [
+        disconnects(),
+        cleaned(),
+        emit_document(EmitReport("default", "room", "group", 1, False, True, 1, 1, 1, 1, 1, ("problem",))),
+    ],
+    "send_heartbeat": [heartbeats()],
+}
+
+
+def fields_of(value: Any, path: str = "") -> set[str]:
+    """As `processes[].state`."""
+    if isinstance(value, dict):
+        return {f"{path}.{name}" for name in value}.union(*(fields_of(v, f"{path}.{k}") for k, v in value.items()))
+    if isinstance(value, list):
+        return set().union(*(fields_of(item, f"{path}[]") for item in value))
+    return set()
+
+
+@pytest.mark.parametrize("command", DOCUMENTS)
+def test_the_reference_shows_each_field(command: str) -> None:
+    text = (EXAMPLES / f"{command}.md").read_text(encoding="utf-8")
+    shown = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    assert [fields_of(document) for document in shown] == [fields_of(document) for document in DOCUMENTS[command]]
+
+
+def test_no_command_is_left_out() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.md")} == DOCUMENTS.keys()
