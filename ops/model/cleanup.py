@@ -19,10 +19,11 @@ def gone_channel(one: Disconnect) -> tuple[bytes, float] | None:
     - The reaper's own records: its members are removed already. Where an undo has brought them back they may be alive.
     - An end without a channel or a time, as in a server's own log.
     - A general channel, which many may read.
+    - A channel of which no consumer is known: something else on the way to a consumer may have made it for itself.
     """
     if one.source == "reaper" or one.cause == "process_died" or one.channel is None or not is_timed(one):
         return None
-    if inbox_of(one.channel) is None:
+    if one.consumer is None or inbox_of(one.channel) is None:
         return None
     return encode_name(one.channel), one.at + AT_PRECISION_SECONDS
 

@@ -15,7 +15,8 @@ from ops.store.shards import OpenLayer
 async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress) -> UndoReport:
     """Restore the members and keys that the run took, where they are absent. Doing it twice changes nothing.
 
-    A process that holds a lease again has put its members back by itself: what is absent there, it has left since.
+    The run deleted the leases of those that it removed: a process that has had one since has put its members back by
+    itself, and what is absent there, it has left.
     The run's suspicions are forgotten, so that what came back gets a whole confirm time of its own. Raises RunNotFound,
     ShardError, AnotherRunHoldsTheLock.
     """
@@ -43,13 +44,13 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
         notes.append(f"{blocked} groups hold something else by now and were left alone")
     if holders.members:
         notes.append(
-            f"{holders.members:,} members were left to their processes, which live and put theirs back themselves"
+            f"{holders.members:,} members were left to their processes, which came back and put theirs back themselves"
         )
     return UndoReport(run_id, restored, present, keys, tuple(notes))
 
 
 class _Holders:
-    """Processes that hold a lease again. ``members``: how many of theirs were left out."""
+    """Processes that have had a lease since the run, be it lapsed. ``members``: how many of theirs were left out."""
 
     def __init__(self, opened: OpenLayer) -> None:
         self.members = 0
@@ -67,9 +68,8 @@ class _Holders:
         processes = {raw: inbox_of(decode_name(raw)) for raw in inboxes if raw not in self._known}
         names = {inbox.process for inbox in processes.values() if inbox is not None}
         leases = await read_leases(self._opened.home, self._opened.keyspace, names)
-        now = await self._opened.home.now() if leases else 0.0
-        fresh = {name for name, lease in leases.items() if lease.is_fresh(now)}
-        self._known |= {raw: inbox is not None and inbox.process in fresh for raw, inbox in processes.items()}
+        held = {name for name, lease in leases.items() if not lease.ended}
+        self._known |= {raw: inbox is not None and inbox.process in held for raw, inbox in processes.items()}
 
     def _others(self, channels: list[bytes], scores: list[float]) -> tuple[list[bytes], list[float]]:
         others = [at for at, channel in enumerate(channels) if not self._known[journal.inbox_part(channel)]]

@@ -195,11 +195,15 @@ async def read_runs(opened: OpenLayer) -> list[RunRecord]:
 
 
 async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
-    """One run, or None when it is unknown or its receipts have expired."""
+    """One run, or None when it is unknown or its receipts have expired.
+
+    Where the first shard has lost its record, and another one has its receipts, it counts as interrupted.
+    """
     client: Any = opened.home.client
     stored: dict[bytes, bytes] = await opened.home.ask(client.hgetall(opened.keyspace.run(run_id)))
     if not stored:
-        return None
+        receipts = await count_receipts(opened, run_id)
+        return RunRecord(run_id, 0.0, "interrupted", receipts, 0, takes_leases=True) if receipts else None
     ended = _json_object(stored.get(b"ended"))
     undone_at = _number(stored.get(b"undone_at"))
     removed = ended.get("removed")

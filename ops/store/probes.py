@@ -5,8 +5,14 @@ drops it. One probe taken proves little, because Redis hands it to a BZPOPMIN th
 the process froze; the process lives if it takes a second one, sent after the first was gone. A process reads one of
 its inboxes at a time, so all of them are probed and any of them may answer.
 
+A probe goes to the front: its score is below that of any message, so the next BZPOPMIN takes it, however much waits
+before it, and no sender trims it, which ends at a score of 0.
+
 An inbox that is full gets no probe, which could cost a real message its place. It is watched instead: a message that
-left it before it could expire counts like a probe taken.
+left it before it could expire counts like a probe taken. Where all of them are too old for that, it gets one after all.
+
+A process may still have the hosts that were configured before, and read its inbox on another shard than this
+configuration says. So there is a probe on each shard, and any of them may be taken.
 """
 
 import asyncio
@@ -21,6 +27,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from ops.exceptions import ShardError
 from ops.model.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
 from ops.store.outages import will_pass
 from ops.store.scripts import call_script
@@ -33,6 +40,7 @@ LONGEST_LOOK_SECONDS = 0.25
 LOOKS_PER_SECOND = 4000  # of all inboxes together
 SPARE_PLACES = 2  # an inbox with fewer free places than this counts as full
 CLOCK_TOLERANCE_SECONDS = 5.0
+ENCRYPTING_CLOCK_SECONDS = 20.0  # Fernet takes tokens from up to 60 s ahead, channels_redis up to 10 s + expiry behind
 PULSE_SECONDS = 0.25
 HELD_UP_SECONDS = 1.0  # who wakes up so much too late stood still
 PROBE_LIFETIME_SECONDS = 30.0  # beyond the round, so that an expiring inbox cannot look like one that was read
@@ -40,10 +48,14 @@ PROBE_LIFETIME_SECONDS = 30.0  # beyond the round, so that an expiring inbox can
 
 @dataclass(slots=True)
 class _Inbox:
-    """One inbox while its process is being probed. ``room``: the most messages with which it still gets a probe."""
+    """One inbox on one shard while its process is being probed. ``elsewhere``: not where this configuration has it.
 
-    name: str
+    ``room``: the most messages with which it still gets a probe.
+    """
+
     key: bytes
+    shard: Shard
+    elsewhere: bool
     room: int
     placed: list[bytes] = field(default_factory=list)
     messages: int = 0
@@ -67,6 +79,11 @@ class _Probed:
     def answered(self) -> bool:
         return self.taken >= 2
 
+    @property
+    def own(self) -> list[_Inbox]:
+        """The inboxes where this configuration has them."""
+        return [inbox for inbox in self.inboxes if not inbox.elsewhere]
+
     def take(self) -> None:
         self.taken += 1
         self.round_trip_ms = (time.monotonic() - self.asked_at) * 1000
@@ -78,14 +95,28 @@ async def probe_processes(
     """Probe each process (``inboxes``: process -> names of its inboxes) and wait at most ``timeout_seconds``.
 
     Returns one piece of evidence for each process. Probes that were not taken are removed again. Raises ShardError
-    when a shard that answered before fails.
+    when a shard that answered before fails, and where a probe could do harm.
     """
-    round_ = _Round(opened, inboxes, timeout_seconds, redis_now=await opened.answering[0].now())
+    redis_now = await opened.answering[0].now()
+    _refuse_to_encrypt_by_a_wrong_clock(opened, redis_now)
+    round_ = _Round(opened, inboxes, timeout_seconds, redis_now)
     try:
         await round_.run()
     finally:
         await round_.take_back()
     return {probed.process: round_.evidence_about(probed) for probed in round_.processes}
+
+
+def _refuse_to_encrypt_by_a_wrong_clock(opened: OpenLayer, redis_now: float) -> None:
+    """What is encrypted bears the time of this host; who takes a message that is too old by its own clock, or from the
+    future, raises InvalidToken, and a consumer dies of it."""
+    ahead = time.time() - redis_now
+    serializer = getattr(opened.layer, "_serializer", None)
+    if getattr(serializer, "crypter", None) is not None and abs(ahead) > ENCRYPTING_CLOCK_SECONDS:
+        raise ShardError(
+            f"this host's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} Redis', and the layer "
+            f"encrypts: a probe could not be read, and would kill a consumer; set the clock"
+        )
 
 
 class _Round:
@@ -99,14 +130,18 @@ class _Round:
         self._redis_now = redis_now
         self._started = time.monotonic()
         self._until = self._started + timeout_seconds
+        self._lifetime_ms = int((timeout_seconds + PROBE_LIFETIME_SECONDS) * 1000)
         self.processes = [
-            _Probed(process, [self._watch(name) for name in sorted(names)]) for process, names in inboxes.items()
+            _Probed(process, [inbox for name in sorted(names) for inbox in self._watch(name)])
+            for process, names in inboxes.items()
         ]
 
-    def _watch(self, name: str) -> _Inbox:
-        room = self._opened.layer.get_capacity(name) - SPARE_PLACES - 1
-        answering = self._opened.shard_of_inbox(name).problem is None
-        return _Inbox(name, self._opened.keyspace.inbox(name), max(0, room), readable=answering)
+    def _watch(self, name: str) -> list[_Inbox]:
+        key, own = self._opened.keyspace.inbox(name), self._opened.shard_of_inbox(name)
+        room = max(0, self._opened.layer.get_capacity(name) - SPARE_PLACES - 1)
+        return [
+            _Inbox(key, shard, shard is not own, room, readable=shard.problem is None) for shard in self._opened.shards
+        ]
 
     @property
     def _elapsed(self) -> float:
@@ -128,7 +163,7 @@ class _Round:
                 self._until = time.monotonic() + self._timeout_seconds
 
     async def _ask(self) -> None:
-        waiting = [probed for probed in self.processes if any(inbox.readable for inbox in probed.inboxes)]
+        waiting = [probed for probed in self.processes if any(inbox.readable for inbox in probed.own)]
         await self._place([(probed, inbox) for probed in waiting for inbox in probed.inboxes])
         pause = FIRST_LOOK_SECONDS
         while waiting and (left := self._until - time.monotonic()) > 0:
@@ -147,10 +182,11 @@ class _Round:
             pause = FIRST_LOOK_SECONDS if moved else min(pause * 1.5, longest)
 
     async def _place(self, wanted: Sequence[tuple[_Probed, _Inbox]]) -> None:
-        """Put a new probe into each inbox; one that is full is watched instead."""
+        """Put a new probe into each inbox; one that is full is watched instead, where that can prove something."""
         probe = self._opened.layer.serialize({"__asgi_channel__": [], "type": "ops.probe", "id": uuid.uuid4().hex})
-        score = self._redis_now + self._elapsed
-        lifetime_ms = int((self._timeout_seconds + PROBE_LIFETIME_SECONDS) * 1000)
+        now = self._redis_now + self._elapsed
+        watchable_since = now + self._timeout_seconds - self._opened.layer.expiry + CLOCK_TOLERANCE_SECONDS
+        how = (probe, repr(-now), repr(watchable_since), self._lifetime_ms)
 
         async def place(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
             for probed, inbox in batch:
@@ -158,7 +194,7 @@ class _Round:
                 inbox.placed.append(probe)
             keys = [inbox.key for _, inbox in batch]
             rooms = [inbox.room for _, inbox in batch]
-            replies = await call_script(shard, "place_probes", keys, [probe, repr(score), lifetime_ms, *rooms])
+            replies = await call_script(shard, "place_probes", keys, [*how, *rooms])
             for (_, inbox), reply in zip(batch, replies, strict=True):
                 _note_placed(inbox, *reply)
 
@@ -170,8 +206,12 @@ class _Round:
 
         async def look(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
             watched = [inbox.placed[-1] if inbox.oldest is None else inbox.oldest for _, inbox in batch]
-            commands = [("ZSCORE", inbox.key, message) for (_, inbox), message in zip(batch, watched, strict=True)]
-            for (probed, inbox), score in zip(batch, await shard.pipeline(commands), strict=True):
+            commands: list[tuple[Any, ...]] = [
+                ("ZSCORE", inbox.key, message) for (_, inbox), message in zip(batch, watched, strict=True)
+            ]
+            if self._senders_shorten_lives:
+                commands += [("PEXPIRE", inbox.key, self._lifetime_ms) for _, inbox in batch]
+            for (probed, inbox), score in zip(batch, await shard.pipeline(commands), strict=False):
                 if isinstance(score, Exception):
                     inbox.readable = False
                 elif score is None and self._left_by_hand(inbox):
@@ -182,6 +222,11 @@ class _Round:
         for probed in moved.values():
             probed.take()
         return set(moved)
+
+    @property
+    def _senders_shorten_lives(self) -> bool:
+        """Each send has the inbox expire after the layer's expiry, which may come before the end of this round."""
+        return bool(self._opened.layer.expiry <= self._timeout_seconds + CLOCK_TOLERANCE_SECONDS)
 
     def _left_by_hand(self, inbox: _Inbox) -> bool:
         """Whether the watched message was taken, not trimmed by a sender because it had expired."""
@@ -204,7 +249,7 @@ class _Round:
         batches: dict[int, list[tuple[_Probed, _Inbox]]] = defaultdict(list)
         for probed, inbox in wanted:
             if inbox.readable:
-                batches[self._opened.shard_of_inbox(inbox.name).index].append((probed, inbox))
+                batches[inbox.shard.index].append((probed, inbox))
         for index, batch in batches.items():
             for start in range(0, len(batch), INBOXES_AT_ONCE):
                 await do(self._opened.shards[index], batch[start : start + INBOXES_AT_ONCE])
@@ -214,7 +259,7 @@ class _Round:
             return InboxDrained(max(inbox.messages for inbox in probed.inboxes))
         if probed.answered:
             return ProbesTaken(probed.round_trip_ms)
-        readable = [inbox for inbox in probed.inboxes if inbox.readable]
+        readable = [inbox for inbox in probed.own if inbox.readable]
         if not readable:
             return NotProbed("its inbox cannot be read")
         if all(inbox.oldest is not None for inbox in readable):

@@ -53,8 +53,9 @@ async def read_inboxes(
 def _questions(inbox: bytes, in_flight: bytes) -> list[tuple[Any, ...]]:
     return [
         ("ZCARD", inbox),
-        ("ZRANGE", inbox, 0, 0, "WITHSCORES"),
-        ("ZRANGE", inbox, -1, -1, "WITHSCORES"),
+        # Below 0 are probes of another run.
+        ("ZRANGE", inbox, 0, "+inf", "BYSCORE", "LIMIT", 0, 1, "WITHSCORES"),
+        ("ZRANGE", inbox, "+inf", 0, "BYSCORE", "REV", "LIMIT", 0, 1, "WITHSCORES"),
         ("ZCARD", in_flight),
     ]
 

@@ -41,7 +41,7 @@ async def record(*ends: Disconnect) -> None:
 
 
 def end_of(channel: str, at: float = NOW, **more: Any) -> Disconnect:
-    return Disconnect(at, "handler_exception", "application", channel=channel, **more)
+    return Disconnect(at, "handler_exception", "application", channel=channel, consumer="chat.Consumer", **more)
 
 
 async def clean(*argv: str) -> CommandResult:

@@ -13,6 +13,7 @@ import redis
 from django.conf import LazySettings
 from redis import asyncio as aioredis
 
+from ops.exceptions import ShardError
 from ops.model.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
 from ops.store import waiting
 from ops.store.probes import control_receivers, probe_processes
@@ -130,6 +131,28 @@ async def test_probes_are_written_as_the_layer_is_configured(
     await until(lambda: redis_client.keys("*") == [])
 
 
+@pytest.mark.parametrize("ahead_seconds", [-3600, 3600])
+async def test_a_host_whose_clock_is_wrong_sends_no_encrypted_probe(
+    redis_server: EmbeddedRedis,
+    settings: LazySettings,
+    start_process: StartProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead_seconds: float,
+) -> None:
+    """Whoever took it would raise InvalidToken."""
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["secret"])
+    process = await start_process(live=True)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead_seconds)
+    with pytest.raises(
+        ShardError, match=r"this host's clock is 3600 s (ahead of|behind) Redis', and the layer encrypts"
+    ):
+        await probe(process)
+    monkeypatch.setattr(time, "time", now)
+    assert isinstance((await probe(process, timeout_seconds=LONG_SECONDS))[0], ProbesTaken)
+    assert not any(task.done() for task in process.tasks), "the consumer goes on"
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_probes_work_with_both_protocols(
     each_redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess, protocol: int
@@ -226,15 +249,40 @@ async def test_a_probe_outlives_its_round_in_redis_and_then_expires(
     assert [type(found) for found in await task] == [ProbeUnanswered, ProbeUnanswered]
 
 
-async def test_a_probe_bears_the_time_of_redis_so_that_no_sender_trims_it(
-    redis_client: redis.Redis, start_process: StartProcess
+@pytest.mark.parametrize("layer", ["channels_redis.core.RedisChannelLayer", "ops.layers.RedisChannelLayer"])
+async def test_no_sender_trims_a_probe_or_has_it_expire(
+    redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess, layer: str
 ) -> None:
-    silent = await start_process()
-    task = asyncio.create_task(probe(silent))
-    await until(lambda: redis_client.zcard(silent.inbox_key) == 1)
-    ((_, score),) = redis_client.zrange(silent.inbox_key, 0, -1, withscores=True)
-    assert abs(score - redis_client.time()[0]) < 5
-    await task
+    """With an expiry as short as this, each send to a group of the dead removes all that is a second old."""
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=layer, expiry=1)
+    silent, sender = await start_process(), await start_process()
+    (channel,) = await silent.join("room")
+    task = asyncio.create_task(probe(silent, timeout_seconds=4))
+    for send in (sender.layer.group_send, sender.layer.send):
+        await asyncio.sleep(1.2)  # longer than the expiry
+        await send("room" if send == sender.layer.group_send else channel, {"type": "a.message"})
+    (evidence,) = await task
+    assert isinstance(evidence, ProbeUnanswered)
+    assert evidence.taken == 0
+
+
+async def test_a_process_with_a_long_backlog_lives(redis_server: EmbeddedRedis, start_process: StartProcess) -> None:
+    """It reads, but would not come to what is behind its messages before the round is over."""
+    process = await start_process()
+    await fill(process, 60, age_seconds=20)
+    stop = asyncio.Event()
+
+    async def read() -> None:
+        while not stop.is_set():
+            with redis.Redis.from_url(redis_server.url) as client:
+                client.zpopmin(process.inbox_key)
+            await asyncio.sleep(PROBE_TIMEOUT_SECONDS / 10)
+
+    reading = asyncio.create_task(read())
+    (evidence,) = await probe(process)
+    stop.set()
+    await reading
+    assert isinstance(evidence, ProbesTaken)
 
 
 # Full inboxes
@@ -315,17 +363,34 @@ async def again_and_again(do: Callable[[], object]) -> AsyncIterator[None]:
         await waiting.end(task)
 
 
+@pytest.mark.parametrize("age_seconds", [59.9, 30])
 async def test_messages_that_senders_trim_by_age_are_no_sign_of_life(
-    redis_client: redis.Redis, start_process: StartProcess
+    redis_client: redis.Redis, start_process: StartProcess, age_seconds: float
 ) -> None:
     """Each send removes what is older than the expiry: the inbox of a dead process moves, too."""
     silent = await start_process()
-    await fill(silent, 150, age_seconds=59.9)
+    await fill(silent, 150, age_seconds=age_seconds)
 
-    async with again_and_again(lambda: redis_client.zpopmin(silent.inbox_key)):
+    def trim() -> None:
+        redis_client.zremrangebyscore(silent.inbox_key, 0, time.time() - 60)
+
+    async with again_and_again(trim):
         (evidence,) = await probe(silent)
 
-    assert isinstance(evidence, InboxStuck)
+    assert isinstance(evidence, (InboxStuck, ProbeUnanswered))
+
+
+async def test_a_full_inbox_of_old_messages_that_is_read_slowly_is_a_sign_of_life(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """Each of its messages could have been trimmed by a sender, so only a probe can tell."""
+    process = await start_process()
+    await fill(process, 150, age_seconds=57)
+
+    async with again_and_again(lambda: redis_client.zpopmin(process.inbox_key)):
+        (evidence,) = await probe(process, timeout_seconds=1.5)
+
+    assert isinstance(evidence, ProbesTaken)
 
 
 async def test_messages_from_a_host_whose_clock_is_ahead_are_no_sign_of_life(
@@ -407,6 +472,25 @@ async def test_inboxes_are_probed_on_the_shard_where_they_are(
         live = [await start_process(live=True) for _ in range(8)]
         assert {opened.shard_of_inbox(process.inbox).index for process in live} == {0, 1}
         assert all(isinstance(found, ProbesTaken) for found in await probe(*live, timeout_seconds=LONG_SECONDS))
+
+
+async def test_a_process_that_still_has_the_hosts_of_before_lives(
+    start_redis: StartRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    """They are changed for the reaper first: where the process reads, this configuration would not look for it."""
+    first, second = start_redis(), start_redis()
+    settings.CHANNEL_LAYERS = layer_of(first.url, second.url)
+    processes = [await start_process(live=True) for _ in range(4)]
+    silent = await start_process()
+    for hosts in ([second.url, first.url], [start_redis().url, first.url, second.url]):
+        settings.CHANNEL_LAYERS = layer_of(*hosts)
+        found = await probe(*processes, timeout_seconds=LONG_SECONDS)
+        assert [type(evidence) for evidence in found] == [ProbesTaken] * 4
+        (evidence,) = await probe(silent)
+        assert isinstance(evidence, ProbeUnanswered)
+    for server in (first, second):
+        with redis.Redis.from_url(server.url) as client:
+            await until(lambda client=client: client.keys("*") == [])
 
 
 async def test_there_is_a_control_on_each_shard_and_it_answers(

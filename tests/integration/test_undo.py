@@ -64,7 +64,10 @@ async def test_undo_brings_back_every_member_with_its_score(redis_client: redis.
     assert groups_in(redis_client) == groups
 
 
-async def test_what_a_process_with_a_lease_has_left_since_does_not_come_back(redis_client: redis.Redis) -> None:
+@pytest.mark.parametrize("lapsed", [False, True])
+async def test_what_a_process_with_a_lease_has_left_since_does_not_come_back(
+    redis_client: redis.Redis, lapsed: bool
+) -> None:
     """It lost its lease together with its members, and has put back itself what it was still in."""
     stock, drop_in = new_process_name(), new_process_name()
     for process in (stock, drop_in):
@@ -74,11 +77,13 @@ async def test_what_a_process_with_a_lease_has_left_since_does_not_come_back(red
     assert report.removed == 6
     async with open_layer("default") as opened:
         await renew_lease(opened.home.client, opened.keyspace, drop_in, {"lease_seconds": "30"}, 60)
+    if lapsed:  # It is blocked just now, and will not look again.
+        redis_client.hset(ASGI.lease(drop_in), "renewed_at", time.time() - 50)
 
     undone = await run_undo(report.run_id)
 
     assert (undone.restored, undone.already_present) == (3, 0)
-    assert undone.notes == ("3 members were left to their processes, which live and put theirs back themselves",)
+    assert undone.notes == ("3 members were left to their processes, which came back and put theirs back themselves",)
     assert {stock in channel for channel in members_of(redis_client, "g")} == {True}
 
 
@@ -125,6 +130,22 @@ async def test_what_came_back_has_a_whole_confirm_time_again(
     assert not suspected(redis_client)
     assert not suspected(redis_client, glob="room")
     assert (await run_reap()).removed == 0
+
+
+async def test_a_run_whose_record_is_lost_is_undone_by_its_receipts(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """The record is on the first shard, which may have failed over; receipts are on the shard of their group."""
+    await start_process("room", count=3)
+    before = groups_in(redis_client)
+    await suspect_everybody()
+    report = await run_reap()
+    redis_client.delete(ASGI.run(report.run_id))
+
+    undone = await run_undo(report.run_id)
+
+    assert undone.restored == 3
+    assert groups_in(redis_client) == before
 
 
 async def test_undo_of_a_run_that_nobody_knows_says_so(redis_client: redis.Redis) -> None:

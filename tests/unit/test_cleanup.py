@@ -8,7 +8,9 @@ from ops.model.cleanup import gone_channel
 from ops.model.disconnects import UNTIMED, Disconnect, parse_json, to_json
 
 CHANNEL = f"specific.{'a' * 32}!{'b' * 32}"
-END = Disconnect(1_795_608_000.25, "handler_exception", "application", channel=CHANNEL, groups=("room",))
+END = Disconnect(
+    1_795_608_000.25, "handler_exception", "application", channel=CHANNEL, consumer="chat.Consumer", groups=("room",)
+)
 
 
 def test_a_recorded_end_proves_its_channel_gone_up_to_its_time() -> None:
@@ -39,3 +41,8 @@ def test_without_a_channel_or_a_time_nothing_is_proved() -> None:
 def test_a_general_channel_is_never_gone() -> None:
     assert gone_channel(replace(END, channel="thumbnails")) is None
     assert gone_channel(replace(END, channel="specific.x!y")) is None
+
+
+def test_a_channel_that_no_consumer_waited_in_may_be_somebody_elses() -> None:
+    """Of a middleware that listens for the whole process, say, and made it when the first websocket came."""
+    assert gone_channel(replace(END, consumer=None)) is None
