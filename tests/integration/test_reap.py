@@ -127,7 +127,7 @@ async def test_a_process_that_answers_after_it_was_suspected_is_cleared(
     let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
     await process.live()
 
-    report = await run_reap()
+    report = await run_reap(probe_timeout_seconds=30)  # nobody waits for all of it
 
     assert (report.removed, about(report, process).state) == (0, "live")
     assert suspected(redis_client) == set()
