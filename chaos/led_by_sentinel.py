@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
@@ -11,11 +10,11 @@ import redis
 
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
+from project.polling import came_true
 
 MASTER_NAME = "led"
 DOWN_AFTER_MS = 4000  # longer than a restart, and than Redis is frozen for
 FAIL_OVER_WITHIN_SECONDS = 60.0
-POLL_SECONDS = 0.05
 
 
 class LedBySentinel:
@@ -77,15 +76,14 @@ class LedBySentinel:
         self._await(lambda: self._link_of_replica() == "ok")
 
     def _await(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + FAIL_OVER_WITHIN_SECONDS
-        while time.monotonic() < deadline:
+        def is_so() -> bool:
             try:
-                if condition():
-                    return
+                return condition()
             except redis.RedisError:  # It closes connections when roles change.
-                pass
-            time.sleep(POLL_SECONDS)  # Sentinel is asked, it does not tell.
-        raise TimeoutError("Sentinel did not do its part in time")
+                return False
+
+        if not came_true(is_so, FAIL_OVER_WITHIN_SECONDS):
+            raise TimeoutError("Sentinel did not do its part in time")
 
     def _link_of_replica(self) -> str | None:
         with redis.Redis(port=self.sentinel_port) as sentinel:

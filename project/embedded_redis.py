@@ -11,16 +11,15 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
+from project.polling import came_true
 
 READY_WITHIN_SECONDS = 15.0
-POLL_SECONDS = 0.01
 PORT_ATTEMPTS = 5
 # Replies to PING of a server that serves: one that wants a password first is as ready as one that does not.
 READY_REPLIES = (b"+PONG", b"-NOAUTH", b"-NOPERM")
@@ -172,24 +171,22 @@ class EmbeddedRedis:
 
     def _await_ready(self, process: OwnedProcess) -> None:
         """Ask on the unix socket: on the port, somebody else's server might be the one that answers."""
-        deadline = time.monotonic() + READY_WITHIN_SECONDS
-        while process.running and time.monotonic() < deadline:
-            if self._ping().startswith(READY_REPLIES):
-                return
-            time.sleep(POLL_SECONDS)  # A server does not tell when it listens.
+        came_true(lambda: not process.running or self._answers(), READY_WITHIN_SECONDS)
+        if process.running and self._answers():
+            return
         how = "did not answer in time" if process.running else f"ended with exit code {process.returncode}"
         process.kill()
         raise RedisNotStarted(f"{self.binary} {how}:\n{process.output()}")
 
-    def _ping(self) -> bytes:
+    def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1)
             try:
                 connection.connect(str(self.unix_socket))
                 connection.sendall(b"PING\r\n")
-                return connection.recv(64)
+                return connection.recv(64).startswith(READY_REPLIES)
             except OSError:
-                return b""
+                return False
 
     def stop(self) -> None:
         """End the server and delete its folder. Harmless when it does not run."""
@@ -218,16 +215,18 @@ class EmbeddedRedis:
         """Write a snapshot, which the next start loads; after one that is under way, as for a replica that begins."""
         import redis
 
-        deadline = time.monotonic() + READY_WITHIN_SECONDS
+        def saved() -> bool:
+            try:
+                client.save()
+            except redis.ResponseError as error:
+                if "already in progress" not in str(error):
+                    raise
+                return False
+            return True
+
         with redis.Redis.from_url(self.url) as client:
-            while True:
-                try:
-                    client.save()
-                    return
-                except redis.ResponseError as error:
-                    if "already in progress" not in str(error) or time.monotonic() > deadline:
-                        raise
-                    time.sleep(POLL_SECONDS)  # A server does not tell when it has written one.
+            if not came_true(saved, READY_WITHIN_SECONDS):
+                raise TimeoutError(f"{self!r} does not come to the end of a snapshot")
 
     def _delete_data(self) -> None:
         (self.directory / "dump.rdb").unlink(missing_ok=True)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
+from project.polling import came_true
 
 Kind = Literal["daphne", "uvicorn"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-POLL_SECONDS = 0.02
 PORT_ATTEMPTS = 3
 LISTENING = "0A"  # in /proc/net/tcp
 
@@ -129,19 +128,22 @@ class Worker:
 
     def wait_ready(self, timeout_seconds: float = 30) -> Worker:
         """Return when the port accepts connections. Raises WorkerNotReady with what the server wrote."""
-        deadline = time.monotonic() + timeout_seconds
         attempts_left = PORT_ATTEMPTS - 1
-        while time.monotonic() < deadline:
-            if not self.running:
-                if not attempts_left or "ddress already in use" not in self.output():
-                    raise WorkerNotReady(f"{self!r} ended with exit code {self.returncode}:\n{self.output()}")
-                attempts_left -= 1
-                self.log_path.unlink()
-                self.start()
-            elif self._accepts_connections():
-                return self
-            time.sleep(POLL_SECONDS)  # A server does not tell when it listens.
-        raise WorkerNotReady(f"{self!r} does not listen after {timeout_seconds:g} s:\n{self.output()}")
+
+        def is_ready() -> bool:
+            nonlocal attempts_left
+            if self.running:
+                return self._accepts_connections()
+            if not attempts_left or "ddress already in use" not in self.output():
+                raise WorkerNotReady(f"{self!r} ended with exit code {self.returncode}:\n{self.output()}")
+            attempts_left -= 1
+            self.log_path.unlink()
+            self.start()
+            return False
+
+        if not came_true(is_ready, timeout_seconds):
+            raise WorkerNotReady(f"{self!r} does not listen after {timeout_seconds:g} s:\n{self.output()}")
+        return self
 
     def _accepts_connections(self) -> bool:
         try:

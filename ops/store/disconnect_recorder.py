@@ -83,8 +83,9 @@ class Recorder:
             await within(timeout_seconds, self._until_empty())
 
     async def _until_empty(self) -> None:
-        # Those who wait are consumers at the end of their server, for two seconds at most.
-        while (self._queue or self._sending) and not self._away:  # noqa: ASYNC110  # an Event wakes one loop only
+        # Those who wait are consumers at the end of their server, for two seconds at most. They may be in other loops
+        # than the task that writes (Daphne's and async_to_sync's), and an asyncio.Event wakes those of its own only.
+        while (self._queue or self._sending) and not self._away:  # noqa: ASYNC110  # no event reaches several loops
             await asyncio.sleep(GATHER_SECONDS / 2)
 
     async def _work(self, wake: asyncio.Event) -> None:

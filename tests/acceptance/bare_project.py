@@ -89,10 +89,11 @@ class Desk(AsyncJsonWebsocketConsumer):
         await self.channel_layer.group_send(group, {"type": "room.message", "text": text})
 
     async def do_block(self, holding):
-        # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile.
+        # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile. So it has to
+        # sleep with the loop in its hands, until the test, which is another process, deletes the file.
         Path(holding).touch()
         while Path(holding).exists():
-            time.sleep(0.01)  # on purpose: it blocks the event loop
+            time.sleep(0.01)
 
     async def room_message(self, event):
         await self.send_json({"type": "message", "text": event["text"]})

@@ -17,8 +17,9 @@ from project.asgi import application as demo
 
 
 def block_while_there(path: Path) -> None:
+    """Hold the event loop up, which is what this is for, until the test, which is another process, deletes the file."""
     while path.exists():
-        time.sleep(0.01)  # A file does not tell when it is gone.
+        time.sleep(0.01)
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

@@ -61,8 +61,7 @@ class AsyncConsumer(Told, AsyncWebsocketConsumer):
         if text_data == "busy":
             await asyncio.sleep(2 * (INTERVAL_SECONDS + TIMEOUT_SECONDS))
         elif text_data == "wait":
-            while not client.exists("go on"):  # noqa: ASYNC110  # set by another process
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(client.blpop, "go on")
         elif text_data == "close":
             await self.close(4001)
         if text_data is not None:

@@ -147,8 +147,8 @@ class Interrupter:
             await send(wire, packed)
             self._act(nth, "after")
 
-        setattr(AbstractConnection, "send_packed_command", send_packed)  # noqa: B010  (mypy forbids the assignment)
-        setattr(Wire, "send", send_on_wire)  # noqa: B010
+        AbstractConnection.send_packed_command = send_packed
+        Wire.send = send_on_wire
 
     def _begin(self, packed: bytes) -> int:
         """Note a write; returns its number, 0 if it does not count."""
@@ -197,8 +197,8 @@ def separate_receipt_from_removal() -> None:
             await purge._wire.replies(1)
             purge.purged.note(purge._under_way.popleft(), kept)
 
-    setattr(journal, "script", lambda _: Script(source, sha))  # noqa: B010
-    setattr(journal.Purge, "_collect", collect)  # noqa: B010
+    journal.script = lambda _: Script(source, sha)
+    journal.Purge._collect = collect
 
 
 class Run:

@@ -344,7 +344,7 @@ async def test_a_consumer_that_learns_of_the_end_from_its_own_write_is_disconnec
     [socket] = await open_each(sockets, worker, ["async"])
     await socket.connection.send("wait")
     await socket.connection.close(4002)
-    redis_client.set("go on", 1)
+    redis_client.rpush("go on", 1)
     await until(lambda: bool(disconnects(redis_client)), NOTICED_WITHIN_SECONDS)
     assert disconnects(redis_client) == {socket.channel: [4002]}
     await until(lambda: not members(redis_client))

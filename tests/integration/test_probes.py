@@ -266,22 +266,12 @@ async def test_no_sender_trims_a_probe_or_has_it_expire(
     assert evidence.taken == 0
 
 
-async def test_a_process_with_a_long_backlog_lives(redis_server: EmbeddedRedis, start_process: StartProcess) -> None:
+async def test_a_process_with_a_long_backlog_lives(redis_client: redis.Redis, start_process: StartProcess) -> None:
     """It reads, but would not come to what is behind its messages before the round is over."""
     process = await start_process()
     await fill(process, 60, age_seconds=20)
-    stop = asyncio.Event()
-
-    async def read() -> None:
-        while not stop.is_set():
-            with redis.Redis.from_url(redis_server.url) as client:
-                client.zpopmin(process.inbox_key)
-            await asyncio.sleep(PROBE_TIMEOUT_SECONDS / 10)
-
-    reading = asyncio.create_task(read())
-    (evidence,) = await probe(process)
-    stop.set()
-    await reading
+    async with again_and_again(lambda: redis_client.zpopmin(process.inbox_key)):
+        (evidence,) = await probe(process)
     assert isinstance(evidence, ProbesTaken)
 
 

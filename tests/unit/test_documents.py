@@ -15,7 +15,7 @@ from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, ProcessHeartbe
 from ops.model.keys import visible
 from ops.model.liveness import State, Verdict
 from ops.model.reaping import Leftover, ReapedProcess, ReapReport, RunRecord, UndoReport
-from ops.model.records import Group, Inspection, Member, Process, ShardInfo, StateCounts
+from ops.model.records import LEASE_COUNTS, Group, Inspection, Lease, Member, Process, ShardInfo, StateCounts
 from ops.output.documents import (
     HeartbeatDocument,
     dump,
@@ -30,6 +30,7 @@ from ops.output.documents import (
 AT = 1_700_000_000.25
 AT_TEXT = "2023-11-14T22:13:20.250Z"
 PROCESS = "0123456789abcdef" * 2
+LEASE = Lease(PROCESS, AT, 10.0, False, "web-1", "1", AT, "0.1.0", counts=tuple((name, 0) for name in LEASE_COUNTS))
 
 
 def inspection() -> Inspection:
@@ -43,7 +44,7 @@ def inspection() -> Inspection:
         shards=(ShardInfo(0, "redis://h:1/0"), ShardInfo(1, "redis://h:2/0", "shard 1 is down")),
         total_groups=1,
         totals=StateCounts(live=1, suspect=2, orphan=3, unknown=4),
-        processes=[Process(PROCESS, Verdict(State.LIVE, (ProbesTaken(1.0),)), 1)],
+        processes=[Process(PROCESS, Verdict(State.LIVE, (ProbesTaken(1.0),)), 1, LEASE)],
         groups=[group],
         notes=["a note"],
     )

@@ -15,11 +15,8 @@ from ops.model.disconnect_report import Reading, conclude_report
 from ops.model.disconnect_tally import DisconnectTally
 from ops.model.disconnects import Disconnect
 from ops.model.emitting import EmitReport
-from ops.model.evidence import ProbesTaken
 from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
-from ops.model.liveness import State, Verdict
-from ops.model.reaping import Leftover, ReapedProcess, ReapReport, RunRecord, UndoReport
-from ops.model.records import LEASE_COUNTS, Group, Inspection, Lease, Member, Process, ShardInfo, StateCounts
+from ops.model.reaping import RunRecord, UndoReport
 from ops.output.disconnect_documents import cleanup_document, disconnect_report_document, emit_document
 from ops.output.documents import (
     HeartbeatDocument,
@@ -29,29 +26,10 @@ from ops.output.documents import (
     reap_document,
     undo_document,
 )
+from tests.unit.test_documents import REPORT, inspection
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "docs" / "examples"
 READING = Reading(1, 1, 1, ("sample",), ("problem",))
-
-
-def inspected() -> dict[str, Any]:
-    counts = tuple((name, 1) for name in LEASE_COUNTS)
-    process = Process(
-        "p", Verdict(State.LIVE, (ProbesTaken(1.0),)), 1, Lease("p", 1, 1, False, "h", "1", 1, "v", 1, counts)
-    )
-    group = Group("room", 0, StateCounts(live=1), 1, (Member("c", "p", "live", 1, ("e",)),))
-    shards = (ShardInfo(0, "redis://h"),)
-    return inspection_document(
-        Inspection("default", "b", 1, True, shards, 1, StateCounts(live=1), [process], [group], ["note"]), members=True
-    )
-
-
-def reaped() -> dict[str, Any]:
-    processes = (ReapedProcess("p", "dead", 1, 1, ("e",)),)
-    leftovers = (Leftover("key", 0, "inbox", "p", 1),)
-    return reap_document(
-        ReapReport("run", "default", False, True, None, 1, 1, 1, 1, 1, processes, 1, 2, 1, leftovers, ("note",))
-    )
 
 
 def heartbeats() -> dict[str, Any]:
@@ -92,9 +70,9 @@ def diagnosed() -> dict[str, Any]:
 
 DOCUMENTS = {
     "channels_doctor": [diagnosed()],
-    "channels_groups": [inspected()],
+    "channels_groups": [inspection_document(inspection(), members=True)],
     "reap_stale": [
-        reaped(),
+        reap_document(REPORT),
         undo_document(UndoReport("run", 1, 2, 3, ("note",))),
         history_document("default", [RunRecord("run", 1, "done", 1, 1)]),
     ],

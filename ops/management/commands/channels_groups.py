@@ -1,4 +1,4 @@
-import time
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, NoReturn
@@ -192,7 +192,7 @@ class Command(OpsCommand):
     def _again_and_again(self, options: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> NoReturn:
         while True:
             show(options)
-            time.sleep(options["watch"])  # the interval that was asked for; no event loop runs, and Ctrl-C ends it
+            self.run_async(asyncio.sleep(options["watch"]))
 
     def _check(self, options: dict[str, Any]) -> int:
         from ops.output.plugin import plugin_result
