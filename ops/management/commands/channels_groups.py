@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, NoReturn
 
@@ -94,14 +94,14 @@ class Command(OpsCommand):
             return self._check(options)
         if options["watch"]:
             return self._watch(options)
-        return self._show(options)
+        return self.run_async(self._show(options))
 
-    def _show(self, options: dict[str, Any]) -> int:
+    async def _show(self, options: dict[str, Any]) -> int:
         with self.progress(options) as progress:
             if options["format"] in STREAMED and not options["sort"]:
-                inspection = self.run_async(self._stream(options, progress))
+                inspection = await self._stream(options, progress)
             else:
-                inspection = self.run_async(_collect(options, progress))
+                inspection = await _collect(options, progress)
         if options["format"] not in STREAMED:
             self._print(inspection, options)
         elif options["sort"]:
@@ -162,37 +162,36 @@ class Command(OpsCommand):
 
     def _watch(self, options: dict[str, Any]) -> int:
         """Redraw in place on a terminal; elsewhere, and in other formats, one answer after the other."""
+        in_place = options["format"] == "table" and self.stdout.isatty()
         try:
-            if options["format"] == "table" and self.stdout.isatty():
-                self._redraw(options)
-            else:
-                self._again_and_again(options, self._show_another)
+            # In one event loop for all answers: an interrupt that meets none says things of no use.
+            self.run_async(self._redraw(options) if in_place else self._repeat(options, self._show_another))
         except KeyboardInterrupt:
             return 0
 
-    def _show_another(self, options: dict[str, Any]) -> None:
-        self._show(options)
+    async def _show_another(self, options: dict[str, Any]) -> None:
+        await self._show(options)
         self.stdout.flush()
 
-    def _redraw(self, options: dict[str, Any]) -> NoReturn:
+    async def _redraw(self, options: dict[str, Any]) -> NoReturn:
         from rich.console import Group as Stack
         from rich.live import Live
         from rich.text import Text
 
         with Live(console=self.console(options), auto_refresh=False, vertical_overflow="crop") as live:
 
-            def show(options: dict[str, Any]) -> None:
-                inspection = self.run_async(_collect(options, _silent))
+            async def show(options: dict[str, Any]) -> None:
+                inspection = await _collect(options, _silent)
                 # First: what does not fit below is cropped. On stderr, it would tear what is drawn in place.
                 problems = (Text(problem, style="yellow") for problem in _problems(inspection, options))
                 live.update(Stack(*problems, _table(inspection, options)), refresh=True)
 
-            self._again_and_again(options, show)
+            await self._repeat(options, show)
 
-    def _again_and_again(self, options: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> NoReturn:
+    async def _repeat(self, options: dict[str, Any], show: Callable[[dict[str, Any]], Awaitable[None]]) -> NoReturn:
         while True:
-            show(options)
-            self.run_async(asyncio.sleep(options["watch"]))
+            await show(options)
+            await asyncio.sleep(options["watch"])
 
     def _check(self, options: dict[str, Any]) -> int:
         from ops.output.plugin import plugin_result

@@ -58,7 +58,16 @@ function showState(state, detail) {
   at("state").dataset.state = state;
   at("state-text").textContent = texts[state];
   at("say").querySelector("button").disabled = state !== "open";
+  if (state !== "open") forgetServer();
   if (state === "waiting" && detail.attempt === 1) note(`connection lost (${detail.code}): connecting again`, true);
+}
+
+// Until the next welcome nobody knows which worker it is; the one before it is not.
+function forgetServer() {
+  me = null;
+  for (const id of ["channel", "worker", "layer"]) at(id).textContent = "–";
+  at("channel").title = "";
+  delete at("worker").dataset.pid;
 }
 
 function heard(event) {
