@@ -30,6 +30,7 @@ from ops.operations.reap import ReapOptions, reap
 from ops.store.disconnect_log import append_records
 from ops.store.shards import OpenLayer, close_layer, open_layer
 from ops.store.suspects import record_suspicions
+from tests.waiting import until
 
 # A live process answers within a few milliseconds on a machine that has time for it; a silent one costs all of this.
 BUSY = min(5.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
@@ -104,14 +105,6 @@ class AppProcess:
         # A cancelled BZPOPMIN would still be answered by Redis if its connection stayed open.
         with contextlib.suppress(redis.RedisError, OSError):
             await close_layer(self.layer)
-
-
-async def until(condition: Callable[[], bool], timeout_seconds: float = 5) -> None:
-    """Return when the condition holds; it must, within that time."""
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come about"
-        await asyncio.sleep(0.005)
 
 
 async def has_a_lease(layer: DropInLayer) -> None:

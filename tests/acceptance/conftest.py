@@ -47,7 +47,9 @@ def installed_toolkit(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     run_installer(sys.executable, "-m", "venv", str(folder / "venv"))
     python = str(folder / "venv" / "bin" / "python")
     packages = (str(wheel), "daphne", "uvicorn", "websockets")
-    run_installer(python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", str(constraints), *packages)
+    run_installer(
+        python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", str(constraints), *packages
+    )
     return Installed(wheel, python)
 
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
-from typing import Any
-
 import redis
 
 from ops.model.disconnects import Disconnect, parse_json
@@ -27,10 +22,3 @@ def records_in(client: redis.Redis) -> dict[str, Disconnect]:
     by_name = {str(one.path).strip("/").removeprefix("ws/"): one for one in found if one is not None}
     assert len(by_name) == len(found), "an end was recorded twice"
     return by_name
-
-
-async def until(condition: Callable[[], Any], timeout_seconds: float = 15) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "in vain"
-        await asyncio.sleep(0.02)

@@ -20,7 +20,7 @@ from tests.acceptance.browser import Page, find_browser, open_browser
 from tests.acceptance.test_heartbeat_mixin import disconnects, start_beating
 from tests.acceptance.two_layers import DROP_IN_LAYER
 from tests.conftest import RunCommand, StartRedis, StartWorker
-from tests.layer_builders import until
+from tests.waiting import until
 
 ROOM = "kitchen"
 DROP_IN_ENV = {"CHANNEL_BACKEND": DROP_IN_LAYER, "CHANNEL_LAYER_OPTIONS": json.dumps({"lease_seconds": 2})}
@@ -258,7 +258,7 @@ async def test_a_frozen_page_is_given_up_and_comes_back_when_it_wakes(
         await connect(page, front)
         await pinged(page, 1)
         await asyncio.to_thread(page.freeze)
-        await until(lambda: list(disconnects(redis_client).values()) == [[HEARTBEAT_TIMEOUT]], 15)
+        await until(lambda: list(disconnects(redis_client).values()) == [[HEARTBEAT_TIMEOUT]])
         await asyncio.to_thread(page.thaw)
         await page.until("return log.filter((entry) => entry.state === 'open').length === 2")
         await pinged(page, 2)

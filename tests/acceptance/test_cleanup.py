@@ -11,9 +11,10 @@ import redis
 
 from project.sockets import SocketFleet
 from project.workers import Kind
-from tests.acceptance.test_disconnect_log import ENDING, STREAM, until
+from tests.acceptance.recorded_ends import ENDING, STREAM
 from tests.conftest import CommandResult, RunCommand, StartWorker
 from tests.layer_builders import members_of
+from tests.waiting import until
 
 DOOMED, SPARED = 5, 4
 

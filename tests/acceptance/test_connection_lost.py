@@ -17,7 +17,7 @@ from project.sockets import FleetSocket, SocketFleet
 from project.workers import Worker
 from tests.acceptance.two_layers import DROP_IN, STOCK, TwoLayers
 from tests.conftest import StartRedis, StartWorker
-from tests.layer_builders import until
+from tests.waiting import until
 
 THE_ERROR = "Error UNKNOWN while writing to socket. Connection lost."
 COMES_ABOUT_WITHIN_SECONDS = 20.0

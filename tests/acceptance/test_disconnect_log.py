@@ -18,8 +18,9 @@ from project.embedded_redis import EmbeddedRedis
 from project.front import Front
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind, Worker
-from tests.acceptance.recorded_ends import ENDING, IMPATIENT, STREAM, records_in, until
+from tests.acceptance.recorded_ends import ENDING, IMPATIENT, STREAM, records_in
 from tests.conftest import RunCommand, StartRedis, StartWorker
+from tests.waiting import until
 
 CONSUMERS = {"rejecting": "RejectingConsumer", "beating/frozen": "BeatingConsumer", "beating/raised": "BeatingConsumer"}
 LAYERS = {
@@ -121,7 +122,7 @@ async def test_redis_that_restarts_under_the_stock_layer_is_named_and_the_record
     await sockets.await_closed(opened)
     server.start()
     with redis.Redis.from_url(server.url) as client:
-        await until(lambda: len(records_in(client)) == 5, 30)
+        await until(lambda: len(records_in(client)) == 5)
         assert {(one.cause, one.closed_by) for one in records_in(client).values()} == {
             ("redis_connection_lost", "application")
         }

@@ -22,7 +22,8 @@ from project.embedded_redis import EmbeddedRedis
 from project.owned_process import OwnedProcess
 from tests.conftest import REPOSITORY
 from tests.in_process_commands import run_beside
-from tests.layer_builders import record_ends, until
+from tests.layer_builders import record_ends
+from tests.waiting import until
 
 NOON = 1_795_608_000.0
 SPEED = 3600
@@ -69,7 +70,7 @@ async def test_a_worker_gets_each_end_in_the_order_and_in_the_rhythm_of_the_reco
     sending = run_beside("replay_disconnects", "--emit", "audit", "--speed", str(SPEED), "--format", "json")
     result = await asyncio.wait_for(sending, 60)
     assert (result.returncode, json.loads(result.out)["sent"]) == (0, len(ends)), result
-    await until(lambda: len(received(auditor)) >= len(ends), 15)
+    await until(lambda: len(received(auditor)) >= len(ends))
 
     assert [message for _, message in received(auditor)] == [disconnect_message(one) for one in ends]
     too_early = [

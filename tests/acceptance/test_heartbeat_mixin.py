@@ -24,7 +24,7 @@ from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind, Worker
 from tests.acceptance.two_layers import BACKENDS, DROP_IN
 from tests.conftest import StartWorker
-from tests.layer_builders import until
+from tests.waiting import until
 
 CONSUMERS = ["async", "async-json", "sync", "sync-json"]
 TEXT_CONSUMERS = ["async", "sync"]

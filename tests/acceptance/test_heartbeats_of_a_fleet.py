@@ -13,7 +13,7 @@ from project.sockets import FleetSocket, SocketFleet
 from project.workers import Worker
 from tests.acceptance.two_layers import BACKENDS, DROP_IN, STOCK
 from tests.conftest import CommandResult, RunCommand, StartWorker
-from tests.layer_builders import until
+from tests.waiting import until
 
 ANSWER_WITHIN_SECONDS = 5.0
 CONSUMERS = ("async", "async-json", "sync", "sync-json")  # all with the mixin, all in the group `joined`
@@ -53,7 +53,7 @@ class Fleet:
         expected = in_lobby + speaking
         assert len(expected) == 3 * (WITH_MIXIN + WITHOUT)
         said = {text, json.dumps({"text": text})}  # Consumers of text send back the frame as it is.
-        await until(lambda: all(said & socket.texts or not socket.is_open for socket in expected), 20)
+        await until(lambda: all(said & socket.texts or not socket.is_open for socket in expected))
         assert [socket for socket in self.sockets.sockets if not socket.is_open] == []
         freeze(self.frozen)
 

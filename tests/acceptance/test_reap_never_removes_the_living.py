@@ -28,6 +28,7 @@ from tests.acceptance.interrupted_command import Interruptible
 from tests.acceptance.memberships import channels, in_redis, of_sockets, process_of, suspects
 from tests.acceptance.reach import assert_all_hear, open_layer_on
 from tests.conftest import CommandResult, RunCommand, StartRedis, StartWorker
+from tests.waiting import until
 
 KINDS: tuple[Kind, ...] = ("uvicorn", "daphne", "uvicorn")
 BOTH = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
@@ -60,14 +61,6 @@ def report_of(done: CommandResult, exits: tuple[int, ...] = (0,)) -> dict[str, A
 
 def states(report: dict[str, Any]) -> Counter[str]:
     return Counter(process["state"] for process in report["processes"])
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    for _ in range(int(WITHIN_SECONDS * 100)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("what should have happened has not")
 
 
 @asynccontextmanager

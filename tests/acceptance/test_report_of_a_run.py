@@ -23,8 +23,9 @@ from project.embedded_redis import EmbeddedRedis
 from project.front import Front
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Worker
-from tests.acceptance.recorded_ends import ENDING, IMPATIENT, STREAM, records_in, until
+from tests.acceptance.recorded_ends import ENDING, IMPATIENT, STREAM, records_in
 from tests.conftest import RunCommand, StartWorker
+from tests.waiting import until
 
 IDLE_SECONDS = 3.0
 IDLE_CLIENTS, IDLE_TIMES = 4, 4
@@ -77,7 +78,7 @@ class Run:
         await self.sockets.await_closed(opened)
         server.start()
         with redis.Redis.from_url(server.url) as client:
-            await until(lambda: client.xlen(STREAM) == LOST, 30)
+            await until(lambda: client.xlen(STREAM) == LOST)
 
     async def idle_behind_a_proxy(self) -> None:
         """Clients that say nothing, are cut, and come back."""

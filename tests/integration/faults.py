@@ -26,7 +26,8 @@ from project.proxy import Proxy
 from project.sockets import SocketFleet
 from project.workers import Worker
 from tests.conftest import StartRedis, StartWorker
-from tests.layer_builders import ASGI, AppProcess, SlowLayer, StartProcess, layer_of, record_ends, until
+from tests.layer_builders import ASGI, AppProcess, SlowLayer, StartProcess, layer_of, record_ends
+from tests.waiting import until
 
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
 KEPT = {"socket_timeout": None}

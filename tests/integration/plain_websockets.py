@@ -19,7 +19,7 @@ class Client:
     async def connect(self) -> None:
         self._events.put_nowait({"type": "websocket.connect"})
         self.task = asyncio.ensure_future(self._application(self._scope, self._events.get, self._take))
-        await asyncio.wait_for(self.accepted.wait(), 10)
+        await asyncio.wait_for(self.accepted.wait(), 30)
 
     async def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "websocket.accept":
@@ -29,7 +29,7 @@ class Client:
         """Close, and wait until the application has ended."""
         assert self.task is not None
         self._events.put_nowait({"type": "websocket.disconnect", "code": code})
-        await asyncio.wait_for(asyncio.shield(self.task), 10)
+        await asyncio.wait_for(asyncio.shield(self.task), 30)
 
 
 async def wait_for_close(scope: Any, receive: Any, send: Any) -> None:

@@ -30,8 +30,8 @@ from tests.layer_builders import (
     members_of,
     new_process_name,
     suspected,
-    until,
 )
+from tests.waiting import until
 
 ESCAPE = "\x1b"
 
@@ -254,7 +254,7 @@ async def test_a_waiting_run_that_is_stopped_cleans_up_behind_itself(
     dead = await start_process("room", count=2)
     argv = ("reap_stale", "--wait", "--confirm-after", "60", *PROBE)
     with started(redis_server, *argv) as process:
-        await until(lambda: suspected(redis_client) == {dead.name}, 20)
+        await until(lambda: suspected(redis_client) == {dead.name})
         assert redis_client.exists(ASGI.lock)
 
         process.send_signal(number)
@@ -278,7 +278,7 @@ async def test_a_command_that_is_stopped_while_it_probes_takes_its_probes_back(
     before = dump(redis_client)
     for argv in (("channels_groups", "--probe-timeout", "60"), ("reap_stale", "--probe-timeout", "60")):
         with started(redis_server, *argv) as process:
-            await until(lambda: redis_client.zcard(dead.inbox_key) == 1, 20)
+            await until(lambda: redis_client.zcard(dead.inbox_key) == 1)
             process.send_signal(number)
             out, err = await asyncio.to_thread(process.communicate, timeout=20)
         assert (process.returncode, out, err) == (code, "", "")
@@ -290,7 +290,7 @@ async def test_watching_goes_on_until_it_is_interrupted(redis_server: EmbeddedRe
     with started(redis_server, *argv) as process:
         assert process.stdout
         for _ in range(3):
-            line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 20)
+            line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 30)
             assert line.startswith('{"schema_version": 1')
         process.send_signal(signal.SIGINT)
         _, err = await asyncio.to_thread(process.communicate, timeout=20)

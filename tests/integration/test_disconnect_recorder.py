@@ -7,8 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,18 +25,12 @@ from project.embedded_redis import EmbeddedRedis
 from project.settings import channel_layer
 from tests.conftest import REPOSITORY, STOCK_LAYER, StartRedis, point_settings_to
 from tests.integration.plain_websockets import Client, wait_for_close
+from tests.waiting import until
 
 
 def records_in(client: redis.Redis, prefix: str = "asgi") -> list[Disconnect]:
     found = [parse_json(fields[b"d"]) for _, fields in client.xrange(f"{prefix}:ops:disconnects")]
     return [one for one in found if one is not None]
-
-
-async def until(condition: Callable[[], Any], timeout_seconds: float = 15) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, "in vain"
-        await asyncio.sleep(0.02)
 
 
 async def come_and_go(application: Any, count: int) -> None:

@@ -25,7 +25,7 @@ from channels_redis.core import RedisChannelLayer as StockLayer
 from ops.layers import RedisChannelLayer as DropInLayer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, StartRedis
-from tests.layer_builders import until
+from tests.waiting import until
 
 MakeLayer = Callable[..., Any]
 BOTH: Any = pytest.mark.parametrize("backend", [StockLayer, DropInLayer], ids=["stock", "drop-in"])
@@ -147,7 +147,7 @@ async def test_receivers_of_one_channel_are_served_one_after_the_other(backend: 
     await asyncio.sleep(0.05)
     for number in range(3):
         await layer.send(channel, {"number": number})
-    received = await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    received = await asyncio.wait_for(asyncio.gather(*waiting), 30)
     assert sorted(message["number"] for message in received) == [0, 1, 2]
 
 
@@ -341,7 +341,7 @@ def test_two_loops_cannot_receive_at_once(backend: Any, redis_server: EmbeddedRe
     thread = threading.Thread(target=asyncio.run, args=(wait_for_a_message(),))
     thread.start()
     try:
-        assert entered.wait(5)
+        assert entered.wait(30)
         for prefix in ("one", "two"):
             with pytest.raises(RuntimeError, match="Two event loops are trying to receive"):
                 asyncio.run(asyncio.wait_for(layer.receive(f"{prefix}.{layer.client_prefix}!b"), 1))
@@ -577,7 +577,7 @@ async def test_both_inboxes_of_a_process_are_read_at_once(backend: type, make_la
         done, _ = await asyncio.wait([task], timeout=1)
         # The stock layer reads the other inbox when a message has come to the first.
         assert bool(done) is (backend is DropInLayer or channel == channels[0])
-    await asyncio.wait_for(asyncio.gather(*waiting), 10)
+    await asyncio.wait_for(asyncio.gather(*waiting), 30)
 
 
 # Both at once

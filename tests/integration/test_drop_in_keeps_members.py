@@ -39,8 +39,8 @@ from tests.layer_builders import (
     members_of,
     run_reap,
     suspect_everybody,
-    until,
 )
+from tests.waiting import until
 
 DROP_IN_LAYER = "ops.layers.RedisChannelLayer"
 
@@ -78,7 +78,7 @@ async def consumer_that_dies(layer: RedisChannelLayer, *groups: str) -> str:
         await until(lambda: bool(names))
         await layer.send(names[0], {"type": "nobody.handles.this"})
         with pytest.raises(ValueError, match="No handler"):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 30)
     finally:
         channel_layers.set("default", before)
         if before is None:
@@ -274,7 +274,7 @@ async def test_memberships_are_put_back_on_each_server_version_when_the_lease_is
     channel = await consume(layer, "a", "b")
     with redis.Redis.from_url(each_redis_server.url) as client:
         client.flushall()
-        await until(lambda: set(members_of(client, "a")) == set(members_of(client, "b")) == {channel}, 3)
+        await until(lambda: set(members_of(client, "a")) == set(members_of(client, "b")) == {channel})
         assert client.ttl("asgi:group:a") > 0
         await until(lambda: "2 were put back" in caplog.text)
         counts = client.hgetall(ASGI.lease(layer.client_prefix))
@@ -309,7 +309,7 @@ async def test_a_put_back_that_was_cut_short_is_done_again(
 
     monkeypatch.setattr(repairs, "execute", fail_twice)
     redis_client.flushall()
-    await until(lambda: set(members_of(redis_client, "a")) == {channel}, 5)
+    await until(lambda: set(members_of(redis_client, "a")) == {channel})
     assert len(failed) == 2
 
 
@@ -330,7 +330,7 @@ async def test_who_leaves_during_a_put_back_is_not_resurrected_even_if_that_is_c
 
     redis_client.flushall()
     monkeypatch.setattr(repairs, "execute", leave_meanwhile)
-    await until(lambda: set(members_of(redis_client, "a")) == {stays}, 5)
+    await until(lambda: set(members_of(redis_client, "a")) == {stays})
     await layer._keeper.look()
     assert set(members_of(redis_client, "a")) == {stays}
 
@@ -400,7 +400,7 @@ async def test_a_channel_that_left_while_redis_was_away_is_taken_out_when_it_is_
         with pytest.raises(redis.ConnectionError):
             await layer.group_discard("a", leaves)
         server.start()
-        await until(lambda: set(members_of(client, "a")) == {stays}, 5)
+        await until(lambda: set(members_of(client, "a")) == {stays})
 
 
 async def test_a_join_whose_answer_was_lost_leaves_no_member_that_nobody_knows_of(
@@ -466,7 +466,7 @@ async def test_a_group_that_is_no_group_keeps_no_other_from_being_put_back(
     channel = await consume(layer, "a", "odd")
     redis_client.flushall()
     redis_client.set("asgi:group:odd", "text")
-    await until(lambda: set(members_of(redis_client, "a")) == {channel}, 5)
+    await until(lambda: set(members_of(redis_client, "a")) == {channel})
 
 
 async def test_a_lease_of_another_type_is_complained_of_once_and_harms_nothing(
@@ -508,7 +508,7 @@ async def test_members_are_refreshed_before_a_group_send_would_drop_them(
     layer = make_layer(redis_server, group_expiry=2, lease_seconds=30)
     channel = await consume(layer, "a")
     first = members_of(redis_client, "a")[channel]
-    await until(lambda: members_of(redis_client, "a").get(channel, 0) > first, 3)
+    await until(lambda: members_of(redis_client, "a").get(channel, 0) > first)
     await until(lambda: layer._keeper.members_refreshed >= 1)
     assert layer._keeper.members_put_back == 0
 
@@ -525,7 +525,7 @@ async def test_whom_another_process_took_out_is_neither_refreshed_nor_put_back_w
     receiving = asyncio.create_task(layer.receive(stays))
     await has_a_lease(layer)
     assert set(members_of(redis_client, "a")) == {stays}
-    await until(lambda: members_of(redis_client, "a")[stays] > first, 3)
+    await until(lambda: members_of(redis_client, "a")[stays] > first)
     assert set(members_of(redis_client, "a")) == {stays}
     receiving.cancel()
 
@@ -598,7 +598,7 @@ async def test_no_channel_is_discarded_that_is_merely_not_being_received_on(
     in_tasks_that_are_done = [
         await asyncio.create_task(make_and_receive_once()),
         await asyncio.create_task(make_and_have_another_receive()),
-        await asyncio.wait_for(layer.new_channel(), 1),
+        await asyncio.wait_for(layer.new_channel(), 30),
     ]
     await layer.group_add("a", in_tasks_that_are_done[2])
     for _ in range(3):
@@ -640,7 +640,7 @@ async def test_nothing_goes_on_in_a_layer_whose_pools_were_closed(
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("ops.layers")] == []
     # And it can be used on, as the stock layer can.
     await layer.send(channel, {"type": "x"})
-    assert await asyncio.wait_for(layer.receive(channel), 1) == {"type": "x"}
+    assert await asyncio.wait_for(layer.receive(channel), 30) == {"type": "x"}
     await layer.close_pools()
 
 
@@ -691,7 +691,7 @@ async def test_receivers_wait_while_their_server_is_a_replica(
     finally:
         redis_client.replicaof("NO", "ONE")
     await layer.send(channel, {"type": "x"})
-    assert await asyncio.wait_for(receiving, 5) == {"type": "x"}
+    assert await asyncio.wait_for(receiving, 30) == {"type": "x"}
     assert caplog.text.count("is back") == 1
 
 
@@ -715,7 +715,7 @@ async def test_a_new_master_is_found_behind_the_address_of_the_one_before(
             await asyncio.gather(*(layer.group_add(group, channel) for group in after))
             await until(lambda: all(set(members_of(to_new, group)) == {channel} for group in before + after))
             await layer.group_send("before.0", {"type": "x"})
-            assert await asyncio.wait_for(receiving, 5) == {"type": "x"}
+            assert await asyncio.wait_for(receiving, 30) == {"type": "x"}
 
 
 @pytest.mark.parametrize("socket_timeout", [0.5, 1, 3])
@@ -727,7 +727,7 @@ async def test_a_short_socket_timeout_of_the_users_own_is_no_outage(
     receiving = asyncio.create_task(layer.receive(channel))
     await asyncio.sleep(socket_timeout * 1.2)
     await layer.send(channel, {"type": "x"})
-    assert await asyncio.wait_for(receiving, 5) == {"type": "x"}
+    assert await asyncio.wait_for(receiving, 30) == {"type": "x"}
     assert caplog.messages == []
     await layer.close_pools()
 
@@ -770,7 +770,7 @@ async def test_no_message_is_delivered_twice_when_its_answer_was_lost(
         except redis.ConnectionError:
             refused.add(number)
     # What Redis had handed to a connection that was cut at that moment is lost, as with the stock layer.
-    await until(lambda: len(received) >= 1000 - len(refused) - 50, 30)
+    await until(lambda: len(received) >= 1000 - len(refused) - 50)
     with contextlib.suppress(AssertionError):
         await until(lambda: len(received) >= 1000 - len(refused), 1)
     receiving.cancel()

@@ -17,7 +17,8 @@ from ops.model.emitting import disconnect_message, pause_seconds
 from ops.store.shards import open_layer
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside
-from tests.layer_builders import ASGI, StartProcess, add_members, layer_of, record_ends, until
+from tests.layer_builders import ASGI, StartProcess, add_members, layer_of, record_ends
+from tests.waiting import until
 
 BACKENDS = {
     "core": "channels_redis.core.RedisChannelLayer",

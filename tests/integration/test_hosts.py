@@ -24,7 +24,8 @@ from project.embedded_redis import EmbeddedRedis, available_redis_servers
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside
-from tests.layer_builders import PROBE, StartProcess, layer_of, run_reap, suspect_everybody, until
+from tests.layer_builders import PROBE, StartProcess, layer_of, run_reap, suspect_everybody
+from tests.waiting import until
 
 SECRET = "hunter2-is-secret"
 BASE = "channels_redis.core.RedisChannelLayer"

@@ -13,7 +13,8 @@ from ops.layers import RedisChannelLayer
 from ops.model.heartbeats import Heartbeat
 from ops.store.acknowledgements import Acknowledger
 from project.embedded_redis import EmbeddedRedis
-from tests.layer_builders import ASGI, MakeLayer, until
+from tests.layer_builders import ASGI, MakeLayer
+from tests.waiting import until
 
 RUN = "a" * 32
 KEY = ASGI.acknowledgements(RUN)

@@ -14,7 +14,8 @@ from ops.store import locks
 from ops.store.locks import run_lock
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
-from tests.layer_builders import ASGI, StartProcess, dump, layer_of, run_reap, suspect_everybody, until
+from tests.layer_builders import ASGI, StartProcess, dump, layer_of, run_reap, suspect_everybody
+from tests.waiting import until
 
 
 async def test_a_second_run_is_turned_away_at_once_and_changes_nothing(
@@ -71,7 +72,7 @@ async def test_a_run_can_be_cancelled_at_any_of_its_steps(
         redis_client.ping()  # so that an answer is there when the loop looks next
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(task), 5)
+            await asyncio.wait_for(asyncio.shield(task), 30)
         assert not redis_client.exists(ASGI.lock)
         assert [key for key in redis_client.keys("*") if b"specific" in key] == [], steps
 

@@ -10,7 +10,8 @@ import redis
 from ops.layers import RedisChannelLayer
 from project.embedded_redis import EmbeddedRedis
 from project.proxy import Link, Proxy
-from tests.layer_builders import ASGI, close_layer, members_of, until
+from tests.layer_builders import ASGI, close_layer, members_of
+from tests.waiting import until
 
 
 async def test_members_are_put_back_though_nobody_heard_that_the_lease_had_been_gone(

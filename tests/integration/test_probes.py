@@ -27,8 +27,8 @@ from tests.layer_builders import (
     dump,
     layer_of,
     new_process_name,
-    until,
 )
+from tests.waiting import until
 
 # Long enough for whoever lives, however busy the machine is; nobody waits for all of it.
 LONG_SECONDS = 30.0

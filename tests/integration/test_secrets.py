@@ -28,7 +28,8 @@ from project.embedded_redis import EmbeddedRedis
 from project.owned_process import free_port
 from tests.conftest import REPOSITORY, StartRedis, StartWorker
 from tests.in_process_commands import run_beside
-from tests.layer_builders import app_processes, close_layer, layer_of, suspect_everybody, until
+from tests.layer_builders import app_processes, close_layer, layer_of, suspect_everybody
+from tests.waiting import until
 
 CANARY = "hunter2/is secret"
 # As it might be written: as it is, in a URL, in the repr of a URL or of bytes.

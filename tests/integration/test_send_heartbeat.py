@@ -31,8 +31,8 @@ from tests.layer_builders import (
     channels_of,
     has_a_lease,
     new_process_name,
-    until,
 )
+from tests.waiting import until
 
 TIMEOUT = ("--timeout", "2")
 SHORT = ("--timeout", "0.3")
@@ -303,10 +303,10 @@ async def test_ctrl_c_ends_the_rounds_with_a_summary(
     try:
         assert command.stdout is not None
         for number in (1, 2):
-            line = await asyncio.wait_for(command.stdout.readline(), 20)
+            line = await asyncio.wait_for(command.stdout.readline(), 30)
             assert line.startswith(f"round {number}: 1 member of 1 group".encode())
         command.send_signal(signal.SIGINT)
-        rest, _ = await asyncio.wait_for(command.communicate(), 20)
+        rest, _ = await asyncio.wait_for(command.communicate(), 30)
     finally:
         await end(command)
     assert b" rounds, " in rest.splitlines()[-1]
@@ -347,14 +347,14 @@ async def test_an_interrupted_command_leaves_nothing(
     inbox = ASGI.inbox(dead.channel.partition("!")[0] + "!")
     command = await start_command("room", "--depth", "client", "--timeout", "60", "--format", "json")
     try:
-        await until(lambda: redis_client.zcard(inbox) == 1 and bool(silent.layer._heartbeats._pinging), 20)
+        await until(lambda: redis_client.zcard(inbox) == 1 and bool(silent.layer._heartbeats._pinging))
         [key] = redis_client.keys("asgi:ops:ack:*")
         assert 60 < redis_client.ttl(key) <= 60 + KEPT_SECONDS
         # Whoever was not asked does not count, nor does what is no acknowledgement.
         redis_client.rpush(key, b"\xc1", msgpack.packb([1, True, ["specific.x!y"]]), msgpack.packb([1, True, 5]))
         await until(lambda: redis_client.llen(key) == 1)
         command.send_signal(sign)
-        out, _ = await asyncio.wait_for(command.communicate(), 20)
+        out, _ = await asyncio.wait_for(command.communicate(), 30)
         assert command.returncode == 128 + sign
     finally:
         await end(command)
@@ -440,7 +440,7 @@ async def test_acknowledgements_that_are_lost_midway_make_nobody_silent(
     else:
         with redis.Redis.from_url(server.url) as client:
             client.flushall()
-    done, document = await asyncio.wait_for(command, 20)
+    done, document = await asyncio.wait_for(command, 30)
     [group] = document["groups"]
     assert (group["silent"], document["complete"], done.returncode) == ([], False, 1)
     assert group["skipped"] + group["answered"] == 2
@@ -454,7 +454,7 @@ async def test_a_shard_that_is_back_is_asked_again_in_the_next_round(
     there = {group for group, shard in on.items() if shard == 0}
     servers[1].kill()
     command = asyncio.create_task(beat("--all", "--depth", "process", "--count", "5", "--interval", "1", *SHORT))
-    await until(lambda: bool(scans(servers[0])), 10)
+    await until(lambda: bool(scans(servers[0])))
     servers[1].start()
     done, document = await command
     answered = {(group["round"], group["answered"]) for group in document["groups"] if group["group"] in there}

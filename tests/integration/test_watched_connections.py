@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ops.layers import RedisChannelLayer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
-from tests.layer_builders import until
+from tests.waiting import until
 
 LIMIT = 0.4
 LARGE = b"x" * 20_000_000
@@ -86,7 +86,7 @@ async def test_a_message_that_came_while_the_process_was_blocked_is_received(
     sending.start()
     time.sleep(LIMIT * 3)  # noqa: ASYNC251  # a handler that blocks
     sending.join()
-    assert (await asyncio.wait_for(receiving, 5))["type"] == "said"
+    assert (await asyncio.wait_for(receiving, 30))["type"] == "said"
     await layer.close_pools()
 
 
