@@ -9,8 +9,8 @@ PY := .venv/bin/python
 demo: .venv/.installed  ## the product in under a minute; ARGS=--keep leaves it running
 	$(PY) manage.py demo $(ARGS)
 
-test: .venv/.installed  ## three files at a time: most of the tests' time is waiting for servers
-	$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
+test: .venv/.installed  ## three files at a time, those that wait for servers first: they take longest
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-oldest: .venv-oldest/.installed  ## the core and the drop-in layer on the oldest versions that they say they work with
 	.venv-oldest/bin/python -m pytest tests/unit tests/integration/test_purge.py tests/integration/test_drop_in_is_a_drop_in.py tests/integration/test_drop_in_keeps_members.py tests/integration/test_watched_connections.py -k "not stock" $(ARGS)
