@@ -162,7 +162,10 @@ def _report_unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) ->
 
 
 class _Stdout:
-    """The stream that a command writes to, whose failures are told from those of all else that can be an OSError."""
+    """The stream that a command writes to, whose failures are told from those of all else that can be an OSError.
+
+    None where the process was started without one (``>&-``).
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -180,6 +183,8 @@ class _Stdout:
 
     @contextlib.contextmanager
     def _naming_failures(self) -> Iterator[None]:
+        if self._stream is None:
+            raise OutputLost("standard output cannot be written: it is closed")
         try:
             yield
         except OSError as error:

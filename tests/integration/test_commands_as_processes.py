@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(redis_server: EmbeddedRedis, r
             assert (said, process.wait(30) in (0, 1, 141)) == ("", True), form
 
 
-@pytest.mark.parametrize(
+whatever_it_writes = pytest.mark.parametrize(
     ("argv", "code"),
     [
         (("channels_doctor", "--list"), 1),
@@ -133,6 +134,9 @@ def test_a_reader_who_has_seen_enough_is_no_error(redis_server: EmbeddedRedis, r
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
+
+
+@whatever_it_writes
 def test_a_full_disk_under_stdout_is_one_line(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, argv: tuple[str, ...], code: int
 ) -> None:
@@ -142,6 +146,16 @@ def test_a_full_disk_under_stdout_is_one_line(
         _, err = process.communicate(timeout=30)
     said = "CommandError: standard output cannot be written: No space left on device\n"
     assert (err, process.returncode) == (said, code)
+
+
+@whatever_it_writes
+def test_a_closed_stdout_is_one_line(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, argv: tuple[str, ...], code: int
+) -> None:
+    add_members(redis_client, "room", ["general"])
+    with started(redis_server, *argv, stdout=None, preexec_fn=partial(os.close, 1)) as process:
+        _, err = process.communicate(timeout=30)
+    assert (err, process.returncode) == ("CommandError: standard output cannot be written: it is closed\n", code)
 
 
 def test_data_goes_to_stdout_and_warnings_to_stderr(run_command: RunCommand, redis_client: redis.Redis) -> None:
