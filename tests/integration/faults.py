@@ -230,7 +230,7 @@ async def restarted(system: System) -> AsyncIterator[None]:
     await asyncio.to_thread(server.save)
     await asyncio.to_thread(server.kill)
     # Not before: each consumer dies of its own attempt, and whoever tried when it is back would live on.
-    await until(lambda: not any(socket.is_open for socket in fleet), timeout_seconds=30)
+    await until(lambda: not any(socket.is_open for socket in fleet))
     await asyncio.to_thread(server.start)
     await _open_again(system, worker)
     yield
@@ -251,7 +251,7 @@ async def failed_over(system: System) -> AsyncIterator[None]:
     first = await asyncio.to_thread(system.start_redis)
     second = await asyncio.to_thread(system.start_redis, replicaof=f"127.0.0.1 {first.port}")
     with redis.Redis.from_url(second.url) as client:
-        await until(lambda: client.info("replication")["master_link_status"] == "up", timeout_seconds=15)
+        await until(lambda: client.info("replication")["master_link_status"] == "up")
         async with Proxy(first.port) as proxy:
             system.use({"address": proxy.url, "socket_keepalive": True, **KEPT})
             worker = await asyncio.to_thread(system.start_worker, "uvicorn", REDIS_URL=proxy.url)
@@ -260,8 +260,8 @@ async def failed_over(system: System) -> AsyncIterator[None]:
             client.replicaof("NO", "ONE")
             await proxy.follow(second.port)
             # The others find the new primary there already.
-            await until(lambda: not all(socket.is_open for socket in fleet), timeout_seconds=15)
-            await until(lambda: client.xlen(ASGI.disconnects) > 0, timeout_seconds=15)
+            await until(lambda: not all(socket.is_open for socket in fleet))
+            await until(lambda: client.xlen(ASGI.disconnects) > 0)
             yield
 
 
@@ -275,7 +275,7 @@ def _let_members_age(client: redis.Redis, group: str, seconds: float) -> None:
 async def replica(system: System) -> AsyncIterator[None]:
     second = await asyncio.to_thread(system.start_redis, replicaof=f"127.0.0.1 {system.server.port}")
     with redis.Redis.from_url(second.url) as client:
-        await until(lambda: client.info("replication")["master_link_status"] == "up", timeout_seconds=15)
+        await until(lambda: client.info("replication")["master_link_status"] == "up")
     system.use(second.url)
     yield
 
@@ -298,8 +298,8 @@ async def no_handler(system: System) -> AsyncIterator[None]:
     await system.sockets.open(worker, "support")
     sender = await system.start_process()
     await sender.layer.group_send("room.lobby", {"type": "nobody.handles"})
-    await until(lambda: not any(socket.is_open for socket in fleet), timeout_seconds=15)
-    await until(lambda: system.client.xlen(ASGI.disconnects) >= 3, timeout_seconds=15)
+    await until(lambda: not any(socket.is_open for socket in fleet))
+    await until(lambda: system.client.xlen(ASGI.disconnects) >= 3)
     yield
 
 

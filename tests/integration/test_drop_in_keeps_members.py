@@ -94,8 +94,8 @@ async def leave_and_restart(server: EmbeddedRedis, client: redis.Redis, layer: R
     await layer.group_discard("left", channel)
     await asyncio.to_thread(server.kill)
     await asyncio.to_thread(server.start)
-    await until(lambda: not client.exists(ASGI.group("left")), timeout_seconds=20)
-    await until(lambda: set(members_of(client, "stays")) == {channel}, timeout_seconds=20)
+    await until(lambda: not client.exists(ASGI.group("left")))
+    await until(lambda: set(members_of(client, "stays")) == {channel})
 
 
 @pytest.mark.parametrize("parts_before", [0, 3])
