@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import reap, scan
-from benchmarks.children import BenchmarkFailed
 from benchmarks.figures import Results
 from benchmarks.fleet import channel_name
 from benchmarks.keyspace import SMALL_GROUP
-from benchmarks.session import Session, await_blocked
+from benchmarks.session import Session, await_blocked, await_ready
 
 SUBJECT = "block"
 SLOW_MICROSECONDS = 2000
@@ -104,11 +103,7 @@ def sending(session: Session) -> Iterator[Callable[[], list[tuple[float, float]]
 
 
 def _await_sends(path: Path, sender: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not (path.exists() and path.stat().st_size):
-        if not sender.running or time.monotonic() > deadline:
-            raise BenchmarkFailed(f"the sender does not send:\n{sender.output()}")
-        time.sleep(0.05)
+    await_ready(sender, lambda: path.exists() and path.stat().st_size > 0, "the sender does not send")
 
 
 def _read_sends(path: Path) -> list[tuple[float, float]]:

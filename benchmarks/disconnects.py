@@ -20,6 +20,7 @@ from benchmarks.children import BenchmarkFailed
 from benchmarks.figures import Results, Target
 from benchmarks.layer_shared import database, scaled
 from benchmarks.session import Session
+from project.polling import came_true
 from project.workers import Worker
 
 SUBJECT = "disconnects"
@@ -29,7 +30,6 @@ AT_ONCE = 25
 ROUNDS_PER_REPETITION = 50
 SETTLING_SECONDS = 0.5
 WRITTEN_WITHIN_SECONDS = 10.0
-POLL_SECONDS = 0.05
 AS_FAST = Target(0.95, at_least=True)
 HANDSHAKE = (
     b"GET /ws/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -93,12 +93,13 @@ def _compare(session: Session, connections: int) -> _Pair:
 
 def _await_records(url: str, expected: int) -> None:
     """A log that left ends out would have been cheap for nothing."""
-    deadline = time.monotonic() + WRITTEN_WITHIN_SECONDS
     with redis.Redis.from_url(url) as client:
-        while (found := client.xlen("asgi:ops:disconnects")) != expected:
-            if time.monotonic() > deadline:
-                raise BenchmarkFailed(f"{found} of {expected} ends were recorded")
-            time.sleep(POLL_SECONDS)
+
+        def found() -> int:
+            return int(client.xlen("asgi:ops:disconnects"))
+
+        if not came_true(lambda: found() == expected, WRITTEN_WITHIN_SECONDS):
+            raise BenchmarkFailed(f"{found()} of {expected} ends were recorded")
 
 
 def _cpu_seconds(pid: int) -> float:

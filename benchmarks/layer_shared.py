@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import redis
 
-from benchmarks.children import BenchmarkFailed
 from benchmarks.figures import FULL_SIZE
-from benchmarks.session import Session
+from benchmarks.session import Session, await_ready
 
 SUBJECT = "layer"
 FEWEST = 20
-READY_WITHIN_SECONDS = 60.0
-POLL_SECONDS = 0.05
 
 
 def scaled(session: Session, full: int) -> int:
@@ -43,12 +39,12 @@ def started(session: Session, *arguments: object) -> Iterator[dict[str, Any]]:
     log = session.server.directory / "layer_processes.log"  # of all of them: what is there already is another's
     already = log.stat().st_size if log.exists() else 0
     with session.background("layer_processes", *arguments) as process:
-        deadline = time.monotonic() + READY_WITHIN_SECONDS
-        while not (said := _last_document(log.read_bytes()[already:])):
-            if not process.running or time.monotonic() > deadline:
-                raise BenchmarkFailed(f"a process did not start: {' '.join(map(str, arguments))}\n{process.output()}")
-            time.sleep(POLL_SECONDS)
-        yield json.loads(said)
+
+        def said() -> bytes:
+            return _last_document(log.read_bytes()[already:])
+
+        await_ready(process, lambda: bool(said()), f"a process did not start: {' '.join(map(str, arguments))}")
+        yield json.loads(said())
 
 
 def _last_document(output: bytes) -> bytes:
