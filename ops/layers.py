@@ -55,6 +55,9 @@ class RedisChannelLayer(core.RedisChannelLayer):
     sign. It is renewed three times in that time.
     """
 
+    holds_lease = True
+    """Whether whoever receives here is a process of the application, which others shall know to be live."""
+
     if not hasattr(core.RedisChannelLayer, "require_valid_channel_name"):  # channels 4.2.0
         require_valid_channel_name = core.RedisChannelLayer.valid_channel_name
         require_valid_group_name = core.RedisChannelLayer.valid_group_name

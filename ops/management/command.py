@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,10 +97,15 @@ class OpsCommand(BaseCommand):
                 loop.add_signal_handler(signal.SIGTERM, task.cancel)
             return await work
 
+        before = signal.getsignal(signal.SIGTERM)
         try:
             return asyncio.run(main())
         except asyncio.CancelledError:
             raise SystemExit(128 + signal.SIGTERM) from None
+        finally:
+            # The loop leaves the default behind, and whoever called the command may have had one of its own.
+            if before is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)
 
     # Output
 

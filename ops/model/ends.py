@@ -22,6 +22,8 @@ _NAMED_SECRET = re.compile(
 )
 
 
+# What Redis says of a command that it does not know goes on with the arguments: of AUTH and HELLO, the password.
+_QUOTED_ARGUMENTS = re.compile(r"(with args beginning with:).*", re.DOTALL)
 _FROM_REDIS = re.compile(r"^(redis\.(asyncio\.)?(exceptions|connection)|channels_redis)\.")
 
 REDIS_CAUSES = {
@@ -60,7 +62,8 @@ def _described(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """``text`` without the credentials of URLs and without values that are named as secrets."""
+    """``text`` without the credentials of URLs, values that are named as secrets, and arguments that Redis quotes."""
+    text = _QUOTED_ARGUMENTS.sub(r"\1 ***", text)
     return _NAMED_SECRET.sub(r"\1***", _URL_SECRET.sub(r"\1***@", text))
 
 

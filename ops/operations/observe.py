@@ -145,11 +145,16 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
 
 def _add_leftover_processes(census: Census, inboxes: list[Inbox]) -> None:
     """Processes of which only an inbox is left. Another layer's keys may begin like ours: known prefixes only."""
-    prefixes = {DEFAULT_INBOX_PREFIX}
-    prefixes.update(name.rpartition(".")[0] for tally in census.processes.values() for name in tally.inboxes)
+    prefixes = _inbox_prefixes(census)
     for inbox in inboxes:
         if inbox.prefix in prefixes:
             census.processes.setdefault(inbox.process, ProcessTally()).inboxes.add(inbox.name)
+
+
+def _inbox_prefixes(census: Census) -> set[str]:
+    """The ``new_channel`` prefixes that this layer is known to use."""
+    used = {name.rpartition(".")[0] for tally in census.processes.values() for name in tally.inboxes}
+    return used | {DEFAULT_INBOX_PREFIX}
 
 
 def _scan_notes(opened: OpenLayer, notes: list[ScanNotes]) -> list[str]:
@@ -198,9 +203,11 @@ def _lease_evidence(opened: OpenLayer, lease: Lease, now: float, until: float) -
 
 
 async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Observation) -> Mapping[str, Evidence]:
+    # A process of the stock layer reads one of its inboxes at a time, which may be one that is in no group.
+    prefixes = _inbox_prefixes(census)
     inboxes = {
-        process: set(tally.inboxes)
-        for process, tally in census.processes.items()
+        process: {f"{prefix}.{process}!" for prefix in prefixes}
+        for process in census.processes
         if process not in observation.leases or not observation.leases[process].is_fresh(observation.now)
     }
     try:

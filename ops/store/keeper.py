@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
+from ops.model.ends import describe_exception
 from ops.model.keys import Keyspace, parse_index_entry
 from ops.model.records import LEASE_COUNTS
 from ops.store.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
@@ -72,6 +73,8 @@ class Keeper:
         if task is not None and not task.done() and task.get_loop() is loop:
             return
         layer: Any = self._layer()
+        if not layer.holds_lease:
+            return
         self._description = self._description or describe_process(layer.lease_seconds)
         self._wake, self._under_way = asyncio.Event(), {}
         self._task = start_task(_keep(self._layer, self._wake), "keeper")
@@ -115,7 +118,8 @@ class Keeper:
             # A user without the rights, a key of another type: it may last, and is no reason to stop.
             if str(error) not in self._complaints:
                 self._complaints.add(str(error))
-                logger.exception("the lease on Redis shard %d cannot be kept", index)
+                # Without its traceback, whose last line may quote what the server was sent.
+                logger.error("the lease on Redis shard %d cannot be kept: %s", index, describe_exception(error)[0])
         return True
 
     async def _renew(self, layer: Any, index: int) -> None:

@@ -21,7 +21,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from ops.exceptions import LayerError, PermissionMissing, ShardError
 from ops.model.ends import without_secrets
-from ops.model.keys import Keyspace, encode_name
+from ops.model.keys import Keyspace, encode_name, visible
 from ops.model.records import ShardInfo
 from ops.store.permissions import RULES_OF_THE_LAYER, rule_that_is_missing
 from ops.store.waiting import within
@@ -146,8 +146,8 @@ class Shard:
         if said.startswith("HELLO must be called"):  # which redis-py begins with
             said = "Authentication required: put the password into the URL of this host in CHANNEL_LAYERS"
         if said.lower().startswith("unknown command"):
-            return f"{where} does not have this command: {said[:100]}"
-        return f"{where} cannot be used: {said.rstrip('.') or type(error).__name__}"
+            return f"{where} does not have this command: {visible(said[:100])}"
+        return f"{where} cannot be used: {visible(said.rstrip('.')) or type(error).__name__}"
 
 
 @contextmanager
@@ -237,12 +237,12 @@ class OpenLayer:
 
 
 def make_layer(alias: str) -> Any:
-    """A new instance of the layer ``alias`` of ``CHANNEL_LAYERS``."""
+    """A new instance of the layer ``alias`` of ``CHANNEL_LAYERS``, which takes no lease: it is no application's."""
     known = ", ".join(map(repr, channel_layers.configs)) or "none"
     if alias not in channel_layers.configs:
         raise LayerError(f"there is no channel layer {alias!r} in CHANNEL_LAYERS; configured: {known}")
     try:
-        return channel_layers.make_backend(alias)
+        layer = channel_layers.make_backend(alias)
     except InvalidChannelLayerError as error:
         raise LayerError(f"channel layer {alias!r} cannot be made: {error}") from None
     except (TypeError, ValueError, AttributeError, AssertionError, LookupError, ImportError) as error:
@@ -250,6 +250,8 @@ def make_layer(alias: str) -> Any:
         raise LayerError(
             f"channel layer {alias!r} cannot be made from its CONFIG ({type(error).__name__}); look at its options"
         ) from None
+    layer.holds_lease = False  # of the drop-in layer; nobody else has a use for it
+    return layer
 
 
 def backend_of(layer: Any) -> str:

@@ -96,6 +96,8 @@ def test_the_list_has_every_finding_and_needs_no_redis() -> None:
     table = run_here("channels_doctor", "--list")
     assert table.returncode == 0
     assert all(check.id in table.out and check.title in table.out for check in CHECKS)
+    listed = json.loads(run_here("channels_doctor", "--list", "--only", "ops.W403,ops.E101", "--format", "json").out)
+    assert [one["id"] for one in listed["checks"]] == ["ops.E101", "ops.W403"]
 
 
 def test_overrides_come_to_an_end_whatever_happens(redis_client: redis.Redis) -> None:

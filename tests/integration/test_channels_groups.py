@@ -447,6 +447,8 @@ async def test_settings_of_another_layer_or_that_the_project_wants_so_stop_no_co
         ("--watch", "inf"),
         ("--check", "--warning", "-1"),
         ("--no-such-option",),
+        ("--format", "prometheus", "--members"),
+        ("--format", "prometheus", "--state", "orphan"),
     ],
     ids=" ".join,
 )

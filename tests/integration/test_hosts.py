@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from django.conf import LazySettings
 
-from ops.store.shards import Shard
+from ops.store.shards import Shard, open_layer
 from project.embedded_redis import EmbeddedRedis, available_redis_servers
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
 from tests.conftest import CommandResult, StartRedis
@@ -402,3 +402,9 @@ async def test_a_config_that_cannot_be_used_is_one_line_without_secrets(
 ) -> None:
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": BASE, "CONFIG": config}}
     assert "'default'" in await fails_with_one_line()
+
+
+async def test_what_a_server_answers_is_shown_and_never_obeyed(redis_server: EmbeddedRedis) -> None:
+    async with open_layer("default") as opened:
+        said = str(opened.home.failure(redis.ResponseError("\x1b]0;owned\x07\x1b[31m")))
+    assert said.endswith("cannot be used: \\x1b]0;owned\\x07\\x1b[31m")

@@ -1,6 +1,7 @@
 """`manage.py runjobs minutely` reaps, and says so at the level that fits."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -68,6 +69,20 @@ def test_runjobs_minutely_removes_the_members_of_a_dead_process(
     call_command("runjobs", "minutely")
 
     assert redis_client.zcard("asgi:group:room") == 0
+
+
+def test_who_calls_a_command_keeps_its_own_way_to_end(redis_server: EmbeddedRedis) -> None:
+    """As a task queue does that runs it in its main thread."""
+
+    def shut_down_in_order(number: int, frame: Any) -> None:
+        pass
+
+    before = signal.signal(signal.SIGTERM, shut_down_in_order)
+    try:
+        Job().execute()
+        assert signal.getsignal(signal.SIGTERM) is shut_down_in_order
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_cron_gets_nothing_to_mail_when_a_run_did_its_work(run_command: RunCommand) -> None:

@@ -24,12 +24,16 @@ from tests.layer_builders import (
     PROBE_TIMEOUT_SECONDS,
     AppProcess,
     StartProcess,
+    add_members,
     dump,
     layer_of,
     new_process_name,
+    run_reap,
+    suspect_everybody,
 )
 from tests.waiting import until
 
+DROP_IN = "ops.layers.RedisChannelLayer"
 # Long enough for whoever lives, however busy the machine is; nobody waits for all of it.
 LONG_SECONDS = 30.0
 
@@ -481,6 +485,33 @@ async def test_a_process_that_still_has_the_hosts_of_before_lives(
     for server in (first, second):
         with redis.Redis.from_url(server.url) as client:
             await until(lambda client=client: client.keys("*") == [])
+
+
+async def test_a_process_that_reads_an_inbox_that_is_in_no_group_lives(
+    redis_server: EmbeddedRedis, start_process: StartProcess
+) -> None:
+    """The stock layer reads one of a process's inboxes at a time: here not the one of its members."""
+    process = await start_process()
+    await process.join("room", prefix="chat")
+    await process.live()
+    await suspect_everybody()
+    report = await run_reap()
+    assert (report.removed, [found.state for found in report.processes]) == (0, ["live"])
+
+
+async def test_the_toolkit_takes_no_lease_and_needs_no_right_to(
+    start_redis: StartRedis, settings: LazySettings
+) -> None:
+    """Its receivers are layers of the configuration, which may be the drop-in layer, but no application's."""
+    server = start_redis()
+    settings.CHANNEL_LAYERS = layer_of(server.url, backend=DROP_IN)
+    with redis.Redis.from_url(server.url) as client:
+        add_members(client, "room", [f"specific.{'a' * 32}!x"])
+        client.config_resetstat()
+        report = await run_reap(dry_run=True)
+        assert report.complete
+        assert report.suspects == 1
+        assert "cmdstat_hset" not in client.info("commandstats")
 
 
 async def test_there_is_a_control_on_each_shard_and_it_answers(

@@ -121,6 +121,20 @@ async def test_no_command_says_it_whatever_fails(
     assert_kept(caplog.text)
 
 
+@pytest.mark.parametrize("password", [CANARY, CANARY * 10], ids=["short", "cut off by the server"])
+@pytest.mark.parametrize("backend", ["channels_redis.core.RedisChannelLayer", DROP_IN], ids=["stock", "drop-in"])
+async def test_a_server_that_quotes_what_it_was_sent_is_not_quoted(
+    start_redis: StartRedis, settings: LazySettings, caplog: pytest.LogCaptureFixture, password: str, backend: str
+) -> None:
+    """As Redis does with a command that it does not know: redis-py 8 sends the password with HELLO."""
+    server = start_redis(requirepass=f'"{password}"', rename_command='HELLO ""')
+    settings.CHANNEL_LAYERS = layer_of(f"redis://:{quote(password, safe='')}@127.0.0.1:{server.port}", backend=backend)
+    for command in ("channels_groups", "channels_doctor", "reap_stale"):
+        result = await run_beside(command)
+        assert CANARY[:8] not in result.out + result.err
+    assert CANARY[:8] not in caplog.text
+
+
 async def test_a_sentinel_that_is_away_is_not_described_with_its_password(
     settings: LazySettings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

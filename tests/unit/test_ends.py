@@ -115,6 +115,10 @@ def test_an_exception_that_cannot_be_shown_is_named() -> None:
         ("symmetric_encryption_keys=['hunter2', 'another one']", "symmetric_encryption_keys=***"),
         ("error: secret=hunter2", "error: secret=***"),
         ("redis://:hun@ter2@host is away", "redis://***@host is away"),
+        (
+            "unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `hunt",
+            "unknown command `HELLO`, with args beginning with: ***",
+        ),
         ("redis://:hun@ter2@host/0, redis://host", "redis://***@host/0, redis://host"),
     ],
 )

@@ -67,14 +67,15 @@ class Command(OpsCommand):
                 return examine_settings(settings, str(error), options["only"])
 
     def _list(self, options: dict[str, Any]) -> None:
+        checks = [check for check in CHECKS if check.id in options["only"]]
         if options["format"] == "json":
             from ops.output.documents import checks_document, dump
 
-            self.write(dump(checks_document(CHECKS)))
+            self.write(dump(checks_document(checks)))
         else:
             from ops.output.diagnosis import checks_table
 
-            self.print(options, checks_table(CHECKS))
+            self.print(options, checks_table(checks))
 
 
 async def _examine(settings: LayerSettings, only: tuple[str, ...]) -> Diagnosis:

@@ -227,6 +227,9 @@ def _refuse_parts_of_a_whole(options: dict[str, Any]) -> None:
         for part in ("members", "state", "sort", "limit"):
             if options[whole] and options[part] not in (None, False):
                 raise InvalidArguments(f"--{whole} {why}, so --{part} cannot go with it")
+    for part in ("members", "state", "sort", "limit"):
+        if options["format"] == "prometheus" and options[part] not in (None, False):
+            raise InvalidArguments(f"--format prometheus counts all members, so --{part} cannot go with it")
     if options["check"] and options["format"] != "table":
         raise InvalidArguments(f"--check prints one line, so --format {options['format']} cannot go with it")
 
