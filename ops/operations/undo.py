@@ -35,7 +35,7 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
                 back, there, refused = await journal.restore_members(opened, shard, wanted)
                 restored, present, blocked = restored + back, present + there, blocked + refused
                 progress("restoring", 0, restored + present)
-            keys += await journal.restore_keys(opened, shard, run_id)
+            keys += await journal.restore_keys(opened, shard, run_id, await opened.home.now())
         await suspects.record_suspicions(opened, [])
         await suspects.record_suspicions(opened, [], run.match)
         await journal.record_run_undone(opened, run_id, await opened.home.now())

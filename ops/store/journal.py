@@ -298,25 +298,23 @@ async def restore_members(opened: OpenLayer, shard: Shard, receipts: Sequence[Re
     return int(reply[0]), int(reply[1]), int(reply[2])
 
 
-async def restore_keys(opened: OpenLayer, shard: Shard, run_id: str) -> int:
-    """Give the keys that the run set aside their names back, where nothing has taken them; returns how many."""
+async def restore_keys(opened: OpenLayer, shard: Shard, run_id: str, now: float) -> int:
+    """Give the keys that the run set aside their names back, where nothing has taken them; returns how many.
+
+    Without the messages that are older at ``now`` (unix seconds) than the layer's ``expiry``: a sender would have
+    removed them, and whoever comes back must not act on them. A key that held only such is gone.
+    """
+    expiry = int(opened.layer.expiry)
     prefix = opened.keyspace.aside(run_id, b"")
     restored, cursor = 0, b"0"
     while True:
         cursor, keys = await shard.execute(
             "SCAN", cursor, "MATCH", opened.keyspace.aside_pattern(run_id), "COUNT", SCAN_COUNT
         )
-        for key in keys:
-            restored += await _restore_key(opened, shard, key, key[len(prefix) :])
+        for aside in keys:
+            key = aside[len(prefix) :]
+            kept_seconds = 0 if key.endswith(INFLIGHT_SUFFIX) else expiry
+            restored += await call_script(shard, "restore_key", [aside, key], [int(now) - expiry, kept_seconds])
         if int(cursor) == 0:
             return restored
         await asyncio.sleep(0)
-
-
-async def _restore_key(opened: OpenLayer, shard: Shard, aside: bytes, key: bytes) -> int:
-    restored = int(await shard.execute("RENAMENX", aside, key))
-    if restored and key.endswith(INFLIGHT_SUFFIX):
-        await shard.execute("PERSIST", key)
-    elif restored:
-        await shard.execute("EXPIRE", key, int(opened.layer.expiry))
-    return restored

@@ -486,11 +486,11 @@ async def test_runs_over_different_groups_do_not_clear_one_another(
 async def test_the_inbox_and_inflight_messages_of_a_dead_process_are_set_aside_and_come_back_with_undo(
     redis_client: redis.Redis, start_process: StartProcess
 ) -> None:
-    dead = await start_process()
+    dead, popped_at = await start_process(), time.time()
     (channel,) = await dead.join("room")
     await dead.layer.send(channel, {"type": "one"})
     await dead.layer.send(channel, {"type": "two"})
-    redis_client.zadd(dead.inflight_key, {b"popped": 12.0})
+    redis_client.zadd(dead.inflight_key, {b"popped": popped_at})
     messages = redis_client.zrange(dead.inbox_key, 0, -1, withscores=True)
 
     await suspect_everybody()
@@ -508,7 +508,7 @@ async def test_the_inbox_and_inflight_messages_of_a_dead_process_are_set_aside_a
     assert (undone.restored, undone.keys_restored) == (1, 2)
     assert redis_client.zrange(dead.inbox_key, 0, -1, withscores=True) == messages
     assert 0 < redis_client.ttl(dead.inbox_key) <= 60
-    assert redis_client.zrange(dead.inflight_key, 0, -1, withscores=True) == [(b"popped", 12.0)]
+    assert redis_client.zrange(dead.inflight_key, 0, -1, withscores=True) == [(b"popped", popped_at)]
     assert redis_client.ttl(dead.inflight_key) == -1, "as channels_redis leaves it"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 import redis
+from django.conf import LazySettings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -173,6 +174,45 @@ async def test_messages_of_a_process_that_came_back_are_not_overwritten_by_undo(
     assert (undone.restored, undone.keys_restored) == (1, 0)
     assert redis_client.zrange(process.inbox_key, 0, -1) == messages
     assert redis_client.exists(ASGI.aside(report.run_id, process.inbox_key)), "it waits for the way to be free"
+
+
+async def test_messages_that_have_expired_since_do_not_come_back(
+    redis_client: redis.Redis, start_process: StartProcess, settings: LazySettings
+) -> None:
+    """A sender would have removed them from the inbox, and whoever comes back must not act on them days later."""
+    settings.CHANNEL_LAYERS["default"]["CONFIG"]["expiry"] = 30
+    process = await start_process("room")
+    now = time.time()
+    for key in (process.inbox_key, process.inflight_key):
+        redis_client.zadd(key, {b"a probe": -1.0, b"of last week": now - 6 * 86400, b"old": now - 31, b"new": now + 5})
+    await suspect_everybody()
+    report = await run_reap()
+    assert len(report.leftovers) == 2
+
+    undone = await run_undo(report.run_id)
+
+    assert (undone.restored, undone.keys_restored, undone.notes) == (1, 2, ())
+    assert redis_client.zrange(process.inbox_key, 0, -1) == [b"new"]
+    assert 0 < redis_client.ttl(process.inbox_key) <= 30
+    assert redis_client.zrange(process.inflight_key, 0, -1) == [b"new"]
+    assert redis_client.ttl(process.inflight_key) == -1, "as channels_redis leaves it"
+
+
+async def test_where_every_message_has_expired_the_undo_is_done_all_the_same(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    process = await start_process("room")
+    for key in (process.inbox_key, process.inflight_key):
+        redis_client.zadd(key, {b"old": time.time() - 61})
+    await suspect_everybody()
+    report = await run_reap()
+    assert len(report.leftovers) == 2
+
+    undone = await run_undo(report.run_id)
+
+    assert (undone.restored, undone.keys_restored, undone.notes) == (1, 0, ())
+    assert not [key for key in redis_client.keys("*") if process.inbox_key in key]
+    assert [run.state for run in await history()] == ["undone"]
 
 
 # History
