@@ -186,6 +186,11 @@ class Keyspace:
         return self._ops("suspects" if glob is None else f"suspects:{glob}")
 
     @property
+    def suspects_pattern(self) -> bytes:
+        """A SCAN pattern for the suspicions of every glob."""
+        return escape_glob(self._ops("suspects")) + b"*"
+
+    @property
     def seen(self) -> bytes:
         return self._ops("seen")
 

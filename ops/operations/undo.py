@@ -17,8 +17,8 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
 
     The run deleted the leases of those that it removed: a process that has had one since has put its members back by
     itself, and what is absent there, it has left.
-    The run's suspicions are forgotten, so that what came back gets a whole confirm time of its own. Raises RunNotFound,
-    ShardError, AnotherRunHoldsTheLock.
+    All suspicions are forgotten, those of runs with another glob too, so that what came back gets a whole confirm time
+    of its own. Raises RunNotFound, ShardError, AnotherRunHoldsTheLock.
     """
     refuse_missing_shards(opened)
     run = await journal.read_run(opened, run_id)
@@ -36,8 +36,7 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
                 restored, present, blocked = restored + back, present + there, blocked + refused
                 progress("restoring", 0, restored + present)
             keys += await journal.restore_keys(opened, shard, run_id, await opened.home.now())
-        await suspects.record_suspicions(opened, [])
-        await suspects.record_suspicions(opened, [], run.match)
+        await suspects.forget_suspicions(opened)
         await journal.record_run_undone(opened, run_id, await opened.home.now())
     notes = []
     if blocked:

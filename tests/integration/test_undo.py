@@ -116,21 +116,28 @@ async def test_undo_does_not_bring_back_who_joined_again_with_an_old_score(
     assert members_of(redis_client, "room") == {channel: 5e9}
 
 
+GLOBS = (None, "room", "r*", "[r]oo\\m", "*")
+
+
+@pytest.mark.parametrize("glob", [None, "room"])
 async def test_what_came_back_has_a_whole_confirm_time_again(
-    redis_client: redis.Redis, start_process: StartProcess
+    redis_client: redis.Redis, start_process: StartProcess, glob: str | None
 ) -> None:
+    """Whatever glob the run that was undone had, and whatever glob the next one has."""
     await start_process("room", count=3)
-    await suspect_everybody()
-    await suspect_everybody(glob="room")
-    report = await run_reap(glob="room")
-    assert suspected(redis_client)
-    assert suspected(redis_client, glob="room")
+    for other in GLOBS:
+        await suspect_everybody(glob=other)
+    report = await run_reap(glob=glob)
+    assert report.removed == 3
+    assert all(suspected(redis_client, glob=other) for other in GLOBS if other != glob)
+    add_members(redis_client, "g", ["general"], prefix="asgi:ops:suspects")  # of a layer with an odd prefix
 
     await run_undo(report.run_id)
 
-    assert not suspected(redis_client)
-    assert not suspected(redis_client, glob="room")
-    assert (await run_reap()).removed == 0
+    assert not any(suspected(redis_client, glob=other) for other in GLOBS)
+    assert redis_client.exists("asgi:ops:suspects:group:g")
+    for other in GLOBS:
+        assert (await run_reap(glob=other)).removed == 0
 
 
 async def test_a_run_whose_record_is_lost_is_undone_by_its_receipts(
