@@ -61,7 +61,7 @@ def split_stamp(line: str, zone: tzinfo) -> Stamped:
     for _ in range(MOST_PREFIXES):
         if (stamp := _ISO_STAMP.match(line)) is not None:
             at = _time_of(stamp, zone)
-            logged = line[10] == " "  # as a log handler writes it; Docker and journald put a T
+            logged = logged or line[10] == " "  # as a log handler writes it; Docker and journald put a T
             line = line[stamp.end() :]
         elif (syslog := _SYSLOG_STAMP.match(line)) is not None:  # has no year, and so tells no time
             line = line[syslog.end() :]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ops.model.disconnects import MAX_TEXT, UNTIMED, Disconnect, parse_json
 from ops.model.ends import cause_in_redis, cause_of_exception
-from ops.model.keys import decode_name
+from ops.model.keys import decode_name, encode_name
 from ops.model.log_lines import (
     LONGEST_LINE,
     Stamped,
@@ -29,7 +29,7 @@ MOST_PENDING = 1000
 PENDING_SECONDS = 2.0
 SAMPLES = 5
 SAMPLE_LENGTH = 200
-_RECORD = b'{"schema_version"'
+_RECORD = '{"schema_version"'
 _OF_DAPHNE, _OF_UVICORN = "Exception inside application: ", "Exception in ASGI application"
 _NOTEWORTHY = (_OF_DAPHNE, _OF_UVICORN, "connection open", "connection rejected")
 
@@ -83,10 +83,12 @@ class LogReader:
         if len(raw) > LONGEST_LINE:
             self.lines.note_unreadable(raw)
             return
-        if (start := raw.find(_RECORD)) >= 0:
-            self._json(raw[start:])
-            return
         stamped = split_stamp(decode_name(raw.rstrip(b"\r")), self._zone)
+        if stamped.text.startswith(_RECORD) and not stamped.logged:
+            # Behind anything else it is text that somebody had logged, a client perhaps: the toolkit's formatter puts
+            # nothing before it.
+            self._json(encode_name(stamped.text))
+            return
         if stamped.at is not None:
             self._latest = stamped.at
         if not stamped.logged:
@@ -111,7 +113,7 @@ class LogReader:
         record = parse_json(raw)
         if record is not None:
             self._found(record)
-        elif raw.startswith(_RECORD) or not raw.rstrip().endswith(b"}"):
+        elif raw.startswith(_RECORD.encode()) or not raw.rstrip().endswith(b"}"):
             # Otherwise it is somebody else's JSON line.
             self.lines.note_unreadable(raw)
 

@@ -79,10 +79,13 @@ class _Cleanup:
         if options.resume:
             self._resumed_from = self._records.position = await read_position(opened)
         gone: dict[bytes, float] = {}
+        started_at = await opened.home.now()
         async for batch in self._batches():
             self._read += len(batch)
+            # The log in Redis is the applications' alone, and of hosts whose clocks are ahead, too.
+            now = started_at + time.monotonic() - self._clock if options.sources else None
             for one in batch:
-                if (proved := gone_channel(one)) is not None:
+                if (proved := gone_channel(one, now)) is not None:
                     channel, joined_by = proved
                     gone[channel] = max(joined_by, gone.get(channel, joined_by))
             if len(gone) >= CHANNELS_AT_ONCE:

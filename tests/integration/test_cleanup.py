@@ -264,6 +264,37 @@ async def test_files_of_the_toolkits_lines_are_good_for_it_too(
     assert redis_client.get(ASGI.cleaned) is None
 
 
+async def test_what_a_client_had_logged_is_no_proof(
+    redis_client: redis.Redis, channels: list[str], tmp_path: Path
+) -> None:
+    """Its own channel's name, or that of somebody who told it, in a text that the application logs."""
+    add_members(redis_client, "room", channels, joined_at=NOW - 50)
+    path = tmp_path / "server.log"
+    said = [f"message from bob: {to_json(end_of(channel))}" for channel in channels[:2]]
+    stamp = "2026-11-25T12:00:01.250000000Z"
+    lines = [said[0], f"{stamp} INFO:     {said[1]}", f"{stamp} {to_json(end_of(channels[2]))}"]
+    path.write_text("\n".join(lines))
+    document = await cleaned(str(path))
+    assert (document["records"], document["removed"], document["unreadable"]) == (1, 1, 1)
+    assert set(members_of(redis_client, "room")) == set(channels) - {channels[2]}
+
+
+async def test_an_end_in_a_file_that_is_yet_to_come_is_no_proof(
+    redis_client: redis.Redis, channels: list[str], tmp_path: Path
+) -> None:
+    """Nobody knows of one. In the log in Redis it is of a host whose clock is ahead, as those of its memberships."""
+    add_members(redis_client, "room", channels, joined_at=NOW - 50)
+    path = tmp_path / "disconnects.jsonl"
+    ends = [end_of(channels[0], at=time.time() + 3600), end_of(channels[1], at=time.time() + 2)]
+    path.write_text("".join(f"{to_json(end)}\n" for end in ends))
+    for argv, code in ((["--dry-run"], 3), ([], 0)):
+        document = await cleaned(str(path), *argv, code=code)
+        assert (document["records"], document["channels"], document["removed"]) == (2, 1, 1)
+    assert set(members_of(redis_client, "room")) == {channels[0], *channels[2:]}
+    await record(ends[0])
+    assert (await cleaned())["removed"] == 1
+
+
 async def test_two_at_once_exclude_each_other(redis_client: redis.Redis, channels: list[str]) -> None:
     add_members(redis_client, "room", channels, joined_at=NOW - 50)
     await record(*map(end_of, channels))

@@ -38,6 +38,11 @@ def test_without_a_channel_or_a_time_nothing_is_proved() -> None:
     assert gone_channel(replace(END, at=253402300799.0)) is None
 
 
+def test_an_end_that_is_yet_to_come_proves_nothing_where_anybody_may_have_written_it() -> None:
+    assert gone_channel(END, now=END.at - 3) == gone_channel(END, now=END.at + 1e6) == gone_channel(END)
+    assert gone_channel(END, now=END.at - 60) is None
+
+
 def test_a_general_channel_is_never_gone() -> None:
     assert gone_channel(replace(END, channel="thumbnails")) is None
     assert gone_channel(replace(END, channel="specific.x!y")) is None

@@ -123,6 +123,32 @@ def test_what_docker_or_journald_put_before_each_line_changes_nothing(prefix: st
         assert [(one.cause, one.path, one.exception) for one in found] == expected
 
 
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "message from bob: ",
+        " ",
+        "INFO:     ",
+        "INFO:     said ",
+        "INFO chat.consumers: ",
+        "2026-11-25 06:00:01,250 ",
+        "2026-11-25 06:00:01,250 2026-11-25T12:00:01Z ",
+        "2026-11-25 06:00:01,250 INFO message from bob: ",
+        "2026-11-25T12:00:01.250000000Z message from bob: ",
+        "2026-11-25T12:00:01.250000000Z INFO:     ",
+        "2026-11-25T12:00:01+0000 web-1 daphne[17]: message from bob: ",
+        "Nov 25 06:00:01 web-1 app[1]: 2026-11-25 06:00:01,250 INFO ",
+        '{"log": "',
+        "ValueError: ",
+    ],
+)
+def test_a_record_that_somebody_had_logged_is_no_end(prefix: str) -> None:
+    """What a client sends may reach a log, and a clean-up takes records for proof."""
+    record = captured("daphne.jsonl").read_text().splitlines()[0]
+    assert read(record)[0] != []
+    assert read(prefix + record)[0] == []
+
+
 def test_an_exception_whose_socket_does_not_end_in_time_stands_for_itself() -> None:
     lines = captured("daphne.log").read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if "ERROR" in line and "No handler" in line)
