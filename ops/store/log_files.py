@@ -47,7 +47,8 @@ async def _read_chunks(source: str) -> AsyncIterator[bytes]:
     if source == STANDARD_INPUT:
         number, ours = STANDARD_INPUT_NUMBER, False
     else:
-        number, ours = os.open(Path(source), os.O_RDONLY | os.O_CLOEXEC), True
+        # Without O_NONBLOCK a FIFO is not open before somebody writes to it, and the loop would stand still until then.
+        number, ours = os.open(Path(source), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), True
     try:
         mode = os.fstat(number).st_mode
         while True:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,6 +298,20 @@ async def test_a_command_that_is_stopped_while_it_probes_takes_its_probes_back(
             out, err = await asyncio.to_thread(process.communicate, timeout=20)
         assert (process.returncode, out, err) == (code, "", "")
         assert dump(redis_client) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_command_that_waits_for_a_writer_of_its_file_can_be_stopped(
+    redis_server: EmbeddedRedis, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with started(redis_server, "replay_disconnects", str(fifo)) as process:
+        open_files = Path(f"/proc/{process.pid}/fd")
+        await until(lambda: fifo in [file.resolve() for file in open_files.iterdir()])
+        process.send_signal(number)
+        out, err = await asyncio.to_thread(process.communicate, timeout=20)
+    assert (process.returncode, out, err) == (code, "", "")
 
 
 async def test_watching_goes_on_until_it_is_interrupted(redis_server: EmbeddedRedis) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,3 +104,24 @@ async def test_a_pipe_that_somebody_writes_to_slowly_leaves_the_loop_free(monkey
         assert [line async for some in lines for line in some] == []
     finally:
         os.close(reading)
+
+
+async def test_a_fifo_that_nobody_writes_to_yet_leaves_the_loop_free(path: Path) -> None:
+    os.mkfifo(path)
+    free = threading.Event()
+
+    def write_once_the_loop_is_free() -> bool:
+        was_free = free.wait(10)
+        with path.open("wb") as fifo:
+            fifo.write(b"one\ntw")
+            fifo.flush()
+            time.sleep(0.05)
+            fifo.write(b"o\n")
+        return was_free
+
+    writing = asyncio.create_task(asyncio.to_thread(write_once_the_loop_is_free))
+    reading = asyncio.create_task(lines_of(path))
+    await asyncio.sleep(0.05)
+    free.set()
+    assert await reading == [b"one", b"two"]
+    assert await writing, "the loop stood still until there was a writer"
