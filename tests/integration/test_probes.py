@@ -274,8 +274,8 @@ async def test_a_process_with_a_long_backlog_lives(redis_client: redis.Redis, st
     """It reads, but would not come to what is behind its messages before the round is over."""
     process = await start_process()
     await fill(process, 60, age_seconds=20)
-    async with again_and_again(lambda: redis_client.zpopmin(process.inbox_key)):
-        (evidence,) = await probe(process)
+    async with again_and_again(lambda: redis_client.zpopmin(process.inbox_key), each_seconds=0.1):
+        (evidence,) = await probe(process, timeout_seconds=3)
     assert isinstance(evidence, ProbesTaken)
 
 
@@ -342,13 +342,13 @@ async def test_a_full_inbox_that_is_drained_slowly_is_a_sign_of_life(
 
 
 @asynccontextmanager
-async def again_and_again(do: Callable[[], object]) -> AsyncIterator[None]:
-    """`do` is called every 20 ms while the block runs."""
+async def again_and_again(do: Callable[[], object], each_seconds: float = 0.02) -> AsyncIterator[None]:
+    """`do` is called that often while the block runs."""
 
     async def go_on() -> None:
         while True:
             do()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(each_seconds)
 
     task = asyncio.create_task(go_on())
     try:
