@@ -267,7 +267,7 @@ async def test_a_waiting_run_that_is_stopped_cleans_up_behind_itself(
     code: int,
 ) -> None:
     dead = await start_process("room", count=2)
-    argv = ("reap_stale", "--wait", "--confirm-after", "60", *PROBE)
+    argv = ("reap_stale", "--wait", "--confirm-after", "60", "--probe-timeout", "2")
     with started(redis_server, *argv) as process:
         await until(lambda: suspected(redis_client) == {dead.name})
         assert redis_client.exists(ASGI.lock)

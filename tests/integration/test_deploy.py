@@ -131,7 +131,7 @@ def python_that(tmp_path: Path, script: str) -> dict[str, str]:
 def impatient_settings(directory: Path) -> str:
     """Lines for an environment file by which the demo project waits for nobody for long."""
     (directory / "impatient.py").write_text(
-        "from project.settings import *\nCHANNELS_OPS = {'CONFIRM_AFTER_SECONDS': 0.5, 'PROBE_TIMEOUT_SECONDS': 0.5}\n"
+        "from project.settings import *\nCHANNELS_OPS = {'CONFIRM_AFTER_SECONDS': 0.5, 'PROBE_TIMEOUT_SECONDS': 2}\n"
     )
     return f"PYTHONPATH='{directory}'\nDJANGO_SETTINGS_MODULE=impatient\n"
 

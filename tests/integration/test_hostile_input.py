@@ -34,7 +34,8 @@ from tests.layer_builders import (
     suspect_everybody,
 )
 
-QUICK = ("--probe-timeout", "0.1")
+QUICK = ("--probe-timeout", "0.1")  # where it does not matter whether the run trusts its probes
+CERTAIN = ("--probe-timeout", "1")
 EVERY_COMMAND = [
     ("channels_groups", *QUICK),
     ("channels_groups", "--members", "--no-probe"),
@@ -144,7 +145,7 @@ async def test_only_what_names_a_dead_process_goes_however_it_is_called(redis_cl
     for member in going | staying:
         redis_client.zadd(ASGI.group("room"), {member: 1.0})
     await suspect_everybody()
-    result = await run_beside("reap_stale", *QUICK, "--format", "json")
+    result = await run_beside("reap_stale", *CERTAIN, "--format", "json")
     assert_harmless((), result)
     assert json.loads(result.out)["removed"] == len(going)
     assert set(redis_client.zrange(ASGI.group("room"), 0, -1)) == staying

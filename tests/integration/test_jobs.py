@@ -59,7 +59,7 @@ def test_django_extensions_finds_the_job_and_its_schedule() -> None:
 def test_runjobs_minutely_removes_the_members_of_a_dead_process(
     redis_client: redis.Redis, settings: LazySettings
 ) -> None:
-    settings.CHANNELS_OPS = {"CONFIRM_AFTER_SECONDS": 0.5, "PROBE_TIMEOUT_SECONDS": 0.5}
+    settings.CHANNELS_OPS = {"CONFIRM_AFTER_SECONDS": 0.5, "PROBE_TIMEOUT_SECONDS": 2}
     joined_at = time.time()
     redis_client.zadd("asgi:group:room", {f"specific.{DEAD_PROCESS}!{n}": joined_at for n in ("one", "two")})
 

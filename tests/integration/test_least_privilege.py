@@ -39,7 +39,8 @@ PASSWORD = "hunter2-is-secret"
 DROP_IN = "ops.layers.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
 RUN_OF_BEFORE, INTERRUPTED_RUN = "20260102T030405Z-abcdef", "20260102T030505Z-abcdef"
-QUICK = ("--probe-timeout", "0.15")
+QUICK = ("--probe-timeout", "0.15")  # for the many runs of a test
+CERTAIN = ("--probe-timeout", "1")
 
 
 def users_in(conf: str) -> dict[str, str]:
@@ -164,10 +165,19 @@ WRITING = (
 )
 
 
+async def reap_quickly() -> CommandResult:
+    """A run that went to its end, or was refused something: one that does not trust such quick probes is repeated."""
+    for _ in range(5):
+        result = await run_beside("reap_stale", *QUICK)
+        if not result.err.startswith("safety stop: control: "):
+            break
+    return result
+
+
 async def each_run(*, reaping: bool) -> AsyncIterator[CommandResult]:
     """The commands that a user is for."""
     if reaping:
-        yield await run_beside("reap_stale", *QUICK)
+        yield await reap_quickly()
         runs = json.loads((await run_beside("reap_stale", "--history", "--layer", "app", "--format", "json")).out)
         for run in runs["runs"][:1]:
             yield await run_beside("reap_stale", "--undo", run["run_id"])
@@ -224,7 +234,7 @@ async def test_what_runs_removed_is_told_from_their_receipts(guarded: Guarded) -
 async def test_the_reaper_removes_and_restores(guarded: Guarded) -> None:
     guarded.become("channels-reaper")
     before = members_of(guarded.admin, "room")
-    reaped = await run_beside("reap_stale", *QUICK, "--format", "json")
+    reaped = await run_beside("reap_stale", *CERTAIN, "--format", "json")
 
     assert (reaped.returncode, reaped.err, json.loads(reaped.out)["removed"]) == (0, "", 3)
     assert set(members_of(guarded.admin, "room")) == {guarded.live.channel}
@@ -344,7 +354,7 @@ async def test_what_was_removed_is_said_though_a_rule_was_missing_afterwards(gua
     for command in ("rename", "unlink"):
         guarded.become("channels-reaper", guarded.users["channels-reaper"].replace(f"+{command} ", ""))
         await guarded.leave_a_dead_process()
-        result = await run_beside("reap_stale", *QUICK, "--format", "json")
+        result = await run_beside("reap_stale", *CERTAIN, "--format", "json")
         report = json.loads(result.out)
         assert (result.returncode, report["complete"]) == (1, False)
         assert report["removed"] == 4 - len(members_of(guarded.admin, "room")) == (3 if command == "rename" else 0)
@@ -360,7 +370,7 @@ async def test_keys_that_are_missing_are_said_in_one_line(guarded: Guarded) -> N
     ):
         guarded.become("channels-reaper", rules)
         await guarded.leave_a_dead_process()
-        result = await run_beside("reap_stale", *QUICK)
+        result = await reap_quickly()
         assert (result.returncode, result.err.count("\n")) == (1, 1), (rules, result)
         assert "add to its ACL: ~asgi*" in result.err, (rules, result)
 

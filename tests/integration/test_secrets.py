@@ -163,7 +163,7 @@ async def test_it_is_neither_in_what_is_stored_nor_in_what_is_shown_of_a_run(
         await start("room", live=True)
         await start("room", count=3)
         await suspect_everybody()
-        result = await run_beside("reap_stale", "--probe-timeout", "0.3", "--format", "json")
+        result = await run_beside("reap_stale", "--probe-timeout", "1", "--format", "json")
         assert json.loads(result.out)["removed"] == 3
     assert_kept(result.out, result.err, caplog.text)
     with redis.Redis(port=secret_server.port, password=CANARY) as client:
