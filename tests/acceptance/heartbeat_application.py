@@ -23,7 +23,7 @@ from ops.consumers import HeartbeatMixin
 from project.asgi import application as demo
 
 INTERVAL_SECONDS = float(os.environ.get("HEARTBEAT_INTERVAL", "0.4"))
-TIMEOUT_SECONDS = float(os.environ.get("HEARTBEAT_TIMEOUT", "0.4"))
+TIMEOUT_SECONDS = float(os.environ.get("HEARTBEAT_TIMEOUT", "3"))
 DISCONNECTS = "disconnects"
 DECLARED, JOINED = "declared", "joined"
 
