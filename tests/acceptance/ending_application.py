@@ -42,7 +42,7 @@ class EndingConsumer(AsyncJsonWebsocketConsumer):
 
 class BeatingConsumer(HeartbeatMixin, EndingConsumer):
     heartbeat_interval = 0.4
-    heartbeat_timeout = 0.4
+    heartbeat_timeout = 2  # less than the server takes to give up a client (see IMPATIENT)
 
 
 class RejectingConsumer(AsyncJsonWebsocketConsumer):

@@ -9,10 +9,10 @@ from ops.model.disconnects import Disconnect, parse_json
 ENDING = "tests.acceptance.ending_application:application"
 STREAM = "asgi:ops:disconnects"
 IMPATIENT = {
-    "daphne": ("--ping-interval", "1", "--ping-timeout", "1"),
-    "uvicorn": ("--ws-ping-interval", "1", "--ws-ping-timeout", "1"),
+    "daphne": ("--ping-interval", "4", "--ping-timeout", "4"),
+    "uvicorn": ("--ws-ping-interval", "4", "--ws-ping-timeout", "4"),
 }
-"""Arguments with which a server gives a client up that answers no ping within a second."""
+"""Arguments with which a server gives a client up that answers no ping within a few seconds."""
 
 
 def records_in(client: redis.Redis) -> dict[str, Disconnect]:

@@ -51,7 +51,7 @@ STAYS: dict[str, list[tuple[str, str, int | None, bool]]] = {
     "daphne": [("shutdown_cancelled", "shutdown", None, True), ("process_exit", "shutdown", None, True)],
     "uvicorn": [("service_restart", "shutdown", 1012, False)],
 }
-IDLE_SECONDS = 0.5
+IDLE_SECONDS = 2.0  # less than until the first ping of the server, which ends the idling (see IMPATIENT)
 FROZEN = ("frozen", "beating/frozen")
 
 

@@ -200,7 +200,7 @@ def assert_each_pattern_is_named(report: dict[str, Any], run: Run) -> None:
     patterns = {pattern.pop("id"): pattern for pattern in report["patterns"]}
     connections = {name: pattern["connections"] for name, pattern in patterns.items()}
     # A storm at the turn of a step may lose the smaller part of it, and other brief connections are counted with it;
-    # those that are given up after two seconds may seem to have died at the proxy's age.
+    # those that are given up after some seconds may seem to have died at the proxy's age.
     assert STORM_CLIENTS * STORM_TIMES - STORM_AT_LEAST < connections.pop("reconnect_storm") <= report["records"]
     assert IDLE_CLIENTS * IDLE_TIMES <= connections.pop("same_age") <= causes["no_close_frame"]
     assert connections == {
