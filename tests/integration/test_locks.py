@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 import pytest
@@ -28,7 +29,7 @@ async def test_a_second_run_is_turned_away_at_once_and_changes_nothing(
         started = time.monotonic()
         with pytest.raises(AnotherRunHoldsTheLock) as problem:
             await run_reap()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10
         assert problem.value.exit_code == 75
         assert dump(redis_client) == before
         assert (await run_reap(dry_run=True)).orphans == 1, "a dry run needs no lock"
@@ -83,13 +84,17 @@ async def test_the_lock_of_a_holder_that_was_killed_expires(redis_client: redis.
 
 
 async def test_the_lock_is_renewed_while_it_is_held(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.6)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 3.0)
     async with open_layer("default") as opened, run_lock(opened):
         token = redis_client.get(ASGI.lock)
-        until = time.monotonic() + 1.3
-        while time.monotonic() < until:
-            await asyncio.sleep(0.05)
+        lifetimes = [redis_client.pttl(ASGI.lock)]
+
+        def was_renewed_twice() -> bool:
             assert redis_client.get(ASGI.lock) == token
+            lifetimes.append(redis_client.pttl(ASGI.lock))
+            return sum(after > before for before, after in itertools.pairwise(lifetimes)) >= 2
+
+        await until(was_renewed_twice)
     assert not redis_client.exists(ASGI.lock)
 
 
