@@ -130,7 +130,7 @@ async def test_all_groups_are_asked_and_a_channel_counts_in_each_of_its_groups(
         add_members(redis_client, name, [consumer.channel for consumer in consumers])
     add_members(redis_client, "large", channels_of(consumers[0].layer.client_prefix, 1500))
     for depth, silent in (("process", 0), ("channel", 1500)):
-        done, document = await beat("--all", "--depth", depth, *SHORT)
+        done, document = await beat("--all", "--depth", depth, *TIMEOUT)
         found = {group["group"]: group for group in document["groups"]}
         assert len(document["groups"]) == len(found) == 152
         assert all(counts(found[name]) == (3, 3, 3, 0, 0) for name in ("a", *names))
@@ -151,7 +151,7 @@ async def test_at_depth_process_each_process_is_probed_once_however_many_groups_
 
     async def scripts_for(*argv: str) -> int:
         redis_client.config_resetstat()
-        done, document = await beat(*argv, "--depth", "process", *SHORT)
+        done, document = await beat(*argv, "--depth", "process", *TIMEOUT)
         assert done.returncode == 3, done
         answers = {found["process"]: found["answered"] for found in document["processes"]}
         assert answers[process.name] == len(document["groups"])
@@ -246,7 +246,7 @@ async def test_a_host_whose_clock_is_wrong_does_no_harm(
     inbox = ASGI.inbox(consumer.channel.partition("!")[0] + "!")
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() - 86400)
-    command = asyncio.create_task(beat("room", "--timeout", "1"))
+    command = asyncio.create_task(beat("room", "--timeout", "3"))
     await until(lambda: redis_client.zcard(inbox) == 1)
     [(_, score)] = redis_client.zrange(inbox, 0, -1, withscores=True)
     seconds, _ = redis_client.time()
@@ -299,7 +299,7 @@ async def test_ctrl_c_ends_the_rounds_with_a_summary(
 ) -> None:
     [consumer] = await live_layer(make_layer, redis_server, "room")
     consumer.layer.set_client_ping(consumer.channel, pings(answer))
-    command = await start_command("room", "--depth", "client", "--interval", "0.05", *SHORT)
+    command = await start_command("room", "--depth", "client", "--interval", "0.05", *TIMEOUT)
     try:
         assert command.stdout is not None
         for number in (1, 2):
@@ -453,7 +453,7 @@ async def test_a_shard_that_is_back_is_asked_again_in_the_next_round(
     servers, _, on = await two_shards(start_redis, make_layer, settings)
     there = {group for group, shard in on.items() if shard == 0}
     servers[1].kill()
-    command = asyncio.create_task(beat("--all", "--depth", "process", "--count", "5", "--interval", "1", *SHORT))
+    command = asyncio.create_task(beat("--all", "--depth", "process", "--count", "5", "--interval", "1", *TIMEOUT))
     await until(lambda: bool(scans(servers[0])))
     servers[1].start()
     done, document = await command
