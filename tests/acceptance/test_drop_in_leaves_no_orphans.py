@@ -136,7 +136,7 @@ async def test_a_process_that_ends_while_redis_is_away_ends_soon_and_quietly(
     await asyncio.to_thread(worker.terminate, 20)
     took += time.monotonic()
     server.resume()
-    assert took < 8
+    assert took < 9.5
     noise = ("Task was destroyed", "never retrieved", "Exception ignored", "atexit")
     assert [line for line in worker.output().splitlines() if any(words in line for words in noise)] == []
 
@@ -172,7 +172,7 @@ async def test_a_process_that_was_stopped_and_reaped_puts_its_members_back_by_it
     for worker in two_layers.all_workers:
         worker.thaw()
     sockets = two_layers.sockets(DROP_IN)
-    await seconds_until(lambda: all_are_members(redis_client, DROP_IN, sockets), LEASE_SECONDS)
+    await seconds_until(lambda: all_are_members(redis_client, DROP_IN, sockets), 30)
     await assert_all_hear(two_layers.fleet, sockets, redis_server, prefix=DROP_IN)
     assert members(redis_client, STOCK) == {}
     report = await reaper.run(DROP_IN)
