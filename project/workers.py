@@ -126,7 +126,7 @@ class Worker:
             own = ["--host", "127.0.0.1", "--port", address, "--ws", "websockets-sansio", "--no-use-colors"]
         return [self.python, "-m", self.kind, *own, *self.arguments, self.asgi]
 
-    def wait_ready(self, timeout_seconds: float = 30) -> Worker:
+    def wait_ready(self, timeout_seconds: float = 120) -> Worker:
         """Return when the port accepts connections. Raises WorkerNotReady with what the server wrote."""
         attempts_left = PORT_ATTEMPTS - 1
 
