@@ -63,7 +63,7 @@ def assert_gone(pids: list[int]) -> None:
 def test_the_demo_removes_every_orphan_and_no_survivor_and_the_drop_in_layer_outlives_redis(
     redis_server: EmbeddedRedis, run_command: RunCommand
 ) -> None:
-    done = run_command("demo", "--sockets", SOCKETS, env={"REDIS_URL": "", "COLUMNS": "200"})
+    done = run_command("demo", "--sockets", SOCKETS, env={"REDIS_URL": "", "COLUMNS": "200"}, timeout=400)
     assert done.returncode == 0, done.out + done.err
     counted = re.search(r"(\d+) of (\d+) surviving sockets received it; Redis lists (\d+) members", done.out)
     assert counted is not None
@@ -74,7 +74,8 @@ def test_the_demo_removes_every_orphan_and_no_survivor_and_the_drop_in_layer_out
     after_restart = {layer: numbers_of(layer, done.out) for layer in ("stock", "drop-in")}
     had, *kept = after_restart["drop-in"]
     assert kept == [had, had, had]
-    assert after_restart["stock"] == [int(counted[2]) - had, 0, 0, 0]
+    had_stock, _, *kept_by_stock = after_restart["stock"]  # One may be open still, in no group (see project/demo.py).
+    assert (had_stock, kept_by_stock) == (int(counted[2]) - had, [0, 0])
     assert "Skipped" not in done.out
     assert "All as promised" in done.out
     assert_gone(workers_in(done.out))
