@@ -41,6 +41,7 @@ GENERAL = "a-general-channel"
 SENT_AT = 9e9  # in the future, since an undo does not put back messages that have expired
 LONG_AGO_SECONDS = 100  # longer than the confirm time, shorter than a suspicion is remembered
 REAP = ("reap_stale", "--format", "json", "--probe-timeout", "0.3")
+PATIENT = ("--probe-timeout", "5")
 SAFETY_STOP, LOCKED = 3, 75
 RUN_ENDED, RUN_UNDONE = '{"removed"', "undone_at"
 """Words of the write that records it."""
@@ -197,9 +198,9 @@ class Lane:
         return dict(report)
 
     async def _finished(self, *argv: str, interrupt: Interrupt | None = None, broken: bool = False) -> Ended:
-        """On a machine so busy that the reaper's own probe was late, it stops (3): once more."""
-        for _ in range(5):
-            ended = await self.commands.run(*argv, interrupt=interrupt, broken=broken)
+        """On a machine so busy that the reaper's own probe was late, it stops (3): again, with more patience."""
+        for patience in ((), *[PATIENT] * 4):
+            ended = await self.commands.run(*argv, *patience, interrupt=interrupt, broken=broken)
             if ended.returncode != SAFETY_STOP:
                 break
         assert ended.returncode in (0, -signal.SIGKILL), ended
