@@ -14,6 +14,5 @@ def came_true(condition: Callable[[], bool], within_seconds: float) -> bool:
     while not condition():
         if time.monotonic() > deadline:
             return False
-        # The servers of others, which can be asked and send no event: this is the only place that polls for them.
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)  # Other people's servers can be asked and send no event: here alone they are polled.
     return True

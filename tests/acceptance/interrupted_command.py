@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import IO, Any, Literal
@@ -205,7 +207,11 @@ class Run:
     """One command in a fork of this process, with its output in files."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self._out, self._err, self._trace = (tempfile.TemporaryFile() for _ in range(3))  # noqa: SIM115
+        # Open in both processes for as long as the command runs; answer() closes them.
+        self._files = ExitStack()
+        self._out = self._files.enter_context(tempfile.TemporaryFile())
+        self._err = self._files.enter_context(tempfile.TemporaryFile())
+        self._trace = self._files.enter_context(tempfile.TemporaryFile())
         sys.stdout.flush()
         self.pid = os.fork()
         if not self.pid:
@@ -231,15 +237,15 @@ class Run:
         if os.WIFSTOPPED(status):
             return {"stopped": True}
         self.pid = 0
-        out, err, trace = (self._text(file) for file in (self._out, self._err, self._trace))
+        with self._files:
+            out, err, trace = (self._text(file) for file in (self._out, self._err, self._trace))
         code = os.waitstatus_to_exitcode(status)
         return {"returncode": code, "writes": trace.split(), "out": out, "err": err}
 
     @staticmethod
     def _text(file: IO[bytes]) -> str:
-        with file:
-            file.seek(0)
-            return file.read().decode()
+        file.seek(0)
+        return file.read().decode()
 
 
 def _run_command(request: dict[str, Any], trace: IO[bytes]) -> int:
@@ -260,21 +266,27 @@ def load() -> None:
     import django
 
     django.setup()
-    from ops.management.commands import reap_stale  # noqa: F401
-    from ops.output import documents, tables  # noqa: F401
+    for name in ("ops.management.commands.reap_stale", "ops.output.documents", "ops.output.tables"):
+        importlib.import_module(name)
+
+
+def say(document: Any) -> None:
+    """One line to the test that has started this process."""
+    sys.stdout.write(f"{json.dumps(document)}\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
     load()
     run: Run | None = None
-    print(json.dumps(READY), flush=True)  # noqa: T201
+    say(READY)
     for line in sys.stdin:
         request = json.loads(line)
         if run is not None and run.pid:
             os.kill(run.pid, signal.SIGCONT)
         else:
             run = Run(request)
-        print(json.dumps(run.answer()), flush=True)  # noqa: T201
+        say(run.answer())
     if run is not None and run.pid:
         os.kill(run.pid, signal.SIGKILL)
 

@@ -71,4 +71,4 @@ def let_confirm_time_pass(client: Any, seconds: float, prefix: str = "asgi") -> 
         left = max(suspected.values()) + seconds - now - micros / 1e6
         if left < 0:
             return
-        time.sleep(left + 0.001)
+        time.sleep(left + 0.001)  # Time alone has to pass, and how much is known.

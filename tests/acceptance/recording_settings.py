@@ -1,6 +1,6 @@
 """The demo's settings with both sinks of the disconnect log and all personal data."""
 
-from project.settings import *  # noqa: F403
+from project.settings import *
 
 CHANNELS_OPS = {"DISCONNECT_LOG_LOGGER": True, "DISCONNECT_LOG_PERSONAL": ["client", "user", "query"]}
 LOGGING = {

@@ -1,5 +1,5 @@
 """The demo's settings with the consumers of `emit_application` behind them, for a `runworker` process."""
 
-from project.settings import *  # noqa: F403
+from project.settings import *
 
 ASGI_APPLICATION = "tests.integration.emit_application.application"

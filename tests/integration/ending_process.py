@@ -13,8 +13,8 @@ import django
 
 django.setup()
 
-from ops.middleware import DisconnectLogMiddleware  # noqa: E402
-from tests.integration.plain_websockets import Client, wait_for_close  # noqa: E402
+from ops.middleware import DisconnectLogMiddleware
+from tests.integration.plain_websockets import Client, wait_for_close
 
 
 async def serve() -> Any:

@@ -16,6 +16,7 @@ from ops.jobs.minutely import reap_stale
 from ops.jobs.minutely.reap_stale import Job
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import RunCommand
+from tests.layer_builders import let_time_pass
 
 DEAD_PROCESS = "d" * 32
 
@@ -65,7 +66,7 @@ def test_runjobs_minutely_removes_the_members_of_a_dead_process(
 
     call_command("runjobs", "minutely")
     assert redis_client.zcard("asgi:group:room") == 2
-    time.sleep(0.6)
+    let_time_pass(redis_client, 1)
     call_command("runjobs", "minutely")
 
     assert redis_client.zcard("asgi:group:room") == 0
