@@ -23,7 +23,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import IO, Any, Literal
@@ -207,11 +206,7 @@ class Run:
     """One command in a fork of this process, with its output in files."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        # Open in both processes for as long as the command runs; answer() closes them.
-        self._files = ExitStack()
-        self._out = self._files.enter_context(tempfile.TemporaryFile())
-        self._err = self._files.enter_context(tempfile.TemporaryFile())
-        self._trace = self._files.enter_context(tempfile.TemporaryFile())
+        self._out, self._err, self._trace = (_nameless_file() for _ in range(3))
         sys.stdout.flush()
         self.pid = os.fork()
         if not self.pid:
@@ -237,15 +232,20 @@ class Run:
         if os.WIFSTOPPED(status):
             return {"stopped": True}
         self.pid = 0
-        with self._files:
-            out, err, trace = (self._text(file) for file in (self._out, self._err, self._trace))
+        out, err, trace = (self._text(file) for file in (self._out, self._err, self._trace))
         code = os.waitstatus_to_exitcode(status)
         return {"returncode": code, "writes": trace.split(), "out": out, "err": err}
 
     @staticmethod
     def _text(file: IO[bytes]) -> str:
-        file.seek(0)
-        return file.read().decode()
+        with file:
+            file.seek(0)
+            return file.read().decode()
+
+
+def _nameless_file() -> IO[bytes]:
+    """Open in both processes for as long as the command runs; whoever reads it closes it."""
+    return tempfile.TemporaryFile()
 
 
 def _run_command(request: dict[str, Any], trace: IO[bytes]) -> int:
