@@ -51,7 +51,6 @@ application = ProtocolTypeRouter(
 
 CONSUMERS = '''
 import os
-import time
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -89,11 +88,8 @@ class Desk(AsyncJsonWebsocketConsumer):
         await self.channel_layer.group_send(group, {"type": "room.message", "text": text})
 
     async def do_block(self, holding):
-        # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile. So it has to
-        # sleep with the loop in its hands, until the test, which is another process, deletes the file.
-        Path(holding).touch()
-        while Path(holding).exists():
-            time.sleep(0.01)
+        # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile.
+        Path(holding).read_bytes()
 
     async def room_message(self, event):
         await self.send_json({"type": "message", "text": event["text"]})

@@ -6,7 +6,6 @@
 import asyncio
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -16,10 +15,9 @@ from channels.layers import get_channel_layer
 from project.asgi import application as demo
 
 
-def block_while_there(path: Path) -> None:
-    """Hold the event loop up, which is what this is for, until the test, which is another process, deletes the file."""
-    while path.exists():
-        time.sleep(0.01)
+def block_until_let_go(fifo: Path) -> None:
+    """Hold the event loop up, which is what this is for (see `tests.acceptance.held_up`)."""
+    fifo.read_bytes()
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -31,8 +29,7 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
     if scope["path"] == "/block":
         # What must not be done in a coroutine, and is: nothing else in this process goes on meanwhile.
-        holding = Path(parse_qs(scope["query_string"].decode())["holding"][0])
-        block_while_there(holding)
+        block_until_let_go(Path(parse_qs(scope["query_string"].decode())["holding"][0]))
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": b"done"})
     elif scope["path"] == "/ws/room/stubborn/":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 import urllib.request
@@ -17,6 +18,7 @@ import redis
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import SocketFleet
 from project.workers import Kind
+from tests.acceptance.held_up import holding_up
 from tests.acceptance.memberships import in_redis
 from tests.acceptance.reach import assert_all_hear, open_layer_on
 from tests.acceptance.two_layers import (
@@ -186,13 +188,13 @@ async def test_a_blocked_event_loop_is_at_most_suspected_and_heals_itself(
     await two_layers.open(3)
     [worker] = two_layers.workers[DROP_IN]
     holding = tmp_path / "holding"
-    holding.touch()
+    os.mkfifo(holding)
     url = f"{worker.http_url}/block?holding={quote(str(holding))}"
     block = asyncio.create_task(asyncio.to_thread(urllib.request.urlopen, url))
-    await lease_is_older_than(redis_client, LEASE_SECONDS)
-    report = await reaper.run(DROP_IN, "--confirm-after", "60")
+    async with holding_up(holding):
+        await lease_is_older_than(redis_client, LEASE_SECONDS)
+        report = await reaper.run(DROP_IN, "--confirm-after", "60")
     assert ([process["state"] for process in report["processes"]], report["removed"]) == (["suspect"], 0)
-    holding.unlink()
     (await block).close()
     sockets = two_layers.sockets(DROP_IN)
     assert all_are_members(redis_client, DROP_IN, sockets)

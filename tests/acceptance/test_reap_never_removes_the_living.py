@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -21,9 +22,10 @@ from ops.store.probes import probe_processes
 from ops.store.scripts import script
 from ops.store.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
-from project.sockets import FleetSocket, SocketFleet
+from project.sockets import SocketFleet
 from project.workers import Kind, Worker
 from tests.acceptance.bare_project import BareProject, desk_urls
+from tests.acceptance.held_up import holding_up
 from tests.acceptance.interrupted_command import Interruptible
 from tests.acceptance.memberships import channels, in_redis, of_sockets, process_of, suspects
 from tests.acceptance.reach import assert_all_hear, open_layer_on
@@ -144,17 +146,10 @@ async def test_a_process_frozen_for_less_than_the_confirm_time_is_suspected_and_
 
 @pytest.fixture
 def holding(tmp_path: Path) -> Path:
-    """While this file exists, the process that was told to block does nothing else."""
-    return tmp_path / "holding"
-
-
-async def hold_up(socket: FleetSocket, holding: Path) -> None:
-    await socket.send({"type": "block", "holding": str(holding)})
-    await until(holding.exists)
-
-
-def let_go(holding: Path) -> None:
-    holding.unlink()
+    """A FIFO for the process that is told to block (see `tests.acceptance.held_up`)."""
+    fifo = tmp_path / "holding"
+    os.mkfifo(fifo)
+    return fifo
 
 
 @BOTH
@@ -168,10 +163,10 @@ async def test_a_process_whose_event_loop_is_blocked_is_suspected_and_then_clear
 ) -> None:
     worker = bare_project.start_worker(kind)
     opened = await sockets.open_urls(desk_urls(worker, "north,south", 3))
-    await hold_up(opened[0], holding)
-    report = report_of(await asyncio.to_thread(bare_project.manage, "reap_stale", "--format", "json", *MERCILESS))
+    await opened[0].send({"type": "block", "holding": str(holding)})
+    async with holding_up(holding):
+        report = report_of(await asyncio.to_thread(bare_project.manage, "reap_stale", "--format", "json", *MERCILESS))
     assert (states(report), report["removed"]) == ({"suspect": 1}, 0)
-    let_go(holding)
     report = report_of(await asyncio.to_thread(bare_project.manage, "reap_stale", "--format", "json", *PATIENT))
     assert (states(report), report["removed"]) == ({"live": 1}, 0)
     assert channels(in_redis(redis_client, "office")) == of_sockets(opened)
@@ -189,11 +184,11 @@ async def test_a_run_that_waits_clears_a_process_whose_event_loop_was_blocked_at
 ) -> None:
     worker = bare_project.start_worker(kind)
     opened = await sockets.open_urls(desk_urls(worker, "north,south", 3))
-    await hold_up(opened[0], holding)
+    await opened[0].send({"type": "block", "holding": str(holding)})
     options = ("--wait", "--confirm-after", "2", "--probe-timeout", "1")
-    run = asyncio.create_task(asyncio.to_thread(bare_project.manage, "reap_stale", "--format", "json", *options))
-    await until(lambda: suspects(redis_client, "office"))
-    let_go(holding)
+    async with holding_up(holding):
+        run = asyncio.create_task(asyncio.to_thread(bare_project.manage, "reap_stale", "--format", "json", *options))
+        await until(lambda: suspects(redis_client, "office"))
     report = report_of(await run)
     assert (states(report), report["removed"]) == ({"live": 1}, 0)
     assert channels(in_redis(redis_client, "office")) == of_sockets(opened)
