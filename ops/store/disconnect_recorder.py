@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,7 @@ class Recorder:
         self._wake: asyncio.Event | None = None
         self._sending = False
         self._away = False
+        self._waiting: deque[Future[None]] = deque()
         self.dropped = 0
         self._dropped_unsaid = 0
         _recorders.add(self)
@@ -83,10 +85,23 @@ class Recorder:
             await within(timeout_seconds, self._until_empty())
 
     async def _until_empty(self) -> None:
-        # Those who wait are consumers at the end of their server, for two seconds at most. They may be in other loops
-        # than the task that writes (Daphne's and async_to_sync's), and an asyncio.Event wakes those of its own only.
-        while (self._queue or self._sending) and not self._away:  # noqa: ASYNC110  # no event reaches several loops
-            await asyncio.sleep(GATHER_SECONDS / 2)
+        while self._is_to_be_written:
+            # Who waits may be in another loop than the task that writes (Daphne's, or async_to_sync's), and an
+            # asyncio.Event wakes those of its own loop only.
+            attempted: Future[None] = Future()
+            self._waiting.append(attempted)
+            if self._is_to_be_written:  # still, now that the task will tell
+                await asyncio.wrap_future(attempted)
+
+    @property
+    def _is_to_be_written(self) -> bool:
+        return bool(self._queue or self._sending) and not self._away
+
+    def _tell_who_waits(self) -> None:
+        while self._waiting:
+            attempted = self._waiting.popleft()
+            if attempted.set_running_or_notify_cancel():  # unless its time was up
+                attempted.set_result(None)
 
     async def _work(self, wake: asyncio.Event) -> None:
         client = redis_of(self._layer)
@@ -96,6 +111,7 @@ class Recorder:
                 await asyncio.sleep(wait)
                 wake.clear()
                 wait = GATHER_SECONDS if await self._send_all(client) else min(wait * 2, LONGEST_WAIT_SECONDS)
+                self._tell_who_waits()
                 if not self._queue:
                     try:
                         await within(IDLE_SECONDS, wake.wait())
@@ -109,6 +125,7 @@ class Recorder:
             self._say_lost()
             raise
         finally:
+            self._tell_who_waits()
             with contextlib.suppress(Exception):
                 await client.aclose(close_connection_pool=True)
 
@@ -166,6 +183,7 @@ class Recorder:
         """This process was forked: what waits is its parent's."""
         self._queue.clear()
         self._task, self._wake, self._sending = None, None, False
+        self._waiting.clear()
 
 
 def has_stream(layer: Any) -> bool:

@@ -25,7 +25,7 @@ from project.embedded_redis import EmbeddedRedis
 from project.settings import channel_layer
 from tests.conftest import REPOSITORY, STOCK_LAYER, StartRedis, point_settings_to
 from tests.integration.plain_websockets import Client, wait_for_close
-from tests.waiting import until
+from tests.waiting import COMES_ABOUT_WITHIN_SECONDS, until
 
 
 def records_in(client: redis.Redis, prefix: str = "asgi") -> list[Disconnect]:
@@ -61,6 +61,19 @@ async def test_while_redis_is_away_records_wait_and_what_is_dropped_is_counted(
     assert len(told) == 2
     assert told[0].startswith("the disconnect log cannot be written; up to 5 records wait (ConnectionError: ")
     assert told[1] == "the disconnect log is written again; 3 records were dropped so far"
+
+
+async def test_who_waits_is_told_in_whatever_loop(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, channel_layer: RedisChannelLayer
+) -> None:
+    """The task that writes is in one loop; so may be a consumer that ends, or it is in one of its own."""
+    recorder = disconnect_recorder.Recorder(channel_layer, 100)
+    recorder.put(Disconnect(1.0, "client_left", "websocket", "middleware"))
+    longer_than_the_test = 2 * COMES_ABOUT_WITHIN_SECONDS
+    elsewhere = asyncio.to_thread(asyncio.run, recorder.written(longer_than_the_test))
+    await asyncio.wait_for(asyncio.gather(elsewhere, recorder.written(longer_than_the_test)), COMES_ABOUT_WITHIN_SECONDS)
+    assert len(records_in(redis_client)) == 1
+    await recorder.written(longer_than_the_test)  # at once: there is nothing left
 
 
 async def test_what_redis_refuses_is_said_and_does_no_harm(
