@@ -171,8 +171,8 @@ class EmbeddedRedis:
 
     def _await_ready(self, process: OwnedProcess) -> None:
         """Ask on the unix socket: on the port, somebody else's server might be the one that answers."""
-        came_true(lambda: not process.running or self._answers(), READY_WITHIN_SECONDS)
-        if process.running and self._answers():
+        ended_or_ready = came_true(lambda: not process.running or self._answers(), READY_WITHIN_SECONDS)
+        if ended_or_ready and process.running:
             return
         how = "did not answer in time" if process.running else f"ended with exit code {process.returncode}"
         process.kill()

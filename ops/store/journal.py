@@ -7,7 +7,6 @@ Order of writes, so that a run that is killed at any command loses nothing:
 3. the end is recorded; a run without an end is shown as interrupted, and its receipts can be undone all the same.
 """
 
-import asyncio
 import json
 import math
 from collections import Counter, deque
@@ -31,7 +30,6 @@ GROUPS_AT_ONCE = 100
 CALLS_AHEAD = 4
 RECEIPTS_AT_ONCE = 20
 RUNS_KEPT = 10_000
-SCAN_COUNT = 500
 
 Doomed = tuple[bytes, list[bytes], list[float]]
 """A group's key, channels to remove from it, and the time by which each had joined when it was judged, unix seconds."""
@@ -306,15 +304,10 @@ async def restore_keys(opened: OpenLayer, shard: Shard, run_id: str, now: float)
     """
     expiry = int(opened.layer.expiry)
     prefix = opened.keyspace.aside(run_id, b"")
-    restored, cursor = 0, b"0"
-    while True:
-        cursor, keys = await shard.execute(
-            "SCAN", cursor, "MATCH", opened.keyspace.aside_pattern(run_id), "COUNT", SCAN_COUNT
-        )
+    restored = 0
+    async for keys in shard.scan(opened.keyspace.aside_pattern(run_id)):
         for aside in keys:
             key = aside[len(prefix) :]
             kept_seconds = 0 if key.endswith(INFLIGHT_SUFFIX) else expiry
             restored += await call_script(shard, "restore_key", [aside, key], [int(now) - expiry, kept_seconds])
-        if int(cursor) == 0:
-            return restored
-        await asyncio.sleep(0)
+    return restored

@@ -28,6 +28,7 @@ from ops.store.waiting import within
 from ops.store.wire import Wire, open_wire
 
 ANSWER_TIMEOUT_SECONDS = 5.0
+SCAN_COUNT = 500
 FAILURES = (RedisError, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError)
 T = TypeVar("T")
 
@@ -84,6 +85,16 @@ class Shard:
                 if isinstance(reply, NoPermissionError):
                     raise reply
         return replies
+
+    async def scan(self, pattern: bytes, *conditions: str) -> AsyncIterator[list[bytes]]:
+        """The keys that match, page by page; ``conditions``: further words of SCAN. A key may come twice."""
+        cursor = b"0"
+        while True:
+            cursor, keys = await self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, *conditions)
+            yield keys
+            if int(cursor) == 0:
+                return
+            await asyncio.sleep(0)
 
     @asynccontextmanager
     async def wire(self) -> AsyncIterator[Wire]:

@@ -1,6 +1,5 @@
 """What reap runs remember of processes between one another, on the first shard: who was silent, who was live."""
 
-import asyncio
 import json
 import math
 import re
@@ -14,7 +13,6 @@ from ops.store.shards import OpenLayer
 
 MEMORY_SECONDS = 7 * 86400
 FIELDS_AT_ONCE = 1000
-SCAN_COUNT = 500
 _NUMBER = re.compile(rb"\d+(\.\d+)?")
 
 
@@ -51,15 +49,9 @@ async def record_suspicions(opened: OpenLayer, suspicions: Collection[Suspicion]
 async def forget_suspicions(opened: OpenLayer) -> None:
     """Forget those of every glob."""
     # By type, too: a layer whose prefix begins as these keys do has its groups there.
-    which = ("MATCH", opened.keyspace.suspects_pattern, "COUNT", SCAN_COUNT, "TYPE", "hash")
-    cursor = b"0"
-    while True:
-        cursor, keys = await opened.home.execute("SCAN", cursor, *which)
+    async for keys in opened.home.scan(opened.keyspace.suspects_pattern, "TYPE", "hash"):
         if keys:
             await opened.home.execute("UNLINK", *keys)
-        if int(cursor) == 0:
-            return
-        await asyncio.sleep(0)
 
 
 def _format(suspicion: Suspicion) -> str:
