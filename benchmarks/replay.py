@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.children import BenchmarkFailed, Measured, manage, measure
 from benchmarks.figures import Results, Target
 from benchmarks.session import Session
-from ops.model.disconnects import Disconnect, to_json
+from ops.model.disconnects.record import Disconnect, to_json
 
 SUBJECT = "replay"
 TARGET = Target(150.0)

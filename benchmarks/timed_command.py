@@ -32,7 +32,7 @@ def main(path: str, *command: str) -> None:
 
 def put_clocks(spans: Spans) -> None:
     from ops.operations import observe
-    from ops.store import journal
+    from ops.store.removal import journal
 
     put_clock(spans, "census", observe, "count_members")
     # The purge lists its run before it removes anything, and its last act is to record the end.

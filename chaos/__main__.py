@@ -15,7 +15,7 @@ from chaos.faults import Faults
 from chaos.manage import SAFETIES
 from chaos.reapers import Reapers
 from chaos.stage import Stage
-from ops.store.waiting import end
+from ops.store.connection.waiting import end
 
 ROUND_SECONDS = 40.0
 REDIS_IS = ("left alone", "faulty", "busy")  # in one round after the other: its faults end all stock workers

@@ -17,7 +17,7 @@ from redis.asyncio.lock import Lock
 
 from chaos.stage import CONFIRM_SECONDS, PREFIX, Actor, Silence, Stage
 from ops.model.keys import Keyspace
-from ops.store.waiting import end
+from ops.store.connection.waiting import end
 from project.embedded_redis import EmbeddedRedis
 from project.proxy import Link, Proxy
 

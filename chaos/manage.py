@@ -33,13 +33,13 @@ def _put(where: str, what: Any) -> None:
 
 
 def _change_script_of_removal(before: bytes, after: bytes) -> None:
-    from ops.store.scripts import Script, script
+    from ops.store.connection.scripts import Script, script
 
     source = script("purge_members").source
     assert before in source
     source = source.replace(before, after)
     changed = Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
-    _put("ops.store.journal.script", lambda name: changed)
+    _put("ops.store.removal.journal.script", lambda name: changed)
 
 
 def without_comparing() -> None:
@@ -48,7 +48,7 @@ def without_comparing() -> None:
 
 def without_the_members_own_clock() -> None:
     """Who joined before now, by the clock of this host, may go."""
-    from ops.operations import reap
+    from ops.operations.reaping import reap
 
     purge = reap.__dict__["purge"]
 
@@ -57,11 +57,11 @@ def without_the_members_own_clock() -> None:
             tally.newest_joined_at = time.time()
         await purge(opened, doom, *args, **options)
 
-    _put("ops.operations.reap.purge", purge_by_our_clock)
+    _put("ops.operations.reaping.reap.purge", purge_by_our_clock)
 
 
 def without_second_round() -> None:
-    from ops.model.liveness import State, Verdict, judge
+    from ops.model.liveness.judge import State, Verdict, judge
 
     def judge_at_once(*args: Any) -> Verdict:
         verdict = judge(*args)
@@ -71,7 +71,7 @@ def without_second_round() -> None:
 
 
 def without_joins_between() -> None:
-    from ops.model.reaping import recall
+    from ops.model.liveness.suspicion import recall
 
     _put(
         "ops.operations.observe.recall", lambda suspicion, **now: recall(suspicion, **{**now, "newest_joined_at": 0.0})
@@ -79,11 +79,11 @@ def without_joins_between() -> None:
 
 
 def without_control() -> None:
-    _put("ops.model.reaping.check_control", lambda controls, timeout: None)
+    _put("ops.model.liveness.plan.check_control", lambda controls, timeout: None)
 
 
 def without_second_probe() -> None:
-    _put("ops.store.probes._Probed.answered", property(lambda probed: probed.taken >= 1))
+    _put("ops.store.liveness.probes._Probed.answered", property(lambda probed: probed.taken >= 1))
 
 
 def without_receipts() -> None:
@@ -91,9 +91,9 @@ def without_receipts() -> None:
 
 
 def without_removal() -> None:
-    from ops.model.reaping import ReapPlan
+    from ops.model.liveness.plan import ReapPlan
 
-    _put("ops.operations.reap.plan_reap", lambda *args, **options: ReapPlan(frozenset(), None))
+    _put("ops.operations.reaping.reap.plan_reap", lambda *args, **options: ReapPlan(frozenset(), None))
 
 
 SAFETIES = {

@@ -7,10 +7,10 @@ from django.core.checks import CheckMessage, Error, Warning, register
 
 from ops import conf
 from ops.layer_settings import configured_layers, layer_settings
-from ops.model.diagnosis import SETTINGS_CHECKS
-from ops.model.facts import LayerSettings
-from ops.model.findings import Symptom, level_of
-from ops.model.findings.settings import check_ops_settings
+from ops.model.doctor.diagnosis import SETTINGS_CHECKS
+from ops.model.doctor.facts import LayerSettings
+from ops.model.doctor.findings import Symptom, level_of
+from ops.model.doctor.findings.settings import check_ops_settings
 
 TAG = "ops"
 OPS_SETTINGS = "ops.E101"

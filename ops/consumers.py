@@ -23,9 +23,9 @@ from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections
 
-from ops.heart import Heart, Message, Receive, Send
-from ops.model.client_pings import HEARTBEAT_TIMEOUT, decode_pong, encode_ping
-from ops.store.waiting import within
+from ops.application.connections.heart import Heart, Message, Receive, Send
+from ops.model.heartbeats.client_pings import HEARTBEAT_TIMEOUT, decode_pong, encode_ping
+from ops.store.connection.waiting import within
 
 logger = logging.getLogger("ops.consumers")
 

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from ops import conf
-from ops.model.facts import HostSettings, Kind, LayerSettings
+from ops.model.doctor.facts import HostSettings, Kind, LayerSettings
 
 STOCK_GROUP_EXPIRY_SECONDS = 86400.0
 DEFAULT_LEASE_SECONDS = 30.0

@@ -30,14 +30,16 @@ from channels_redis import core
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from ops.model.heartbeats import HEARTBEAT
+from ops.application.background import start_task
+from ops.application.layer.acknowledgements import Acknowledger, Ping
+from ops.application.layer.connections import watched
+from ops.application.layer.keeper import Keeper
+from ops.application.layer.memberships import Memberships
+from ops.application.layer.outages import Outages
+from ops.model.heartbeats.message import HEARTBEAT
 from ops.model.keys import Keyspace, index_entry
-from ops.model.memberships import Memberships
-from ops.store.acknowledgements import Acknowledger, Ping
-from ops.store.keeper import Keeper, start_task
-from ops.store.outages import Outages, comes_from_a_replica, will_pass
-from ops.store.scripts import run_script
-from ops.store.watched_connections import watched
+from ops.store.connection.failures import comes_from_a_replica, will_pass
+from ops.store.connection.scripts import run_script
 
 # Applications filter and test for the stock layer's log lines.
 logger = logging.getLogger(core.__name__)

@@ -20,14 +20,14 @@ from typing import Any
 
 from channels.layers import DEFAULT_CHANNEL_LAYER, channel_layers
 
+from ops.application.disconnects.layer_observer import observe_layer
+from ops.application.disconnects.recorder import Recorder, begin_in_child, has_stream, write_the_rest
+from ops.application.process_exit import at_exit
 from ops.conf import OpsSettings, ops_settings
-from ops.model.disconnects import MAX_TEXT, Disconnect, bounded
-from ops.model.ends import Seen, conclude, describe_exception, is_of_a_client_that_left
+from ops.model.disconnects.causes import Seen, conclude, describe_exception, is_of_a_client_that_left
+from ops.model.disconnects.record import MAX_TEXT, Disconnect, bounded
 from ops.model.keys import inbox_of
-from ops.store.disconnect_recorder import Recorder, begin_in_child, has_stream, write_the_rest
-from ops.store.layer_observer import observe_layer
-from ops.store.process_exit import at_exit
-from ops.store.waiting import within
+from ops.store.connection.waiting import within
 
 logger = logging.getLogger("ops.middleware")
 lines = logging.getLogger("ops.disconnects")

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
-from ops.model.client_pings import PING, PONG
+from ops.model.heartbeats.client_pings import PING, PONG
 from project.workers import Worker
 
 OPEN_WITHIN_SECONDS = 30.0

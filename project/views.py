@@ -12,10 +12,10 @@ from django.contrib.staticfiles import finders
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 
 from ops.exceptions import OpsError
-from ops.model.records import Group, Inspection, Process
+from ops.model.groups import Group, Inspection, Process
 from ops.operations.inspect import InspectOptions, inspect
 from ops.operations.observe import Look
-from ops.store.shards import open_layer
+from ops.store.connection.shards import open_layer
 
 ROOMS = "room."
 PROBE_TIMEOUT_SECONDS = 1.0

@@ -27,11 +27,15 @@ with atheris.instrument_imports(include=["ops"]):
     django.setup()
 
     from ops.management import arguments
-    from ops.model.disconnects import Disconnect, parse_json, to_json
-    from ops.model.heartbeats import parse_heartbeat
-    from ops.model.keys import decode_name, encode_name, inbox_of, parse_index_entry, visible
-    from ops.model.log_reader import LogReader
-    from ops.store import disconnect_log, heartbeats, journal, leases, suspects
+    from ops.model.disconnects.logs.reader import LogReader
+    from ops.model.disconnects.record import Disconnect, parse_json, to_json
+    from ops.model.heartbeats.message import parse_heartbeat
+    from ops.model.keys import decode_name, encode_name, inbox_of, parse_index_entry
+    from ops.model.text import visible
+    from ops.store import heartbeats
+    from ops.store.disconnects import log as disconnect_log
+    from ops.store.liveness import leases, suspects
+    from ops.store.removal import journal
 
 PROCESS = "a" * 32
 

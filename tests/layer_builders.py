@@ -22,14 +22,15 @@ from channels_redis.core import RedisChannelLayer
 
 from ops.conf import OpsSettings
 from ops.layers import RedisChannelLayer as DropInLayer
-from ops.model.disconnects import Disconnect
+from ops.model.disconnects.record import Disconnect
 from ops.model.keys import Keyspace
-from ops.model.reaping import ReapReport, Suspicion
+from ops.model.liveness.suspicion import Suspicion
+from ops.model.runs import ReapReport
 from ops.operations.observe import Look, observe
-from ops.operations.reap import ReapOptions, reap
-from ops.store.disconnect_log import append_records
-from ops.store.shards import OpenLayer, close_layer, open_layer
-from ops.store.suspects import record_suspicions
+from ops.operations.reaping.reap import ReapOptions, reap
+from ops.store.connection.shards import OpenLayer, close_layer, open_layer
+from ops.store.disconnects.log import append_records
+from ops.store.liveness.suspects import record_suspicions
 from tests.waiting import until
 
 # A live process answers within a few milliseconds on a machine that has time for it; a silent one costs all of this.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from channels.routing import get_default_application
 
-from ops.model.emitting import HANDLER
+from ops.model.disconnects.emitting import HANDLER
 
 
 def handles_disconnects() -> Callable[[str], bool]:

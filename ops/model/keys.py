@@ -31,6 +31,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ops.model.text import visible
+
 INFLIGHT_SUFFIX = b"$inflight"
 DEFAULT_INBOX_PREFIX = "specific"
 _SHORT_IN_INDEX = re.compile(DEFAULT_INBOX_PREFIX + r"\.[0-9a-f]{32}!(?P<uuid>[0-9a-f]{32})")
@@ -50,30 +52,6 @@ def decode_name(raw: bytes) -> str:
 def encode_name(name: str) -> bytes:
     """The bytes that ``decode_name`` read ``name`` from."""
     return name.encode("utf-8", "surrogateescape")
-
-
-def visible(name: str) -> str:
-    """``name`` with everything that a terminal, a log or a person could stumble over shown as an escape.
-
-    Letters, digits and signs of any script stay; control, format (bidirectional marks among them), surrogate,
-    private and unassigned code points and line separators become ``\\xNN`` or ``\\uNNNN``, and a backslash is doubled,
-    so that two different names are never shown alike.
-    """
-    if name.isascii() and name.isprintable() and "\\" not in name:
-        return name
-    return "".join(_visible_character(character) for character in name)
-
-
-def _visible_character(character: str) -> str:
-    if character == "\\":
-        return "\\\\"
-    if character.isprintable():
-        return character
-    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that was not UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    if 0x80 <= ord(character) <= 0xFF:  # not \xNN, as which a byte is shown
-        return f"\\u{ord(character):04x}"
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def index_entry(group: str, channel: str) -> bytes:

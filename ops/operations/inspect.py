@@ -8,14 +8,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from ops.exceptions import ShardError
-from ops.model.evidence import AppearedMeanwhile, NoProcessInName
+from ops.model.groups import Group, Inspection, Member, Process, StateCounts
 from ops.model.keys import Inbox, decode_name, inbox_of
-from ops.model.liveness import MEMBER_STATES, State, Verdict
-from ops.model.records import Group, Inspection, Member, Process, StateCounts
+from ops.model.liveness.evidence import AppearedMeanwhile, NoProcessInName
+from ops.model.liveness.judge import MEMBER_STATES, State, Verdict
 from ops.operations.observe import Look, Observation, Progress, no_progress, observe, selection_on
-from ops.store.census import Census, GroupSlice, ScanNotes, read_slices
-from ops.store.pubsub import count_subscribers
-from ops.store.shards import OpenLayer, Shard
+from ops.store.connection.shards import OpenLayer, Shard
+from ops.store.groups.census import Census, GroupSlice, ScanNotes, read_slices
+from ops.store.groups.pubsub import count_subscribers
 
 APPEARED = Verdict(State.UNKNOWN, (AppearedMeanwhile(),))
 GENERAL = Verdict(State.UNKNOWN, (NoProcessInName(general=True),))

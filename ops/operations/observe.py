@@ -7,16 +7,18 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 from ops.exceptions import ShardError
-from ops.model.evidence import Evidence, LeaseEnded, LeaseFresh, LeaseLapsed, NotProbed, ProbesTaken
-from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox, visible
-from ops.model.liveness import Policy, Verdict, judge
-from ops.model.reaping import Control, Recall, Suspicion, recall
-from ops.model.records import Lease
-from ops.store.census import Census, ProcessTally, ScanNotes, Selection, count_members
-from ops.store.leases import read_leases
-from ops.store.probes import control_receivers, probe_processes
-from ops.store.shards import OpenLayer, Shard
-from ops.store.suspects import read_suspicions
+from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox
+from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken
+from ops.model.liveness.judge import Policy, Verdict, judge
+from ops.model.liveness.lease import Lease, lease_evidence
+from ops.model.liveness.stops import Control
+from ops.model.liveness.suspicion import Recall, Suspicion, recall
+from ops.model.text import visible
+from ops.store.connection.shards import OpenLayer, Shard
+from ops.store.groups.census import Census, ProcessTally, ScanNotes, Selection, count_members
+from ops.store.liveness.leases import read_leases
+from ops.store.liveness.probes import control_receivers, probe_processes
+from ops.store.liveness.suspects import read_suspicions
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the groups and the members seen so far."""
@@ -96,7 +98,16 @@ async def observe(
     for process in census.processes:
         facts: list[Evidence] = []
         if process in observation.leases:
-            facts.extend(_lease_evidence(opened, observation.leases[process], now, until))
+            home = opened.home.identity
+            facts.extend(
+                lease_evidence(
+                    observation.leases[process],
+                    now=now,
+                    until=until,
+                    server_run=home.run_id,
+                    server_uptime_seconds=home.uptime_seconds,
+                )
+            )
         if process in probed:
             facts.append(probed[process])
         elif not facts or not look.probe:
@@ -185,21 +196,6 @@ async def _read_leases(opened: OpenLayer, observation: Observation) -> None:
     if opened.home.problem is None:
         processes = observation.census.processes
         observation.leases = await read_leases(opened.home, opened.keyspace, processes)
-
-
-def _lease_evidence(opened: OpenLayer, lease: Lease, now: float, until: float) -> list[Evidence]:
-    """``now``: when it was decided whom to probe; who was not, for a lease that was fresh then, has not been silent."""
-    holder = f"{visible(lease.host)} pid {visible(lease.pid)}"
-    if lease.ended:
-        return [LeaseEnded(holder)]
-    silent_since = lease.renewed_at
-    if lease.is_fresh(now):
-        return [LeaseFresh(max(0.0, now - silent_since), holder)]
-    if lease.server_run and lease.server_run != opened.home.identity.run_id:
-        # Another server has taken over since, or it has started again: its holder may be looking for it.
-        return []
-    # While Redis was down nobody could renew.
-    return [LeaseLapsed(max(0.0, min(until - silent_since, opened.home.identity.uptime_seconds)), holder)]
 
 
 async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Observation) -> Mapping[str, Evidence]:

@@ -8,10 +8,10 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from ops.model.diagnosis import Check, Diagnosis
-from ops.model.findings import Finding, Skipped
+from ops.model.doctor.diagnosis import Check, Diagnosis
+from ops.model.doctor.findings import Finding, Skipped
+from ops.model.text import counted
 from ops.output.tables import GAP, make_table
-from ops.output.text import counted
 
 LEVEL_STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from ops.model.cleanup import CleanupReport
-from ops.model.disconnect_report import DisconnectReport, Reading, Row, Table
-from ops.model.emitting import EmitReport
-from ops.model.keys import visible
+from ops.model.disconnects.cleanup import CleanupReport
+from ops.model.disconnects.emitting import EmitReport
+from ops.model.disconnects.report.report import DisconnectReport, Reading, Row, Table
+from ops.model.text import visible
 from ops.output.documents import SCHEMA_VERSION
 from ops.output.text import iso
 

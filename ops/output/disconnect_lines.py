@@ -2,7 +2,7 @@
 
 import logging
 
-from ops.model.disconnects import Disconnect, to_json
+from ops.model.disconnects.record import Disconnect, to_json
 
 
 class JsonFormatter(logging.Formatter):

@@ -5,10 +5,9 @@ from html import escape
 from pathlib import Path
 
 from ops.exceptions import OpsError
-from ops.model.disconnect_report import DisconnectReport, Reading, Row, Step, Table
-from ops.model.evidence import format_seconds
-from ops.model.keys import visible
-from ops.model.pattern import Pattern
+from ops.model.disconnects.report.pattern import Pattern
+from ops.model.disconnects.report.report import DisconnectReport, Reading, Row, Step, Table
+from ops.model.text import format_seconds, visible
 from ops.output.text import iso, not_counted_again
 
 CHART_WIDTH, CHART_HEIGHT, AXIS_HEIGHT = 960, 160, 20

@@ -7,13 +7,12 @@ from rich.console import Group as Stack
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ops.model.cleanup import CleanupReport
-from ops.model.disconnect_report import DisconnectReport, Reading, Row, Step, Table
-from ops.model.evidence import format_seconds
-from ops.model.keys import visible
-from ops.model.tallies import shares
+from ops.model.disconnects.cleanup import CleanupReport
+from ops.model.disconnects.report.counting import shares
+from ops.model.disconnects.report.report import DisconnectReport, Reading, Row, Step, Table
+from ops.model.text import counted, format_seconds, visible
 from ops.output.tables import GAP, PROCESSES_SHOWN, make_table
-from ops.output.text import counted, iso, not_counted_again
+from ops.output.text import iso, not_counted_again
 
 CHART_ROWS = 5
 EIGHTHS = " ▁▂▃▄▅▆▇█"

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from ops.model.diagnosis import Check, Diagnosis
-from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, Tally
-from ops.model.keys import visible
-from ops.model.reaping import ReapReport, RunRecord, UndoReport
-from ops.model.records import Group, Inspection, Lease, Member, Process, StateCounts
+from ops.model.doctor.diagnosis import Check, Diagnosis
+from ops.model.groups import Group, Inspection, Member, Process, StateCounts
+from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, Tally
+from ops.model.liveness.lease import Lease
+from ops.model.runs import ReapReport, RunRecord, UndoReport
+from ops.model.text import visible
 from ops.output.text import iso
 
 SCHEMA_VERSION = 1

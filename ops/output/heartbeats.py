@@ -6,11 +6,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ops.model.heartbeats import GROUPS_KEPT, HeartbeatReport, ProcessHeartbeat, Tally
-from ops.model.keys import visible
-from ops.model.round_trips import RoundTrips
+from ops.model.heartbeats.report import GROUPS_KEPT, HeartbeatReport, ProcessHeartbeat, Tally
+from ops.model.heartbeats.round_trips import RoundTrips
+from ops.model.text import counted, visible
 from ops.output.tables import GAP, PROCESSES_SHOWN, make_table, number_cell
-from ops.output.text import counted
 
 BAR_WIDTH = 30
 PERCENTILES = ("p50", "p95", "p99")

@@ -17,9 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ops import __version__
 from ops.exceptions import OpsError
-from ops.model.liveness import MEMBER_STATES, State
-from ops.model.reaping import ReapReport
-from ops.model.records import LEASE_COUNTS, Inspection
+from ops.model.groups import Inspection
+from ops.model.liveness.judge import MEMBER_STATES, State
+from ops.model.liveness.lease import LEASE_COUNTS
+from ops.model.runs import ReapReport
 
 LAST_SUCCESS = "channels_ops_reap_last_success_timestamp_seconds"
 # node_exporter runs as a user of its own, and reads the file without asking.

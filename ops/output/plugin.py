@@ -3,8 +3,8 @@
 Format: https://www.monitoring-plugins.org/doc/guidelines.html
 """
 
-from ops.model.records import Inspection
-from ops.output.text import counted
+from ops.model.groups import Inspection
+from ops.model.text import counted
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
 _NAMES = {OK: "OK", WARNING: "WARNING", CRITICAL: "CRITICAL", UNKNOWN: "UNKNOWN"}

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 
-from ops.model.records import Group
+from ops.model.groups import Group
 from ops.output.documents import dump, group_record, member_record
 
 GROUP_FIELDS = ("group", "shard", "members", "live", "suspect", "orphan", "unknown", "oldest_joined_at")

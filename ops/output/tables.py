@@ -6,10 +6,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops.model.keys import visible
-from ops.model.reaping import ReapReport, RunRecord
-from ops.model.records import Group, Inspection, Process
-from ops.output.text import ago, counted, iso
+from ops.model.groups import Group, Inspection, Process
+from ops.model.runs import ReapReport, RunRecord
+from ops.model.text import counted, visible
+from ops.output.text import ago, iso
 
 STATE_STYLES = {"live": "green", "suspect": "yellow", "orphan": "red", "dead": "red", "unknown": "cyan"}
 PROCESSES_SHOWN = 20

@@ -2,8 +2,8 @@
 
 from datetime import datetime, timezone
 
-from ops.model.evidence import counted as counted
-from ops.model.evidence import format_seconds
+from ops.model.text import counted as counted
+from ops.model.text import format_seconds
 
 
 def iso(unix_seconds: float | None) -> str | None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import msgpack
 
 from ops.exceptions import ShardError
-from ops.model.heartbeats import Heartbeat
+from ops.model.heartbeats.message import Heartbeat
 from ops.model.keys import encode_name
-from ops.store.scripts import call_script
-from ops.store.shards import OpenLayer, Shard, suppressing_outages
-from ops.store.waiting import end, within
+from ops.store.connection.scripts import call_script
+from ops.store.connection.shards import OpenLayer, Shard, suppressing_outages
+from ops.store.connection.waiting import end, within
 
 INBOXES_AT_ONCE = 200
 ACKNOWLEDGEMENTS_AT_ONCE = 1000

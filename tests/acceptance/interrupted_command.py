@@ -134,7 +134,7 @@ class Interrupter:
         """At the two places where commands leave the process."""
         from redis.asyncio.connection import AbstractConnection
 
-        from ops.store.wire import Wire
+        from ops.store.connection.wire import Wire
 
         send_packed_command, send = AbstractConnection.send_packed_command, Wire.send
 
@@ -181,9 +181,9 @@ def _bytes(command: bytes | str | Iterable[bytes]) -> bytes:
 
 def separate_receipt_from_removal() -> None:
     """Break the purge the way it must not be: the receipt is written by a second command, after the removal."""
-    from ops.store import journal
-    from ops.store.scripts import Script, script
-    from ops.store.wire import pack
+    from ops.store.connection.scripts import Script, script
+    from ops.store.connection.wire import pack
+    from ops.store.removal import journal
 
     write_receipt, returned = b"call('RPUSH', KEYS[1], receipt)", b"return {at - #kept, kept}"
     whole = script("purge_members").source

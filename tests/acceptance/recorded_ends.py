@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from ops.model.disconnects import Disconnect, parse_json
+from ops.model.disconnects.record import Disconnect, parse_json
 
 ENDING = "tests.acceptance.ending_application:application"
 STREAM = "asgi:ops:disconnects"

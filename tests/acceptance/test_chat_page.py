@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import redis
 
-from ops.model.client_pings import HEARTBEAT_TIMEOUT
+from ops.model.heartbeats.client_pings import HEARTBEAT_TIMEOUT
 from project.front import Front
 from project.sockets import SocketFleet
 from project.workers import Kind, Worker

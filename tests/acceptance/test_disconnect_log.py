@@ -11,9 +11,9 @@ import redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from ops.model.disconnects import parse_json
-from ops.store.disconnect_log import read_disconnects
-from ops.store.shards import open_layer
+from ops.model.disconnects.record import parse_json
+from ops.store.connection.shards import open_layer
+from ops.store.disconnects.log import read_disconnects
 from project.embedded_redis import EmbeddedRedis
 from project.front import Front
 from project.sockets import FleetSocket, SocketFleet

@@ -15,9 +15,9 @@ import pytest
 import redis
 from django.conf import LazySettings
 
-from ops.model.disconnects import Disconnect
-from ops.model.emitting import disconnect_message
-from ops.store.shards import open_layer
+from ops.model.disconnects.emitting import disconnect_message
+from ops.model.disconnects.record import Disconnect
+from ops.store.connection.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import OwnedProcess
 from tests.conftest import REPOSITORY

@@ -16,8 +16,8 @@ from channels.layers import channel_layers
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from ops.model.client_pings import HEARTBEAT_TIMEOUT, PING, PONG
-from ops.model.heartbeats import Heartbeat
+from ops.model.heartbeats.client_pings import HEARTBEAT_TIMEOUT, PING, PONG
+from ops.model.heartbeats.message import Heartbeat
 from ops.model.keys import Keyspace
 from project.front import Front
 from project.sockets import FleetSocket, SocketFleet

@@ -24,9 +24,9 @@ from channels_redis.core import RedisChannelLayer
 
 from ops.layers import RedisChannelLayer as DropInLayer
 from ops.model.keys import Keyspace
-from ops.store.journal import parse_receipt
-from ops.store.leases import describe_process, renew_lease
-from ops.store.locks import LOCK_SECONDS
+from ops.store.liveness.leases import describe_process, renew_lease
+from ops.store.removal.journal import parse_receipt
+from ops.store.removal.locks import LOCK_SECONDS
 from project.embedded_redis import EmbeddedRedis
 from tests.acceptance.interrupted_command import Ended, Interrupt, Interruptible, When
 from tests.conftest import StartRedis

@@ -17,10 +17,10 @@ import pytest
 import redis
 from channels_redis.core import RedisChannelLayer
 
-from ops.model.evidence import ProbesTaken
-from ops.store.probes import probe_processes
-from ops.store.scripts import script
-from ops.store.shards import open_layer
+from ops.model.liveness.evidence import ProbesTaken
+from ops.store.connection.scripts import script
+from ops.store.connection.shards import open_layer
+from ops.store.liveness.probes import probe_processes
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import SocketFleet
 from project.workers import Kind, Worker

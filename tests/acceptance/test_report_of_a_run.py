@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import redis
 
-from ops.model.disconnects import Disconnect
-from ops.model.patterns import STORM_AT_LEAST
-from ops.store.disconnect_log import read_disconnects
-from ops.store.shards import open_layer
+from ops.model.disconnects.record import Disconnect
+from ops.model.disconnects.report.patterns import STORM_AT_LEAST
+from ops.store.connection.shards import open_layer
+from ops.store.disconnects.log import read_disconnects
 from project.embedded_redis import EmbeddedRedis
 from project.front import Front
 from project.sockets import FleetSocket, SocketFleet

@@ -17,9 +17,9 @@ from channels_redis.core import RedisChannelLayer
 from django.conf import LazySettings
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ops.model.disconnects import Disconnect
-from ops.model.ends import cause_of_exception, describe_exception
-from ops.store.shards import close_layer, open_layer
+from ops.model.disconnects.causes import cause_of_exception, describe_exception
+from ops.model.disconnects.record import Disconnect
+from ops.store.connection.shards import close_layer, open_layer
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
 from project.proxy import Proxy

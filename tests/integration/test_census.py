@@ -14,12 +14,12 @@ from django.conf import LazySettings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from ops.model.groups import Group, Inspection
 from ops.model.keys import Keyspace, decode_name, escape_glob, inbox_of
-from ops.model.records import Group, Inspection
 from ops.operations.inspect import InspectOptions, inspect, summarize
 from ops.operations.observe import Look, observe
-from ops.store.census import Census, GroupSlice, ScanNotes, Selection, read_slices
-from ops.store.shards import OpenLayer, open_layer
+from ops.store.connection.shards import OpenLayer, open_layer
+from ops.store.groups.census import Census, GroupSlice, ScanNotes, Selection, read_slices
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
 from tests.layer_builders import ASGI, add_members, channels_of, layer_of, new_process_name

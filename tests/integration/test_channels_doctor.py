@@ -13,12 +13,12 @@ import pytest
 import redis
 from django.conf import LazySettings
 
-from ops.model.diagnosis import CHECKS
-from ops.model.facts import Missing
-from ops.operations import collect
-from ops.store import round_trip, survey
-from ops.store.inspection import fact
-from ops.store.shards import open_layer
+from ops.model.doctor.diagnosis import CHECKS
+from ops.model.doctor.facts import Missing
+from ops.operations.doctor import collect
+from ops.store.connection.shards import open_layer
+from ops.store.doctor import round_trip, survey
+from ops.store.doctor.inspection import fact
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import CommandResult, RunCommand, StartRedis

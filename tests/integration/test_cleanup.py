@@ -13,11 +13,11 @@ import pytest
 import redis
 from django.conf import LazySettings
 
-from ops.model.disconnects import Disconnect, to_json
-from ops.operations import cleanup
-from ops.store.disconnect_log import append_reaped
-from ops.store.locks import run_lock
-from ops.store.shards import open_layer
+from ops.model.disconnects.record import Disconnect, to_json
+from ops.operations.disconnects import cleanup
+from ops.store.connection.shards import open_layer
+from ops.store.disconnects.log import append_reaped
+from ops.store.removal.locks import run_lock
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside

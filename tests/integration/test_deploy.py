@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 import redis
 
-from ops.model.reaping import ReapReport
+from ops.model.runs import ReapReport
 from ops.output.metrics import write_reap_metrics
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, StartRedis

@@ -6,10 +6,11 @@ from typing import Any
 
 from django.conf import LazySettings
 
-from ops.model.disconnects import Disconnect, to_json
-from ops.store import disconnect_log, journal
-from ops.store.disconnect_log import LAST_ID, append_reaped, read_disconnects
-from ops.store.shards import Shard, open_layer
+from ops.model.disconnects.record import Disconnect, to_json
+from ops.store.connection.shards import Shard, open_layer
+from ops.store.disconnects import log as disconnect_log
+from ops.store.disconnects.log import LAST_ID, append_reaped, read_disconnects
+from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
 from tests.layer_builders import LOG_LENGTH, layer_of, record_ends

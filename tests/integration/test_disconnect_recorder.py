@@ -18,9 +18,9 @@ from channels_redis.core import RedisChannelLayer
 from django.conf import LazySettings
 
 from ops import middleware
+from ops.application.disconnects import recorder as disconnect_recorder
 from ops.middleware import DisconnectLogMiddleware
-from ops.model.disconnects import Disconnect, parse_json
-from ops.store import disconnect_recorder
+from ops.model.disconnects.record import Disconnect, parse_json
 from project.embedded_redis import EmbeddedRedis
 from project.settings import channel_layer
 from tests.conftest import REPOSITORY, STOCK_LAYER, StartRedis, point_settings_to

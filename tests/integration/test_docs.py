@@ -10,8 +10,8 @@ from textwrap import indent
 import pytest
 
 from ops.conf import known_keys
-from ops.model.diagnosis import CHECKS
-from ops.model.disconnects import CAUSES, CLOSED_BY, Disconnect
+from ops.model.disconnects.record import CAUSES, CLOSED_BY, Disconnect
+from ops.model.doctor.diagnosis import CHECKS
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])

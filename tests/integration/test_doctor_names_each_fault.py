@@ -16,7 +16,7 @@ import pytest_asyncio
 import redis
 from django.conf import LazySettings
 
-from ops.operations import collect
+from ops.operations.doctor import collect
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import SocketFleet
 from tests.conftest import REPOSITORY, StartRedis, StartWorker

@@ -19,15 +19,15 @@ from channels.layers import channel_layers
 from django.conf import LazySettings
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ops.application.layer import keeper as keeper_module
+from ops.application.layer import memberships, repairs
 from ops.layers import RedisChannelLayer
-from ops.model import memberships
 from ops.model.keys import index_entry
-from ops.operations import purge
-from ops.store import journal, repairs
-from ops.store import keeper as keeper_module
-from ops.store.leases import read_leases
-from ops.store.outages import will_pass
-from ops.store.shards import open_layer
+from ops.operations.reaping import purge
+from ops.store.connection.failures import will_pass
+from ops.store.connection.shards import open_layer
+from ops.store.liveness.leases import read_leases
+from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
 from project.proxy import Proxy
 from tests.conftest import REPOSITORY, StartRedis

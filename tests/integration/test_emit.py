@@ -12,9 +12,9 @@ import redis
 from channels_redis.utils import _consistent_hash
 from django.conf import LazySettings
 
-from ops.model.disconnects import UNTIMED, Disconnect, to_document, to_json
-from ops.model.emitting import disconnect_message, pause_seconds
-from ops.store.shards import open_layer
+from ops.model.disconnects.emitting import disconnect_message, pause_seconds
+from ops.model.disconnects.record import UNTIMED, Disconnect, to_document, to_json
+from ops.store.connection.shards import open_layer
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside
 from tests.layer_builders import ASGI, StartProcess, add_members, layer_of, record_ends

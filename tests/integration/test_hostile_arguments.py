@@ -12,7 +12,7 @@ from django.core.management import find_commands, load_command_class
 
 import ops
 from ops.management.command import OpsCommand
-from ops.model.disconnects import Disconnect, to_json
+from ops.model.disconnects.record import Disconnect, to_json
 from tests.in_process_commands import run_here
 from tests.integration.test_hostile_input import HOSTILE, assert_harmless
 from tests.layer_builders import ASGI, dump

@@ -17,9 +17,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from ops.model import keys as keys_module
-from ops.model.disconnects import Disconnect, to_json
-from ops.operations import collect
-from ops.store.journal import parse_receipt
+from ops.model.disconnects.record import Disconnect, to_json
+from ops.operations.doctor import collect
+from ops.store.removal.journal import parse_receipt
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import CommandResult
 from tests.in_process_commands import run_beside, run_here

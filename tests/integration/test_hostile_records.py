@@ -15,8 +15,8 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops.operations import collect
-from ops.store import disconnect_log
+from ops.operations.doctor import collect
+from ops.store.disconnects import log as disconnect_log
 from tests.in_process_commands import run_beside, run_here
 from tests.integration.test_hostile_input import ANYTHING, HOSTILE, assert_harmless
 from tests.layer_builders import ASGI, add_members, channels_of, members_of, new_process_name

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from django.conf import LazySettings
 
-from ops.store.shards import Shard, open_layer
+from ops.store.connection.shards import Shard, open_layer
 from project.embedded_redis import EmbeddedRedis, available_redis_servers
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
 from tests.conftest import CommandResult, StartRedis

@@ -22,13 +22,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from ops.model import reaping
-from ops.model.liveness import State, Verdict
-from ops.operations import observe, purge, reap, undo
-from ops.operations.reap import ReapOptions
-from ops.store import journal, probes
-from ops.store.scripts import Script, script
-from ops.store.shards import OpenLayer, open_layer
+from ops.model.liveness import plan
+from ops.model.liveness.judge import State, Verdict
+from ops.model.runs import ReapReport
+from ops.operations import observe
+from ops.operations.reaping import purge, reap, undo
+from ops.operations.reaping.reap import ReapOptions
+from ops.store.connection.scripts import Script, script
+from ops.store.connection.shards import OpenLayer, open_layer
+from ops.store.liveness import probes
+from ops.store.removal import journal
 from tests.conftest import SharedServers
 from tests.layer_builders import ASGI, layer_of, let_time_pass, receipts
 
@@ -223,7 +226,7 @@ class World(RuleBasedStateMachine):
             self.must(seen.state != "live" or seen.process in look.live, "who is frozen was taken for live")
         self._account_for(report, look)
 
-    def _account_for(self, report: reaping.ReapReport, look: Look) -> None:
+    def _account_for(self, report: ReapReport, look: Look) -> None:
         """Each removal has one receipt, and was allowed."""
         removed = {
             (ASGI.group_name(key), channel): score
@@ -456,7 +459,7 @@ def without_a_second_round(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_a_control(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reaping, "check_control", lambda controls, timeout: None)
+    patch.setattr(plan, "check_control", lambda controls, timeout: None)
 
 
 def without_a_second_probe(patch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import msgpack
 import pytest
 import redis
 
+from ops.application.layer.acknowledgements import Acknowledger
 from ops.layers import RedisChannelLayer
-from ops.model.heartbeats import Heartbeat
-from ops.store.acknowledgements import Acknowledger
+from ops.model.heartbeats.message import Heartbeat
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import ASGI, MakeLayer
 from tests.waiting import until

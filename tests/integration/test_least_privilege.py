@@ -15,10 +15,10 @@ import pytest_asyncio
 import redis
 from django.conf import LazySettings
 
-from ops.model.diagnosis import IDS
-from ops.model.disconnects import Disconnect, iso_time, to_json
+from ops.model.disconnects.record import Disconnect, iso_time, to_json
+from ops.model.doctor.diagnosis import IDS
 from ops.model.keys import index_entry
-from ops.operations import collect
+from ops.operations.doctor import collect
 from project.embedded_redis import EmbeddedRedis, redis_server_version
 from tests.conftest import REPOSITORY, CommandResult, StartRedis
 from tests.in_process_commands import run_beside

@@ -11,9 +11,9 @@ import redis
 from django.conf import LazySettings
 
 from ops.exceptions import AnotherRunHoldsTheLock
-from ops.store import locks
-from ops.store.locks import run_lock
-from ops.store.shards import open_layer
+from ops.store.connection.shards import open_layer
+from ops.store.removal import locks
+from ops.store.removal.locks import run_lock
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import ASGI, StartProcess, dump, layer_of, run_reap, suspect_everybody
 from tests.waiting import until

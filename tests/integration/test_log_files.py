@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ops.exceptions import SourceUnreadable
-from ops.store import log_files
-from ops.store.log_files import CHUNK_BYTES, LONGEST_LINE_BYTES, read_lines
+from ops.store.disconnects import log_files
+from ops.store.disconnects.log_files import CHUNK_BYTES, LONGEST_LINE_BYTES, read_lines
 
 LINES = [b"line %d" % number for number in range(100_000)]
 PLAIN = b"\n".join(LINES)

@@ -14,10 +14,10 @@ from django.conf import LazySettings
 from redis import asyncio as aioredis
 
 from ops.exceptions import ShardError
-from ops.model.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
-from ops.store import waiting
-from ops.store.probes import control_receivers, probe_processes
-from ops.store.shards import OpenLayer, open_layer
+from ops.model.liveness.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
+from ops.store.connection import waiting
+from ops.store.connection.shards import OpenLayer, open_layer
+from ops.store.liveness.probes import control_receivers, probe_processes
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
 from tests.layer_builders import (

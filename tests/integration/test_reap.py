@@ -11,12 +11,12 @@ import redis
 from django.conf import LazySettings
 
 from ops.model.keys import Keyspace
-from ops.model.reaping import ReapedProcess, ReapReport
-from ops.operations import reap as reap_module
-from ops.operations.reap import ReapOptions, reap
-from ops.operations.undo import undo
-from ops.store import journal
-from ops.store.shards import open_layer
+from ops.model.runs import ReapedProcess, ReapReport
+from ops.operations.reaping import reap as reap_module
+from ops.operations.reaping.reap import ReapOptions, reap
+from ops.operations.reaping.undo import undo
+from ops.store.connection.shards import open_layer
+from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import (
     ASGI,

@@ -14,8 +14,8 @@ import redis
 from django.conf import LazySettings
 from prometheus_client.parser import text_string_to_metric_families
 
-from ops.store.locks import run_lock
-from ops.store.shards import open_layer
+from ops.store.connection.shards import open_layer
+from ops.store.removal.locks import run_lock
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside

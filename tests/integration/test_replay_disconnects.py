@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
-from ops.model.disconnects import Disconnect, to_json
-from ops.store.shards import open_layer
+from ops.model.disconnects.record import Disconnect, to_json
+from ops.store.connection.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, RunCommand, StartRedis
 from tests.in_process_commands import run_beside, run_here

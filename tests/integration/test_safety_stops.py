@@ -10,12 +10,13 @@ import redis
 from django.conf import LazySettings
 
 from ops.exceptions import OpsError, ShardError
-from ops.model.reaping import ReapReport
-from ops.operations import reap as reap_module
-from ops.operations.reap import ReapOptions, reap
-from ops.operations.undo import read_history, undo
-from ops.store import journal, suspects
-from ops.store.shards import OpenLayer, Shard, open_layer
+from ops.model.runs import ReapReport
+from ops.operations.reaping import reap as reap_module
+from ops.operations.reaping.reap import ReapOptions, reap
+from ops.operations.reaping.undo import read_history, undo
+from ops.store.connection.shards import OpenLayer, Shard, open_layer
+from ops.store.liveness import suspects
+from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
 from tests.layer_builders import (

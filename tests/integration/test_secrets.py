@@ -21,9 +21,9 @@ from channels.layers import channel_layers
 from django.conf import LazySettings
 from redis import asyncio as aioredis
 
+from ops.application.layer.outages import Outages
 from ops.layers import RedisChannelLayer as DropInLayer
-from ops.operations import collect
-from ops.store.outages import Outages
+from ops.operations.doctor import collect
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import free_port
 from tests.conftest import REPOSITORY, StartRedis, StartWorker

@@ -10,9 +10,15 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops.model.reaping import Suspicion
-from ops.store.shards import open_layer
-from ops.store.suspects import MEMORY_SECONDS, read_seen_live, read_suspicions, record_seen_live, record_suspicions
+from ops.model.liveness.suspicion import Suspicion
+from ops.store.connection.shards import open_layer
+from ops.store.liveness.suspects import (
+    MEMORY_SECONDS,
+    read_seen_live,
+    read_suspicions,
+    record_seen_live,
+    record_suspicions,
+)
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import ASGI, PROBE_TIMEOUT_SECONDS, StartProcess, dump, run_reap
 

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ops.exceptions import RunNotFound, ShardError
-from ops.model.reaping import RunRecord, UndoReport
-from ops.operations.undo import read_history, undo
+from ops.model.runs import RunRecord, UndoReport
+from ops.operations.reaping.undo import read_history, undo
 from ops.output import documents
-from ops.store import journal
-from ops.store.leases import renew_lease
-from ops.store.shards import open_layer
+from ops.store.connection.shards import open_layer
+from ops.store.liveness.leases import renew_lease
+from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import (
     ASGI,

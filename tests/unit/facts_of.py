@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ops.model.diagnosis import diagnose
-from ops.model.disconnects import Disconnect
-from ops.model.facts import (
+from ops.model.disconnects.record import Disconnect
+from ops.model.doctor.diagnosis import diagnose
+from ops.model.doctor.facts import (
     Client,
     Facts,
     HostSettings,
@@ -18,7 +18,7 @@ from ops.model.facts import (
     Missing,
     ServerFacts,
 )
-from ops.model.findings import Finding
+from ops.model.doctor.findings import Finding
 
 NOW = 1_800_000_000.0
 DAY = 86400.0

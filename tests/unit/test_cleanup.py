@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ops.model.cleanup import gone_channel
-from ops.model.disconnects import UNTIMED, Disconnect, parse_json, to_json
+from ops.model.disconnects.record import UNTIMED, Disconnect, parse_json, to_json
+from ops.model.liveness.recorded_ends import gone_channel
 
 CHANNEL = f"specific.{'a' * 32}!{'b' * 32}"
 END = Disconnect(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.client_pings import MAX_ANSWER_LENGTH, PING, PONG, decode_pong, encode_ping
+from ops.model.heartbeats.client_pings import MAX_ANSWER_LENGTH, PING, PONG, decode_pong, encode_ping
 
 
 def test_a_ping_says_by_when_the_next_one_comes() -> None:

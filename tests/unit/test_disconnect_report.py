@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ops.model.disconnect_report import DisconnectReport, Reading, conclude_report
-from ops.model.disconnect_tally import DisconnectTally
-from ops.model.disconnects import Disconnect
+from ops.model.disconnects.record import Disconnect
+from ops.model.disconnects.report.report import DisconnectReport, Reading, conclude_report
+from ops.model.disconnects.report.tally import DisconnectTally
 from ops.output.disconnect_documents import disconnect_report_document
 from ops.output.disconnect_page import disconnect_page
 from ops.output.disconnect_tables import disconnect_report

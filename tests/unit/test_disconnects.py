@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.disconnects import (
+from ops.model.disconnects.record import (
     CAUSES,
     CLOSED_BY,
     MAX_GROUPS,

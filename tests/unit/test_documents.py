@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.evidence import ProbesTaken
-from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
-from ops.model.keys import visible
-from ops.model.liveness import State, Verdict
-from ops.model.reaping import Leftover, ReapedProcess, ReapReport, RunRecord, UndoReport
-from ops.model.records import LEASE_COUNTS, Group, Inspection, Lease, Member, Process, ShardInfo, StateCounts
+from ops.model.groups import Group, Inspection, Member, Process, ShardInfo, StateCounts
+from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
+from ops.model.liveness.evidence import ProbesTaken
+from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.lease import LEASE_COUNTS, Lease
+from ops.model.runs import Leftover, ReapedProcess, ReapReport, RunRecord, UndoReport
+from ops.model.text import visible
 from ops.output.documents import (
     HeartbeatDocument,
     dump,

@@ -10,8 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ops.model.disconnects import CAUSES, MAX_CHAIN, MAX_TEXT
-from ops.model.ends import (
+from ops.model.disconnects.causes import (
     REDIS_CAUSES,
     Seen,
     cause_in_redis,
@@ -19,8 +18,9 @@ from ops.model.ends import (
     cause_of_exception,
     conclude,
     describe_exception,
-    without_secrets,
 )
+from ops.model.disconnects.record import CAUSES, MAX_CHAIN, MAX_TEXT
+from ops.model.text import without_secrets
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> tuple[str, ...]:

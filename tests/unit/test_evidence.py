@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops.model.evidence import (
+from ops.model.liveness.evidence import (
     AppearedMeanwhile,
     Bearing,
     Evidence,
@@ -19,8 +19,8 @@ from ops.model.evidence import (
     ProbesTaken,
     ProbeUnanswered,
     SuspectedBefore,
-    format_seconds,
 )
+from ops.model.text import format_seconds
 
 CASES: list[tuple[Evidence, Bearing, str]] = [
     (ProbesTaken(1.25), Bearing.LIFE, "took two probes in a row, the second within 1.2 ms"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ops.model.facts import KeyspaceFacts, Kind, Missing, ProcessFacts
+from ops.model.doctor.facts import KeyspaceFacts, Kind, Missing, ProcessFacts
 from tests.unit.facts_of import NOW, PROCESS, ended, facts, found, host, ids, server, settings_of, skipped_ids
 
 TIMED_OUT = {"cause": "redis_timeout", "lived_seconds": 5.0}

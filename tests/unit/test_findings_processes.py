@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ops.model.facts import Client, Facts, Kind, Missing, ProcessFacts
-from ops.model.records import Lease
+from ops.model.doctor.facts import Client, Facts, Kind, Missing, ProcessFacts
+from ops.model.liveness.lease import Lease
 from tests.unit.facts_of import (
     BLOCKED,
     NOW,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ops.model.facts import Client, Facts, Kind, LatencyEvent, Missing, ProcessFacts, SlowCommand
+from ops.model.doctor.facts import Client, Facts, Kind, LatencyEvent, Missing, ProcessFacts, SlowCommand
 from tests.unit.facts_of import (
     BUFFER_LIMITS,
     DAY,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+from ops.application.connections.heart import Heart
 from ops.consumers import HeartbeatMixin
-from ops.heart import Heart
 
 UVICORN_SAYS = "Unexpected ASGI message 'websocket.send', after sending 'websocket.close'"
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from ops.model.heartbeats import GROUPS_KEPT, GroupHeartbeat, HeartbeatReport, Tally
-from ops.model.heartbeats import ProcessHeartbeat as Process
+from ops.model.heartbeats.report import GROUPS_KEPT, GroupHeartbeat, HeartbeatReport, Tally
+from ops.model.heartbeats.report import ProcessHeartbeat as Process
 from ops.output.heartbeats import heartbeat_report, milliseconds, round_line
 
 

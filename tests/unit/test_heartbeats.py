@@ -6,14 +6,8 @@ from typing import Any
 
 import pytest
 
-from ops.model.heartbeats import (
-    GROUPS_KEPT,
-    SILENT_KEPT,
-    GroupHeartbeat,
-    Heartbeat,
-    HeartbeatReport,
-    parse_heartbeat,
-)
+from ops.model.heartbeats.message import Heartbeat, parse_heartbeat
+from ops.model.heartbeats.report import GROUPS_KEPT, SILENT_KEPT, GroupHeartbeat, HeartbeatReport
 
 RUN = "0123456789abcdef" * 2
 

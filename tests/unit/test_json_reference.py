@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from ops.model.cleanup import CleanedProcess, CleanupReport
-from ops.model.diagnosis import Diagnosis, Finding, Skipped
-from ops.model.disconnect_report import Reading, conclude_report
-from ops.model.disconnect_tally import DisconnectTally
-from ops.model.disconnects import Disconnect
-from ops.model.emitting import EmitReport
-from ops.model.heartbeats import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
-from ops.model.reaping import RunRecord, UndoReport
+from ops.model.disconnects.cleanup import CleanedProcess, CleanupReport
+from ops.model.disconnects.emitting import EmitReport
+from ops.model.disconnects.record import Disconnect
+from ops.model.disconnects.report.report import Reading, conclude_report
+from ops.model.disconnects.report.tally import DisconnectTally
+from ops.model.doctor.diagnosis import Diagnosis, Finding, Skipped
+from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
+from ops.model.runs import RunRecord, UndoReport
 from ops.output.disconnect_documents import cleanup_document, disconnect_report_document, emit_document
 from ops.output.documents import (
     HeartbeatDocument,

@@ -18,8 +18,8 @@ from ops.model.keys import (
     index_entry,
     parse_inbox,
     parse_index_entry,
-    visible,
 )
+from ops.model.text import visible
 
 PROCESS = "0123456789abcdef" * 2
 processes = st.text("0123456789abcdef", min_size=32, max_size=32)

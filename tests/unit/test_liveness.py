@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.evidence import (
+from ops.model.liveness.evidence import (
     AppearedMeanwhile,
     Bearing,
     Evidence,
@@ -21,7 +21,7 @@ from ops.model.evidence import (
     ProbeUnanswered,
     SuspectedBefore,
 )
-from ops.model.liveness import MEMBER_STATES, Policy, State, judge
+from ops.model.liveness.judge import MEMBER_STATES, Policy, State, judge
 
 seconds = st.floats(min_value=0, max_value=1e7)
 life = (

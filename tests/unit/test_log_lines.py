@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.log_lines import (
+from ops.model.disconnects.logs.lines import (
     WebsocketLine,
     is_daphne_http,
     parse_daphne,

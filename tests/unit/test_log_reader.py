@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model import log_reader
-from ops.model.disconnects import UNTIMED, Disconnect, iso_time, to_json
-from ops.model.log_reader import Lines, LogReader
+from ops.model.disconnects.logs import reader as log_reader
+from ops.model.disconnects.logs.reader import Lines, LogReader
+from ops.model.disconnects.record import UNTIMED, Disconnect, iso_time, to_json
 from tests.conftest import REPOSITORY
 
 CAPTURED = REPOSITORY / "tests" / "data" / "logs"

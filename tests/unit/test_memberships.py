@@ -9,8 +9,8 @@ import threading
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from ops.application.layer.memberships import Memberships
 from ops.model.keys import INDEXED_CHANNELS
-from ops.model.memberships import Memberships
 
 GRACE = 5.0
 

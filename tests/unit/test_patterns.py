@@ -8,11 +8,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ops.model.disconnect_tally import DisconnectTally, normalised
-from ops.model.disconnects import Disconnect
-from ops.model.log_reader import LogReader
-from ops.model.pattern import Pattern
-from ops.model.patterns import find_patterns
+from ops.model.disconnects.logs.reader import LogReader
+from ops.model.disconnects.record import Disconnect
+from ops.model.disconnects.report.pattern import Pattern
+from ops.model.disconnects.report.patterns import find_patterns
+from ops.model.disconnects.report.tally import DisconnectTally, normalised
 from tests.conftest import REPOSITORY
 
 NOON = 1_795_608_000.0

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ops.model.records import Inspection, ShardInfo, StateCounts
+from ops.model.groups import Inspection, ShardInfo, StateCounts
 from ops.output.plugin import CRITICAL, OK, UNKNOWN, WARNING, plugin_line, plugin_result
 
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.evidence import JoinedSince, SuspectedBefore
-from ops.model.liveness import State, Verdict
-from ops.model.reaping import Control, ReapPlan, Recall, Suspicion, plan_reap, recall, suspicion_lifetime_seconds
+from ops.model.liveness.evidence import JoinedSince, SuspectedBefore
+from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.plan import ReapPlan, plan_reap
+from ops.model.liveness.stops import Control
+from ops.model.liveness.suspicion import Recall, Suspicion, recall, suspicion_lifetime_seconds
 
 SUSPICION = Suspicion("p", since=1000.0, renewed_at=1100.0, epoch="run-1", newest_joined_at=500.0)
 times = st.floats(min_value=0, max_value=4e9)

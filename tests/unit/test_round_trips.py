@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from ops.model.round_trips import RANKS, WIDTH, RoundTrips
+from ops.model.heartbeats.round_trips import RANKS, WIDTH, RoundTrips
 
 
 def noted(*milliseconds: float) -> RoundTrips:

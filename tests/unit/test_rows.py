@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.keys import visible
-from ops.model.records import Group, Member, StateCounts
+from ops.model.groups import Group, Member, StateCounts
+from ops.model.text import visible
 from ops.output.rows import GROUP_FIELDS, MEMBER_FIELDS, csv_header, csv_lines, json_line
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=9) | st.text("=+-@\t\r\n\",;'|a", max_size=5)

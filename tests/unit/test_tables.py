@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from ops.model.evidence import InboxStuck, LeaseLapsed, ProbesTaken, ProbeUnanswered, SuspectedBefore
-from ops.model.keys import visible
-from ops.model.liveness import State, Verdict
-from ops.model.reaping import Leftover, ReapedProcess, ReapReport, RunRecord
-from ops.model.records import Group, Inspection, Member, Process, ShardInfo, StateCounts
+from ops.model.groups import Group, Inspection, Member, Process, ShardInfo, StateCounts
+from ops.model.liveness.evidence import InboxStuck, LeaseLapsed, ProbesTaken, ProbeUnanswered, SuspectedBefore
+from ops.model.liveness.judge import State, Verdict
+from ops.model.runs import Leftover, ReapedProcess, ReapReport, RunRecord
+from ops.model.text import visible
 from ops.output.tables import history_table, inspection_report, reap_report
 
 PROCESS = "0123456789abcdef" * 2

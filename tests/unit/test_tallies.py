@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.tallies import RecentKeys, Timeline, TopTally, age_bin, shares
+from ops.model.disconnects.report.counting import RecentKeys, Timeline, TopTally, age_bin, shares
 
 
 def test_the_rarest_keys_fall_to_other_and_no_count_is_lost() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.output.text import ago, counted, iso
+from ops.model.text import counted
+from ops.output.text import ago, iso
 
 
 @pytest.mark.parametrize(

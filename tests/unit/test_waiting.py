@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from ops.store import waiting
-from ops.store.waiting import end, within
+from ops.store.connection import waiting
+from ops.store.connection.waiting import end, within
 
 
 async def test_the_result_or_the_error_comes_through() -> None:

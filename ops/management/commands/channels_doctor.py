@@ -6,11 +6,11 @@ from django.core.management.base import CommandParser
 from ops.exceptions import LayerError
 from ops.layer_settings import layer_settings
 from ops.management.command import OpsCommand
-from ops.model.diagnosis import CHECKS, IDS, Diagnosis
-from ops.model.facts import LayerSettings
-from ops.model.findings import LEVELS
-from ops.operations.diagnose import examine, examine_settings
-from ops.store.shards import make_layer, open_layer
+from ops.model.doctor.diagnosis import CHECKS, IDS, Diagnosis
+from ops.model.doctor.facts import LayerSettings
+from ops.model.doctor.findings import LEVELS
+from ops.operations.doctor.diagnose import examine, examine_settings
+from ops.store.connection.shards import make_layer, open_layer
 
 FINDINGS = 3
 

@@ -9,12 +9,12 @@ from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments, OutputLost
 from ops.management.arguments import count, positive_count, seconds
 from ops.management.command import OpsCommand
-from ops.model.keys import visible
-from ops.model.liveness import MEMBER_STATES
-from ops.model.records import Group, Inspection
+from ops.model.groups import Group, Inspection
+from ops.model.liveness.judge import MEMBER_STATES
+from ops.model.text import visible
 from ops.operations.inspect import InspectOptions, inspect, summarize
 from ops.operations.observe import Look, Progress
-from ops.store.shards import open_layer
+from ops.store.connection.shards import open_layer
 
 ROWS_IN_A_TABLE = 50
 PROBE_TIMEOUT_SECONDS = 3.0

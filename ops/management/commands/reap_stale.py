@@ -7,11 +7,11 @@ from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import seconds, share
 from ops.management.command import OpsCommand
-from ops.model.reaping import ReapReport, RunRecord, UndoReport
+from ops.model.runs import ReapReport, RunRecord, UndoReport
 from ops.operations.observe import Progress
-from ops.operations.reap import ReapOptions, reap
-from ops.operations.undo import read_history, undo
-from ops.store.shards import open_layer
+from ops.operations.reaping.reap import ReapOptions, reap
+from ops.operations.reaping.undo import read_history, undo
+from ops.store.connection.shards import open_layer
 
 NOTHING_TO_REAP = "publish/subscribe memberships end with their connection: there is nothing to reap"
 

@@ -9,15 +9,15 @@ from ops.exceptions import InvalidArguments
 from ops.management.arguments import moment, speed
 from ops.management.channel_handlers import handles_disconnects
 from ops.management.command import OpsCommand
-from ops.model.cleanup import CleanupReport
-from ops.model.disconnect_report import DisconnectReport
-from ops.model.emitting import EmitReport
-from ops.model.keys import visible
-from ops.operations.cleanup import CleanupOptions, clean_up
-from ops.operations.emit import EmitOptions, emit
+from ops.model.disconnects.cleanup import CleanupReport
+from ops.model.disconnects.emitting import EmitReport
+from ops.model.disconnects.report.report import DisconnectReport
+from ops.model.text import visible
+from ops.operations.disconnects.cleanup import CleanupOptions, clean_up
+from ops.operations.disconnects.emit import EmitOptions, emit
+from ops.operations.disconnects.replay import Span, report_files, report_stream
 from ops.operations.observe import Progress
-from ops.operations.replay import Span, report_files, report_stream
-from ops.store.shards import open_layer
+from ops.store.connection.shards import open_layer
 
 FINDINGS = 3
 NOTHING_TO_CLEAN = "publish/subscribe memberships end with their connection: there is nothing to clean up"

@@ -9,12 +9,13 @@ from django.core.management.base import CommandParser
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import positive_count, seconds
 from ops.management.command import INTERRUPTED, OpsCommand
-from ops.model.heartbeats import DEPTHS, GroupHeartbeat, HeartbeatReport, Tally
-from ops.model.keys import visible
-from ops.operations.heartbeat import HeartbeatOptions, HeartbeatRun, heartbeats
+from ops.model.heartbeats.message import DEPTHS
+from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, Tally
+from ops.model.text import visible
+from ops.operations.heartbeats.run import HeartbeatOptions, HeartbeatRun, heartbeats
 from ops.operations.observe import Look
 from ops.output.documents import HeartbeatDocument
-from ops.store.shards import open_layer
+from ops.store.connection.shards import open_layer
 
 SILENT = 3
 RATE = 2000

@@ -1,0 +1,322 @@
+"""What a process with the drop-in layer does for its memberships, three times in each lease.
+
+It renews the lease; puts memberships back where they may be gone; refreshes those that would soon expire; and takes
+away those of channels whose consumer is gone. At exit it takes all of them with it.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import time
+import weakref
+from collections.abc import Coroutine, Iterable, Iterator
+from typing import Any
+
+from ops.application.background import start_task
+from ops.application.layer.outages import LONGEST_WAIT_SECONDS
+from ops.application.layer.repairs import MEMBERS_AT_ONCE, Member, Repairs, execute, on_shard
+from ops.application.process_exit import at_exit
+from ops.model.disconnects.causes import describe_exception
+from ops.model.keys import Keyspace, parse_index_entry
+from ops.model.liveness.lease import LEASE_COUNTS
+from ops.store.connection.failures import will_pass
+from ops.store.connection.waiting import spread
+from ops.store.liveness.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
+
+logger = logging.getLogger("ops.layers")
+
+LOOKS_PER_LEASE = 3
+LOOKS_PER_GROUP_EXPIRY = 4
+LONGEST_PAUSE_SECONDS = 10.0
+GRACE_SECONDS = 5.0
+PARTS_AT_ONCE = 100
+END_SECONDS = 2.0
+
+
+class Keeper:
+    """Looks after the memberships of one layer instance, in the event loop that receives."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = weakref.ref(layer)
+        self._keyspace = Keyspace(layer.prefix)
+        self._complaints: set[str] = set()
+        self._begin()
+        _keepers.add(self)
+        _watch_the_process()
+
+    def _begin(self) -> None:
+        """As a process that has nothing in Redis."""
+        self._description: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Event | None = None
+        self._under_way: dict[str, asyncio.Task[bool]] = {}
+        # shard -> the run of its server on which all memberships are known to be; None where some may be missing
+        self._server_runs: dict[int, bytes | None] = {}
+        self.repairs = Repairs()
+        self.leases_lost = 0
+        self.members_put_back = 0
+        self.members_refreshed = 0
+        self.channels_discarded = 0
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether anything of this process is in Redis that would be left over."""
+        layer = self._layer()
+        return layer is not None and bool(self._server_runs or self.repairs.in_doubt or len(layer.memberships))
+
+    def keep_running(self) -> None:
+        """Start in this loop, unless at work there already. Called by whoever receives, so it must be cheap."""
+        loop, task = asyncio.get_running_loop(), self._task
+        if task is not None and not task.done() and task.get_loop() is loop:
+            return
+        layer: Any = self._layer()
+        if not layer.holds_lease:
+            return
+        self._description = self._description or describe_process(layer.lease_seconds)
+        self._wake, self._under_way = asyncio.Event(), {}
+        self._task = start_task(_keep(self._layer, self._wake), "keeper")
+
+    async def stop(self) -> None:
+        """End in this loop, if at work there."""
+        task = self._task
+        if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
+
+    def look_now(self) -> None:
+        """Redis is back: do not wait for the next time."""
+        if self._wake is not None:
+            self._wake.set()
+
+    async def look(self, within_seconds: float | None = None) -> bool:
+        """One round over all shards; returns whether all of them answered, in time.
+
+        What takes longer goes on meanwhile, and is not begun again by the next round. So no shard that is slow keeps
+        this process from renewing its leases on the others.
+        """
+        layer: Any = self._layer()
+        work = {f"shard {index}": functools.partial(self._look_at, layer, index) for index in range(layer.ring_size)}
+        work["abandoned"] = functools.partial(self._discard_abandoned, layer, GRACE_SECONDS)
+        for what, begin in work.items():
+            if what not in self._under_way or self._under_way[what].done():
+                self._under_way[what] = start_task(begin(), what)
+        tasks = tuple(self._under_way.values())
+        await asyncio.wait(tasks, timeout=within_seconds)
+        return all(task.done() and not task.cancelled() and task.result() for task in tasks)
+
+    async def _look_at(self, layer: Any, index: int) -> bool:
+        try:
+            await self._renew(layer, index)
+            await self.repairs.settle(layer, index)
+            await self._refresh(layer, index)
+        except Exception as error:
+            if will_pass(error):
+                return False
+            # A user without the rights, a key of another type: it may last, and is no reason to stop.
+            if str(error) not in self._complaints:
+                self._complaints.add(str(error))
+                # Without its traceback, whose last line may quote what the server was sent.
+                logger.error("the lease on Redis shard %d cannot be kept: %s", index, describe_exception(error)[0])
+        return True
+
+    async def _renew(self, layer: Any, index: int) -> None:
+        keep_seconds = max(layer.group_expiry, LOOKS_PER_LEASE * layer.lease_seconds)
+        try:
+            was_there, server_run = await renew_lease(
+                layer.connection(index), self._keyspace, layer.client_prefix, self._describe(layer), keep_seconds
+            )
+        except BaseException:
+            # It may have been done, and its answer have been that the lease was gone: nobody will hear that again.
+            if index in self._server_runs:
+                self._server_runs[index] = None
+            raise
+        if was_there and self._server_runs.get(index) == server_run:
+            return
+        first_time = index not in self._server_runs
+        if not first_time:
+            self._server_runs[index] = None
+        # What joined before there was a lease may be gone, unless its index is there.
+        if not (first_time and await _has_index(layer, layer.connection(index))):
+            await self._put_back(layer, index, quietly=first_time)
+        self._server_runs[index] = server_run
+
+    def _describe(self, layer: Any) -> dict[str, str]:
+        counts = {name: getattr(self, name) for name in LEASE_COUNTS if name != "outages"}
+        now = {"index_parts": layer.memberships.index_parts, "outages": layer.outages.count, **counts}
+        return {**self._description, **{name: str(count) for name, count in now.items()}}
+
+    async def _put_back(self, layer: Any, index: int, *, quietly: bool) -> None:
+        """The shard is new, was emptied or lost its latest writes, or this process was taken for dead.
+
+        What its index names beyond the memberships of now was left, and the shard has lost that. The index stays while
+        it is written again: the server may go at any time, and return with what it has now.
+        """
+        indexed = await _read_index(layer, layer.connection(index))
+        self.repairs.in_doubt.update(member for member in indexed if not layer.memberships.is_member(*member))
+        lost = on_shard(layer, index, layer.memberships.joined_before(float("inf")))
+        await self.repairs.join(layer, index, lost, anew=True)
+        if lost and not quietly:
+            self.leases_lost += 1
+            self.members_put_back += len(lost)
+            logger.warning("Redis shard %d may have lost memberships; %d were put back", index, len(lost))
+
+    async def _refresh(self, layer: Any, index: int) -> None:
+        """Renew memberships that have lived half their time, which ``group_send`` would otherwise cut off."""
+        joined_before, now = layer.memberships.joined_before, time.time()
+        # Of those that come too late, as after a long sleep, somebody may have taken them out for their age.
+        for age, anew in ((layer.group_expiry, True), (layer.group_expiry / 2, False)):
+            due = on_shard(layer, index, joined_before(now - age))
+            if due:
+                await self.repairs.join(layer, index, due, anew=anew)
+                self.members_refreshed += len(due)
+
+    async def _discard_abandoned(self, layer: Any, grace_seconds: float) -> bool:
+        for channel, groups in layer.memberships.abandoned(time.monotonic(), grace_seconds):
+            layer.forget_messages(channel)
+            for group in groups:
+                # Whatever the error: it is in doubt from there on, and the next look settles it.
+                with contextlib.suppress(Exception):
+                    await layer.group_discard(group, channel)
+            if groups:
+                self.channels_discarded += 1
+                logger.warning("the consumer of %s is gone; it was taken out of %d groups", channel, len(groups))
+        return True
+
+    async def end_with_loop(self) -> None:
+        """The loop ends, and its consumers with it. Quickly and quietly: nobody waits for this."""
+        layer: Any = self._layer()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._end(layer), END_SECONDS)
+
+    async def _end(self, layer: Any) -> None:
+        for task in self._under_way.values():
+            task.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way.values())
+        loop = asyncio.get_running_loop()
+        owners = [owner for owner in layer.memberships.owners() if owner.get_loop() is loop and not owner.done()]
+        if owners:
+            await asyncio.wait(owners, timeout=END_SECONDS / 2)
+        await self._discard_abandoned(layer, 0.0)
+        if not len(layer.memberships):
+            # Nobody renews it from here on. With members left, the record says when this process was last seen.
+            for index in range(layer.ring_size):
+                await delete_lease(layer.connection(index), self._keyspace, layer.client_prefix)
+            self._server_runs.clear()
+
+    def begin_in_child(self) -> None:
+        """This process was forked: channels and memberships are its parent's."""
+        layer: Any = self._layer()
+        if layer is not None:
+            self._begin()
+            layer.begin_in_child()
+
+    async def leave(self) -> None:
+        """Take every membership along. Marked first: if this is cut short, the rest is known to be dead."""
+        layer: Any = self._layer()
+        await asyncio.gather(*(self._leave(layer, index) for index in range(layer.ring_size)), return_exceptions=True)
+
+    async def _leave(self, layer: Any, index: int) -> None:
+        connection, process = layer.connection(index), layer.client_prefix
+        await mark_lease_ended(connection, self._keyspace, process, layer.group_expiry)
+        members = {*layer.memberships.joined_before(float("inf")), *self.repairs.in_doubt}
+        mine = on_shard(layer, index, members)
+        for start in range(0, len(mine), MEMBERS_AT_ONCE):
+            pipe = connection.pipeline(transaction=False)
+            for group, channel in mine[start : start + MEMBERS_AT_ONCE]:
+                pipe.zrem(layer._group_key(group), channel)
+            await execute(pipe)
+        await _forget_index(layer, connection)
+        await delete_lease(connection, self._keyspace, process)
+
+
+async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:
+    """The task. It holds the layer only while it looks, and ends where another loop has taken over."""
+    me = asyncio.current_task()
+    try:
+        while (layer := reference()) is not None and layer._keeper._task is me:
+            wake.clear()
+            lease, expiry = layer.lease_seconds / LOOKS_PER_LEASE, layer.group_expiry / LOOKS_PER_GROUP_EXPIRY
+            answered = await layer._keeper.look(lease)
+            pause = min(lease, expiry, LONGEST_PAUSE_SECONDS if answered else LONGEST_WAIT_SECONDS)
+            layer = None
+            alarm = asyncio.get_running_loop().call_later(spread(0.8 * pause, pause), wake.set)
+            try:
+                await wake.wait()
+            finally:
+                alarm.cancel()
+    except asyncio.CancelledError:
+        layer = reference()
+        if layer is not None and layer._keeper._task is me:
+            await layer._keeper.end_with_loop()
+        raise
+
+
+def _index_parts(layer: Any) -> Iterator[list[bytes]]:
+    """The keys of this process's index: one that made a million channels has thousands, most of them empty."""
+    parts = layer.memberships.index_parts
+    return Keyspace(layer.prefix).index_in_parts(layer.client_prefix, parts, PARTS_AT_ONCE)
+
+
+async def _has_index(layer: Any, connection: Any) -> bool:
+    for keys in _index_parts(layer):
+        if await connection.exists(*keys):
+            return True
+    return False
+
+
+async def _read_index(layer: Any, connection: Any) -> list[Member]:
+    """What the shard has as this process's memberships. What cannot be read is passed over; what is no list goes."""
+    found: list[Member] = []
+    for keys in _index_parts(layer):
+        pipe = connection.pipeline(transaction=False)
+        for key in keys:
+            pipe.lrange(key, 0, -1)
+        for key, entries in zip(keys, await pipe.execute(raise_on_error=False), strict=True):
+            if isinstance(entries, Exception):
+                if "WRONGTYPE" not in str(entries):
+                    raise entries
+                await connection.unlink(key)
+                continue
+            found.extend(_members(layer.client_prefix, entries))
+    return found
+
+
+def _members(process: str, entries: Iterable[bytes]) -> Iterator[Member]:
+    for entry in entries:
+        with contextlib.suppress(UnicodeDecodeError):
+            if (pair := parse_index_entry(process, entry)) is not None:
+                yield pair[0].decode(), pair[1].decode()
+
+
+async def _forget_index(layer: Any, connection: Any) -> None:
+    for keys in _index_parts(layer):
+        await connection.unlink(*keys)
+
+
+# The process: its exit, and its children
+
+_keepers: "weakref.WeakSet[Keeper]" = weakref.WeakSet()
+
+
+@functools.cache
+def _watch_the_process() -> None:
+    at_exit(_leave_at_exit)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_in_child)
+
+
+def _begin_in_child() -> None:
+    for keeper in list(_keepers):
+        keeper.begin_in_child()
+
+
+def _leave_at_exit() -> Coroutine[Any, Any, None] | None:
+    holders = [keeper for keeper in _keepers if keeper.holds_something]
+    return _leave_all(holders) if holders else None
+
+
+async def _leave_all(keepers: Iterable[Keeper]) -> None:
+    await asyncio.gather(*(keeper.leave() for keeper in keepers), return_exceptions=True)

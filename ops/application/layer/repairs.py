@@ -1,0 +1,113 @@
+"""Putting memberships back into Redis and taking doubtful ones out, while their channels go on joining and leaving.
+
+A repair writes what was decided a moment ago. Whoever joins or leaves in the meantime waits until that is written, and
+has the last word; whoever cannot wait, in another event loop, is looked after when it is done.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ops.model.keys import index_entry
+from ops.store.connection.failures import will_pass
+
+MEMBERS_AT_ONCE = 100  # of one transaction: some 1 ms of the server's time
+
+Member = tuple[str, str]
+"""Group and channel."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _UnderWay:
+    members: frozenset[Member]
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Repairs:
+    """The repairs of one layer instance's memberships."""
+
+    def __init__(self) -> None:
+        self.in_doubt: set[Member] = set()
+        self._under_way: set[_UnderWay] = set()
+
+    def doubt(self, member: Member) -> None:
+        """Redis did not say whether it did as it was asked: look again whether the group has what it should."""
+        self.in_doubt.add(member)
+
+    async def have_written(self, member: Member) -> None:
+        """Wait while what was decided of ``member`` before is being written."""
+        while repair := next((repair for repair in tuple(self._under_way) if member in repair.members), None):
+            if repair.loop is not asyncio.get_running_loop():
+                return
+            await repair.ended.wait()
+
+    async def join(self, layer: Any, shard: int, members: Sequence[Member], *, anew: bool) -> None:
+        """Give channels the score of now in their groups; who leaves meanwhile is taken out again.
+
+        ``anew``: also those that are not there. Otherwise whom another process has taken out stays out.
+        """
+        memberships, connection = layer.memberships, layer.connection(shard)
+        for start in range(0, len(members), MEMBERS_AT_ONCE):
+            # In one go: no snapshot may have a member that its process's index does not name.
+            now, pipe = time.time(), connection.pipeline(transaction=anew)
+            batch = [member for member in members[start : start + MEMBERS_AT_ONCE] if memberships.is_member(*member)]
+            for group, channel in batch:
+                part = layer.index_key(channel)
+                pipe.zadd(layer._group_key(group), {channel: now}, xx=not anew)
+                pipe.expire(layer._group_key(group), layer.group_expiry)
+                if anew:
+                    pipe.lrem(part, 0, index_entry(group, channel))
+                    pipe.rpush(part, index_entry(group, channel))
+                pipe.expire(part, layer.group_expiry)
+            self.in_doubt.update(batch)
+            await self._write(batch, pipe)
+            for group, channel in batch:
+                if memberships.is_member(group, channel):
+                    memberships.joined(group, channel, now)
+        await self.settle(layer, shard)
+
+    async def settle(self, layer: Any, shard: int) -> None:
+        """Take out who is in doubt and no member; who joins while that is under way goes in again."""
+        is_member = layer.memberships.is_member
+        doubtful = on_shard(layer, shard, tuple(self.in_doubt))
+        gone = [member for member in doubtful if not is_member(*member)]
+        # Before Redis is asked: what comes into doubt meanwhile is in doubt afterwards.
+        self.in_doubt.difference_update(doubtful)
+        if gone:
+            pipe = layer.connection(shard).pipeline(transaction=False)
+            for group, channel in gone:
+                pipe.zrem(layer._group_key(group), channel)
+                if layer.memberships.knows(channel):
+                    pipe.lrem(layer.index_key(channel), 0, index_entry(group, channel))
+            try:
+                await self._write(gone, pipe)
+            except BaseException:
+                self.in_doubt.update(gone)
+                raise
+        back = [member for member in gone if is_member(*member)]
+        if back:
+            await self.join(layer, shard, back, anew=True)
+
+    async def _write(self, members: Iterable[Member], pipe: Any) -> None:
+        repair = _UnderWay(frozenset(members))
+        self._under_way.add(repair)
+        try:
+            await execute(pipe)
+        finally:
+            self._under_way.discard(repair)
+            repair.ended.set()
+
+
+async def execute(pipe: Any) -> None:
+    """Run a pipeline to its end; a group that is no group does not keep the others from what they need."""
+    for reply in await pipe.execute(raise_on_error=False):
+        if isinstance(reply, Exception) and will_pass(reply):
+            raise reply
+
+
+def on_shard(layer: Any, shard: int, members: Iterable[Member]) -> list[Member]:
+    """Those of ``members`` whose group is there."""
+    return [member for member in members if layer.consistent_hash(member[0]) == shard]

@@ -1,0 +1,146 @@
+"""Why a connection ended, from what was seen of it. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ops.model.disconnects.record import MAX_CHAIN, MAX_TEXT
+from ops.model.heartbeats.client_pings import HEARTBEAT_TIMEOUT
+from ops.model.text import without_secrets
+
+NO_HANDLER = re.compile(r"^ValueError: No handler for message type")
+
+_FROM_REDIS = re.compile(r"^(redis\.(asyncio\.)?(exceptions|connection)|channels_redis)\.")
+
+REDIS_CAUSES = {
+    "redis_timeout": re.compile(r"Timeout (reading from|connecting to|writing to)|^redis\.exceptions\.TimeoutError"),
+    "redis_connection_lost": re.compile(
+        r"while writing to socket\. .*Connection lost|^ConnectionResetError: Connection lost"
+        r"|Connection closed by server|Connection reset by peer|Broken pipe|Error while reading from"
+        r"|Error \S+ connecting to|Connect call failed|Connection refused|Name or service not known"
+        r"|^redis\.exceptions\.(ConnectionError|BusyLoadingError|MaxConnectionsError)"
+    ),
+    "redis_error": re.compile(r"^redis\.exceptions\."),
+}
+"""The cause that a Redis failure is filed under, by what its text looks like; the first that fits counts."""
+
+
+def describe_exception(error: BaseException) -> tuple[str, ...]:
+    """``error`` and what it came from, each as ``Type: text``, with credentials taken out."""
+    lines: list[str] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(lines) < MAX_CHAIN:
+        seen.add(id(link))
+        lines.append(_described(link))
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return tuple(lines)
+
+
+def _described(error: BaseException) -> str:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error)[: 4 * MAX_TEXT]
+    except Exception:  # It is the application's class.
+        text = "?"
+    return f"{name}: {without_secrets(' '.join(text.split()))}"[:MAX_TEXT]
+
+
+def cause_in_redis(chain: Sequence[str]) -> str | None:
+    """The cause of a Redis failure in a chain of ``Type: text``; None where Redis has no part in it."""
+    if not any(_FROM_REDIS.search(line) for line in chain):
+        return None
+    return next((cause for cause, looks in REDIS_CAUSES.items() if any(map(looks.search, chain))), None)
+
+
+def is_of_a_client_that_left(chain: Sequence[str]) -> bool:
+    """Whether ``chain`` comes from writing to somebody who had left: uvicorn raises then, Daphne does not."""
+    return any(line.startswith("uvicorn.protocols.utils.ClientDisconnected:") for line in chain)
+
+
+def cause_of_exception(chain: Sequence[str]) -> str:
+    """The cause that a chain of ``Type: text`` is filed under; of no use where it is empty."""
+    if cause := cause_in_redis(chain):
+        return cause
+    return "no_handler" if any(NO_HANDLER.search(line) for line in chain) else "handler_exception"
+
+
+_BY_CODE: Mapping[int, str] = {
+    1000: "normal",
+    1001: "going_away",
+    1002: "protocol_error",
+    1003: "protocol_error",
+    1005: "normal",
+    1006: "no_close_frame",
+    1007: "protocol_error",
+    1008: "protocol_error",
+    1009: "protocol_error",
+    1010: "protocol_error",
+    1011: "server_error",
+    1012: "service_restart",
+    1013: "server_error",
+    1014: "server_error",
+    HEARTBEAT_TIMEOUT: "heartbeat_timeout",
+}
+
+
+def cause_of_code(code: int | None) -> str:
+    """The cause that a close code alone tells."""
+    return "unknown" if code is None else _BY_CODE.get(code, "closed_with_code")
+
+
+# What a server says when it refuses what the client sent, and when it ends. Browsers send none of these of their own.
+_CLOSER = {1002: "server", 1007: "server", 1009: "server", 1012: "shutdown"}
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was seen of one connection, in the order of time: whichever close came first is the one that counts."""
+
+    accepted: bool = False
+    closed_by: str | None = None
+    code: int | None = None
+
+    def client_left(self, event: Mapping[str, Any], *, gives_reasons: bool) -> None:
+        """A ``websocket.disconnect`` came.
+
+        ``gives_reasons``: the server is one that passes on the reason of every close frame. From such a one, 1005
+        without a reason means that there was no close frame: uvicorn says so of a TCP connection that was cut.
+        """
+        if self.closed_by is not None:
+            return
+        code = event.get("code")
+        self.code = code if isinstance(code, int) else None
+        if self.code == 1005 and gives_reasons and "reason" not in event:
+            self.code = 1006
+        self.closed_by = _CLOSER.get(self.code or 0, "client")
+
+    def application_closed(self, code: object) -> None:
+        """The application sent ``websocket.close``."""
+        if self.closed_by is None:
+            self.closed_by = "application"
+            self.code = code if isinstance(code, int) else 1000
+
+
+def conclude(
+    seen: Seen, *, chain: Sequence[str] = (), cancelled: bool = False, exited: bool = False
+) -> tuple[str, str]:
+    """``cause`` and ``closed_by`` of an end: the consumer raised ``chain``, was cancelled, or its process ended.
+
+    What a consumer raises after the connection was closed is not why it ended.
+    """
+    if seen.closed_by == "application" and not seen.accepted:
+        return "rejected", "application"
+    if seen.closed_by is not None:
+        return cause_of_code(seen.code), seen.closed_by
+    if is_of_a_client_that_left(chain):
+        return "no_close_frame", "client"
+    if chain:
+        return cause_of_exception(chain), "application"
+    if exited:
+        return "process_exit", "shutdown"
+    if cancelled:
+        return "shutdown_cancelled", "shutdown"
+    return "application_returned", "application"

@@ -1,0 +1,89 @@
+"""Tracebacks in a log, line by line, as chains of ``Type: text``. Pure."""
+
+import re
+from dataclasses import dataclass, field
+
+from ops.model.disconnects.logs.lines import CHAINED, TRACEBACK, parse_exception
+from ops.model.disconnects.record import MAX_CHAIN, MAX_TEXT
+from ops.model.text import without_secrets
+
+MOST_LINES = 5000
+_CONSUMER = re.compile(r"channels[/\\](consumer|utils)\.py\"")
+_UVICORN_WEBSOCKET = re.compile(r"uvicorn[/\\]protocols[/\\]websockets[/\\]")
+
+
+@dataclass(slots=True)
+class Traceback:
+    """``chain``: what was raised, and after it what that came from. ``in_consumer``, ``in_uvicorn``: whose frames
+    are in it: of a consumer of Channels, of a websocket of uvicorn."""
+
+    at: float | None = None
+    chain: list[str] = field(default_factory=list)
+    in_consumer: bool = False
+    in_uvicorn: bool = False
+
+
+class TracebackReader:
+    """Is fed lines, and says of each whether it belongs to a traceback; ``finished`` is set when one has ended.
+
+    Python writes what came first first: the chain is turned round.
+    """
+
+    def __init__(self) -> None:
+        self.finished: Traceback | None = None
+        self._current: Traceback | None = None
+        self._in_frames = False
+        self._chained = False
+        self._lines = 0
+
+    def takes(self, line: str, at: float | None) -> bool:
+        """Whether ``line`` is part of a traceback. ``at``: when its log line was written, as far as that is known."""
+        if line.endswith(TRACEBACK):
+            if not self._chained:
+                self.end()
+                self._current = Traceback(at)
+                self._lines = 0
+            self._in_frames, self._chained = True, False
+            return True
+        if self._current is None:
+            return False
+        self._lines += 1
+        if self._lines > MOST_LINES:
+            self.end()
+            return False
+        return self._takes_frame(line) if self._in_frames else self._takes_between(line)
+
+    def _takes_frame(self, line: str) -> bool:
+        assert self._current is not None
+        if not line or line[0] in " \t|+":
+            self._current.in_consumer |= _CONSUMER.search(line[:1000]) is not None
+            self._current.in_uvicorn |= _UVICORN_WEBSOCKET.search(line[:1000]) is not None
+            return True
+        self._in_frames = False
+        raised = parse_exception(line)
+        if raised is None:
+            self.end()
+            return False
+        self._current.chain.append(without_secrets(raised)[:MAX_TEXT])
+        return True
+
+    def _takes_between(self, line: str) -> bool:
+        if line in CHAINED:
+            self._chained = True
+            return True
+        if not line.strip():
+            return True
+        self.end()
+        return False
+
+    def end(self) -> None:
+        """No more of the traceback comes."""
+        if self._current is not None and self._current.chain:
+            self._current.chain = self._current.chain[::-1][:MAX_CHAIN]
+            self.finished = self._current
+        self._current, self._in_frames, self._chained = None, False, False
+
+    def take_finished(self) -> Traceback | None:
+        """The traceback that has ended since the last call."""
+        finished, self.finished = self.finished, None
+        return finished

@@ -1,0 +1,216 @@
+"""What is counted of the ends of websockets, in memory that does not grow with their number. Pure."""
+
+import math
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from ops.model.disconnects.record import Disconnect, is_timed
+from ops.model.disconnects.report.counting import AgeBin, Timeline, TopTally, age_bin
+from ops.model.disconnects.report.known_ends import PROCESS_DIED, KnownEnds
+
+KEYS_KEPT = 2000
+WORKERS_KEPT = 2000
+MOST_SLOTS = 10_000
+BRIEF_SECONDS = 10.0
+WINDOW_SECONDS = 10
+YOUNGEST_SECONDS = 1.0
+
+AGE_LIMITS = (1, 10, 60, 600, 3600, 86400)
+"""Seconds that bound the rows of how long connections lived."""
+
+ORDINARY = frozenset({"normal", "going_away", "closed_with_code", "unknown"})
+"""Causes that nobody need worry about. ``unknown`` is most of what an access log says."""
+
+REDIS_LOST = frozenset({"redis_connection_lost", "redis_error"})
+PROCESS_STOPPED = frozenset({"process_exit", "shutdown_cancelled", "service_restart"})
+
+# What dies together did not die of its age. With redis-py 8 the pauses between the time-outs tell more than the ages.
+_NO_AGE = REDIS_LOST | PROCESS_DIED | PROCESS_STOPPED | {"rejected", "redis_timeout"}
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_HEX = re.compile(r"(?=[^0-9]*[0-9])[0-9a-fA-F]{12,}")
+_TOKEN = re.compile(r"(?=[^0-9]*[0-9])[A-Za-z0-9_\-.~+=]{20,}")
+
+
+@lru_cache(maxsize=10_000)
+def normalised(path: str) -> str:
+    """``path`` with numbers, UUIDs and tokens in it replaced, so that one kind of socket has one path."""
+    return "/".join(_normalised_part(part) for part in path.split("/"))
+
+
+def _normalised_part(part: str) -> str:
+    if part.isdigit():
+        return "{number}"
+    if _UUID.fullmatch(part):
+        return "{uuid}"
+    if _HEX.fullmatch(part):
+        return "{hex}"
+    return "{token}" if _TOKEN.fullmatch(part) else part
+
+
+@dataclass(slots=True)
+class Window:
+    """Ends of one worker within two windows of time that touch."""
+
+    first_at: float = 0.0
+    causes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return sum(self.causes.values())
+
+    def after(self, before: "Window") -> "Window":
+        causes = {name: self.causes.get(name, 0) + before.causes.get(name, 0) for name in self.causes | before.causes}
+        return Window(before.first_at if before.causes else self.first_at, causes)
+
+
+@dataclass(slots=True)
+class WorkerTally:
+    """``died``: members that the reaper removed, at ``reaped_at``, and whose end nobody had recorded; ``heard_at``: the
+    last end that the process recorded itself; ``stopped``: ends whose cause says that it was stopped, the last at
+    ``stopped_at``; ``lost``: those of a lost connection to Redis; ``fullest``: when most ended at once; ``ticks``:
+    time-outs of Redis that came five seconds after the one before, or after the socket's beginning."""
+
+    name: str
+    label: str
+    total: int = 0
+    died: int = 0
+    reaped_at: float = -math.inf
+    heard_at: float = -math.inf
+    stopped: int = 0
+    stopped_at: float = -math.inf
+    lost: int = 0
+    first_at: float = math.inf
+    last_at: float = -math.inf
+    fullest: Window = field(default_factory=Window)
+    timeouts: int = 0
+    ticks: int = 0
+    timeout_at: float = -math.inf
+    _number: int = 0
+    _most: int = 0
+    _now: Window = field(default_factory=Window)
+    _before: Window = field(default_factory=Window)
+
+    def add(self, one: Disconnect) -> None:
+        self.total += 1
+        self.died += one.cause in PROCESS_DIED
+        self.stopped += one.cause in PROCESS_STOPPED
+        self.lost += one.cause in REDIS_LOST
+        if not is_timed(one):
+            return
+        self.first_at, self.last_at = min(self.first_at, one.at), max(self.last_at, one.at)
+        if one.cause in PROCESS_DIED:
+            self.reaped_at = max(self.reaped_at, one.at)
+        else:
+            self.heard_at = max(self.heard_at, one.at)
+        if one.cause in PROCESS_STOPPED:
+            self.stopped_at = max(self.stopped_at, one.at)
+        self._note_window(one)
+        if one.cause == "redis_timeout":
+            self.timeouts += 1
+            self.ticks += is_tick(one.at - self.timeout_at) or is_tick(one.lived_seconds or 0)
+            self.timeout_at = one.at
+
+    def _note_window(self, one: Disconnect) -> None:
+        number = int(one.at // WINDOW_SECONDS)
+        if number != self._number:
+            self.end_window()
+            self._before = self._now if number == self._number + 1 else Window()
+            self._number, self._now = number, Window(one.at)
+        self._now.causes[one.cause] = self._now.causes.get(one.cause, 0) + 1
+
+    def end_window(self) -> None:
+        """The window that goes on, with the one before it, is the fullest if none was fuller."""
+        together = self._now.after(self._before)
+        if together.count >= self._most:
+            self.fullest, self._most = together, together.count
+
+
+def is_tick(seconds: float) -> bool:
+    """Whether it is the five seconds after which redis-py 8 gives up waiting, with what a busy host adds."""
+    return 4.9 <= seconds <= 5.6
+
+
+class DisconnectTally:
+    """``add`` each end; the rest reads what has been counted. Of the worker without a name nothing more is known.
+
+    ``reaped_later``: records of the reaper that tell of no further end, as KnownEnds has it; they are counted nowhere
+    else.
+    """
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.reaped_later = 0
+        self.untimed = 0
+        self.dropped = 0
+        self.first_at = math.inf
+        self.last_at = -math.inf
+        self.by_code: TopTally[int] = TopTally(KEYS_KEPT)
+        self.by_cause: TopTally[str] = TopTally(KEYS_KEPT)
+        self.by_closer: TopTally[str] = TopTally(KEYS_KEPT)
+        self.by_path_and_cause: TopTally[tuple[str, str]] = TopTally(KEYS_KEPT)
+        self.by_exception: TopTally[str] = TopTally(KEYS_KEPT)
+        self.workers: dict[str, WorkerTally] = {}
+        self.other_workers = 0
+        self.ages: dict[int, AgeBin] = {}
+        self.aged = 0
+        self.lived = [0] * (len(AGE_LIMITS) + 1)
+        self.timeline = Timeline(MOST_SLOTS)
+        self.by_brief: TopTally[tuple[str, str]] = TopTally(KEYS_KEPT)
+        self._known = KnownEnds()
+
+    def add(self, one: Disconnect) -> None:
+        if self._known.has(one):
+            self.reaped_later += 1
+            return
+        self.records += 1
+        self.dropped += one.dropped_before
+        if one.code is not None:
+            self.by_code.add(one.code)
+        self.by_cause.add(one.cause)
+        self.by_closer.add(one.closed_by)
+        path = None if one.path is None else normalised(one.path)
+        if path is not None:
+            self.by_path_and_cause.add((path, one.cause))
+        if one.exception:
+            self.by_exception.add(one.exception[0])
+        self._add_to_worker(one)
+        if not is_timed(one):
+            self.untimed += 1
+            return
+        self.first_at, self.last_at = min(self.first_at, one.at), max(self.last_at, one.at)
+        slot = self.timeline.slot(one.at)
+        slot.total += 1
+        slot.bad += one.cause not in ORDINARY
+        slot.redis += one.cause in REDIS_LOST
+        if one.lived_seconds is not None:
+            if one.lived_seconds < BRIEF_SECONDS:
+                slot.brief += 1
+                self.by_brief.add((path or "", one.cause))
+            self._add_age(one, one.lived_seconds)
+
+    def _add_age(self, one: Disconnect, age_seconds: float) -> None:
+        self.lived[bisect_right(AGE_LIMITS, age_seconds)] += 1
+        if age_seconds >= YOUNGEST_SECONDS and one.cause not in _NO_AGE:
+            self.aged += 1
+            number = age_bin(age_seconds)
+            found = self.ages.get(number)
+            if found is None:
+                found = self.ages[number] = AgeBin()
+            found.add(age_seconds, one.at, one.cause)
+
+    def _add_to_worker(self, one: Disconnect) -> None:
+        place = f"{one.host} pid {one.pid}" if one.host and one.pid is not None else ""
+        name = one.process or place
+        worker = self.workers.get(name)
+        if worker is None:
+            worker = self.workers[name] = WorkerTally(name, place or name)
+        elif place:
+            worker.label = place  # The reaper knew no more than the process.
+        worker.add(one)
+        if len(self.workers) > 2 * WORKERS_KEPT:
+            ordered = sorted(self.workers.values(), key=lambda w: w.total, reverse=True)
+            self.other_workers += sum(w.total for w in ordered[WORKERS_KEPT:])
+            self.workers = {w.name: w for w in ordered[:WORKERS_KEPT]}

@@ -1,0 +1,199 @@
+"""What is wrong with the processes of the layer, their inboxes and their members."""
+
+from ops.model.doctor.facts import Facts, Kind, ProcessFacts, known
+from ops.model.doctor.findings import Symptom, symptom
+from ops.model.text import counted, format_seconds, visible
+
+STALE_MESSAGE_SECONDS = 10.0
+STALE_POP_SECONDS = 2.0
+NEAR_EXPIRY_SHARE = 0.8
+FREE_PLACES = 2  # an inbox with fewer is full; what is on its way to it may need them
+MOST_SHOWN = 5
+POPS = ("bzpopmin", "BZPOPMIN")
+DEPLOY_CAUSES = ("process_exit", "shutdown_cancelled")
+
+
+def check_hung(facts: Facts) -> Symptom | None:
+    """``ops.E402``: a worker that is connected and takes nothing."""
+    hung, connections = _hung(facts)
+    if not hung:
+        return None
+    evidence = [
+        f"{_name(process)}: {_standing(process)}; {counted(process.members, 'member')}" for process in hung[:MOST_SHOWN]
+    ]
+    if connections:
+        silent = sum(process.silent for process in known(facts.processes))
+        evidence.append(
+            f"idle after BZPOPMIN, which a worker that runs sends again at once: {counted(connections, 'connection')}; "
+            f"silent: {counted(silent, 'process', 'processes')}"
+        )
+    fix = (
+        "See what it does: py-spy dump --pid PID. A handler that blocks belongs into a thread (sync_to_async, "
+        "database_sync_to_async); a stopped process continues with kill -CONT. Restart it otherwise, then reap_stale."
+    )
+    return symptom(_with_rest(evidence, hung), fix)
+
+
+def _hung(facts: Facts) -> tuple[list[ProcessFacts], int]:
+    """The processes that hang, and how many connections show it.
+
+    Which connection is whose Redis does not tell. Who took a first probe and no second has one; where as many
+    connections stand idle as processes are silent, all of these do.
+    """
+    processes = known(facts.processes)
+    silent = [process for process in processes if process.silent]
+    hung = [process for process in silent if process.frozen]
+    hung += [
+        process for process in processes if process.live and process.oldest_message_seconds >= STALE_MESSAGE_SECONDS
+    ]
+    stale = _stale_pops(facts) if silent else 0
+    others = [process for process in silent if not process.frozen]
+    if others and stale >= len(silent):
+        hung += others
+    return hung, stale
+
+
+def _stale_pops(facts: Facts) -> int:
+    return sum(
+        client.command in POPS and not client.is_blocked and client.idle_seconds >= STALE_POP_SECONDS
+        for server in facts.servers
+        if isinstance(server.clients, tuple)
+        for client in server.clients
+    )
+
+
+def gone(facts: Facts) -> list[ProcessFacts]:
+    """The silent processes that have members and do not hang."""
+    hung = {process.process for process in _hung(facts)[0]}
+    return [p for p in known(facts.processes) if p.silent and p.members and p.process not in hung]
+
+
+def _deployed(facts: Facts) -> dict[str, int]:
+    """Process -> how many of its websockets ended with it, by the disconnect log."""
+    ended: dict[str, int] = {}
+    for end in facts.ends if isinstance(facts.ends, tuple) else ():
+        if end.disconnect.cause in DEPLOY_CAUSES and end.disconnect.process:
+            ended[end.disconnect.process] = ended.get(end.disconnect.process, 0) + 1
+    return ended
+
+
+def check_deploys(facts: Facts) -> Symptom | None:
+    """``ops.W404``: processes that ended in order and left their members behind, as Daphne does at each deploy."""
+    ended = _deployed(facts)
+    left = [process for process in gone(facts) if process.process in ended or _left(process)]
+    evidence = []
+    for process in left[:MOST_SHOWN]:
+        words = f"{_name(process)} ended and left {counted(process.members, 'member')} behind"
+        if process.process in ended:
+            words += f"; in the log, {counted(ended[process.process], 'websocket')} ended with it"
+        evidence.append(words)
+    fix = "Use ops.layers.RedisChannelLayer, which takes its members along. Now: manage.py reap_stale --wait"
+    return symptom(_with_rest(evidence, left), fix)
+
+
+def _left(process: ProcessFacts) -> bool:
+    return process.lease is not None and process.lease.ended
+
+
+def check_orphans(facts: Facts) -> Symptom | None:
+    """``ops.W403``: members of processes that died without a word, or of consumers that died in a live one."""
+    ended = _deployed(facts)
+    dead = [process for process in gone(facts) if process.process not in ended and not _left(process)]
+    evidence = [
+        f"{_name(process)} left {counted(process.members, 'member')}: {_standing(process)}; no word of its end in the "
+        f"log, so it was killed, ran out of memory, or lost its host"
+        for process in dead[:MOST_SHOWN]
+    ]
+    in_live_processes = _gone_consumers(facts)
+    commands = ["manage.py reap_stale --wait"] * bool(dead)
+    commands += ["manage.py replay_disconnects --cleanup"] * bool(in_live_processes)
+    fix = f"{' and '.join(commands)}. At the source: ops.layers.RedisChannelLayer."
+    return symptom(_with_rest(evidence, dead) + in_live_processes, fix)
+
+
+def _gone_consumers(facts: Facts) -> list[str]:
+    """Members whose websocket has ended, by the log, though their process lives."""
+    live = {process.process for process in known(facts.processes) if process.live}
+    causes: dict[str, int] = {}
+    for end in facts.ends if isinstance(facts.ends, tuple) else ():
+        if end.still_member and end.disconnect.process in live:
+            causes[end.disconnect.cause] = causes.get(end.disconnect.cause, 0) + 1
+    if not causes:
+        return []
+    words = ", ".join(f"{count:,} of {cause}" for cause, count in sorted(causes.items(), key=lambda pair: -pair[1]))
+    ended = counted(sum(causes.values()), "websocket")
+    return [f"{ended} of live processes ended, and the channels are members still: {words}"]
+
+
+def is_full(messages: int, capacity: int) -> bool:
+    return 0 < capacity <= messages + FREE_PLACES
+
+
+def check_full_inboxes(facts: Facts) -> Symptom | None:
+    """``ops.E405``: inboxes at capacity: what is sent to them now is dropped."""
+    full = [
+        process
+        for process in known(facts.processes)
+        if not process.silent and is_full(process.messages, process.capacity)
+    ]
+    full.sort(key=lambda process: -process.messages)
+    evidence = []
+    for process in full[:MOST_SHOWN]:
+        fed = ", ".join(f"{visible(group)} ({counted(count, 'member')} here)" for group, count in process.groups)
+        evidence.append(
+            f"{_name(process)}: {counted(process.messages, 'message')} in an inbox of {process.capacity:,}, the oldest "
+            f"{format_seconds(process.oldest_message_seconds)} old; fed by {fed or 'no group that is known'}"
+        )
+    fix = (
+        "Its consumers do not keep up: make handlers shorter or start more workers. For bursts: capacity in CONFIG "
+        "(each process has one inbox for all of its channels)."
+    )
+    return symptom(_with_rest(evidence, full), fix)
+
+
+def check_in_flight(facts: Facts) -> Symptom | None:
+    """``ops.W410``: messages in flight of a process that is gone: their key has no expiry and stays for ever."""
+    leaked = [process for process in known(facts.processes) if process.silent and process.in_flight]
+    evidence = [
+        f"{_name(process)} is gone, and of what it took {counted(process.in_flight, 'message')} is still in flight"
+        for process in leaked[:MOST_SHOWN]
+    ]
+    return symptom(_with_rest(evidence, leaked), "manage.py reap_stale --wait sets such keys aside.")
+
+
+def check_members_near_expiry(facts: Facts) -> Symptom | None:
+    """``ops.W411``: live members that the stock layer is about to drop for their age alone."""
+    expiry = facts.settings.group_expiry_seconds
+    if facts.settings.kind is not Kind.STOCK or not expiry:
+        return None
+    near = [p for p in known(facts.processes) if p.live and p.lease is None and p.near_expiry]
+    evidence = [
+        f"{_name(process)}: {process.near_expiry:,} of {process.members:,} members joined more than "
+        f"{format_seconds(NEAR_EXPIRY_SHARE * expiry)} ago; at {format_seconds(expiry)} (group_expiry) they stop "
+        f"receiving, open or not"
+        for process in near[:MOST_SHOWN]
+    ]
+    fix = (
+        "Raise group_expiry beyond the longest life of a socket, or use ops.layers.RedisChannelLayer, which refreshes."
+    )
+    return symptom(_with_rest(evidence, near), fix)
+
+
+def _name(process: ProcessFacts) -> str:
+    holder = process.lease
+    if holder is None:
+        return f"process {process.process}"
+    return f"process {process.process} ({visible(holder.host)} pid {visible(holder.pid)})"
+
+
+def _standing(process: ProcessFacts) -> str:
+    words = "; ".join(process.evidence)
+    if process.messages:
+        oldest = format_seconds(process.oldest_message_seconds)
+        words += f"; in its inbox {counted(process.messages, 'message')}, the oldest {oldest} old"
+    return words
+
+
+def _with_rest(evidence: list[str], found: list[ProcessFacts]) -> list[str]:
+    rest = len(found) - MOST_SHOWN
+    return [*evidence, f"and {counted(rest, 'more process', 'more processes')}"] if rest > 0 else evidence

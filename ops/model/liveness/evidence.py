@@ -1,0 +1,191 @@
+"""What was observed about a process or a member: one frozen dataclass per kind. They state facts, never conclusions.
+
+``words`` says the fact so that a person can check it. ``bearing`` says which way the fact points; what follows from
+all facts together is decided in :mod:`ops.model.liveness.judge` alone.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from ops.model.text import format_seconds
+
+
+class Bearing(Enum):
+    """Which way a fact points."""
+
+    LIFE = "a sign of life"
+    SILENCE = "no sign of life when one was asked for"
+    EARLIER_SILENCE = "silence in an earlier round"
+    DEATH = "proof of its end"
+    NONE = "tells nothing either way"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A fact about a process or a member."""
+
+    bearing: ClassVar[Bearing]
+
+    @property
+    def words(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class ProbesTaken(Evidence):
+    """The process took a probe that was sent after it had taken an earlier one."""
+
+    bearing = Bearing.LIFE
+    round_trip_ms: float
+
+    @property
+    def words(self) -> str:
+        return f"took two probes in a row, the second within {self.round_trip_ms:.1f} ms"
+
+
+@dataclass(frozen=True, slots=True)
+class InboxDrained(Evidence):
+    """Messages left a full inbox twice, one after the other, before they could have expired."""
+
+    bearing = Bearing.LIFE
+    messages: int
+
+    @property
+    def words(self) -> str:
+        return f"inbox is full ({self.messages} messages) but is being drained"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedSince(Evidence):
+    """A channel of the process joined a group after the process had been suspected: that suspicion is void.
+
+    It lived then, which says nothing about now.
+    """
+
+    bearing = Bearing.NONE
+    seconds_after_suspicion: float
+
+    @property
+    def words(self) -> str:
+        return f"joined a group {format_seconds(self.seconds_after_suspicion)} after it was suspected"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeUnanswered(Evidence):
+    """The process took no probe, or only the first, which Redis hands to a connection that was already waiting."""
+
+    bearing = Bearing.SILENCE
+    waited_seconds: float
+    taken: int
+
+    @property
+    def words(self) -> str:
+        waited = format_seconds(self.waited_seconds)
+        if self.taken:
+            return f"took a first probe but no second within {waited}, as a frozen process does"
+        return f"took no probe within {waited}"
+
+
+@dataclass(frozen=True, slots=True)
+class InboxStuck(Evidence):
+    """The inbox is at capacity and nothing left it while it was watched, so no probe was put there."""
+
+    bearing = Bearing.SILENCE
+    messages: int
+    oldest_age_seconds: float
+    waited_seconds: float
+
+    @property
+    def words(self) -> str:
+        return (
+            f"inbox is full ({self.messages} messages, the oldest {format_seconds(self.oldest_age_seconds)} old) and "
+            f"nothing left it within {format_seconds(self.waited_seconds)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectedBefore(Evidence):
+    """A reap run found the process silent ``seconds_ago``, and no run has seen it live since."""
+
+    bearing = Bearing.EARLIER_SILENCE
+    seconds_ago: float
+
+    @property
+    def words(self) -> str:
+        return f"was already silent {format_seconds(self.seconds_ago)} ago"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFresh(Evidence):
+    """The process renewed its lease within the lease's time."""
+
+    bearing = Bearing.LIFE
+    seconds_ago: float
+    holder: str
+
+    @property
+    def words(self) -> str:
+        return f"renewed its lease {format_seconds(self.seconds_ago)} ago ({self.holder})"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLapsed(Evidence):
+    """The process has not renewed its lease for ``seconds_ago``, in all of which Redis was there to be asked."""
+
+    bearing = Bearing.EARLIER_SILENCE
+    seconds_ago: float
+    holder: str
+
+    @property
+    def words(self) -> str:
+        return f"let its lease lapse, last renewed {format_seconds(self.seconds_ago)} ago ({self.holder})"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded(Evidence):
+    """The process said itself that it was leaving."""
+
+    bearing = Bearing.DEATH
+    holder: str
+
+    @property
+    def words(self) -> str:
+        return f"ended its lease by itself ({self.holder})"
+
+
+@dataclass(frozen=True, slots=True)
+class NotProbed(Evidence):
+    """No probe was sent; ``reason`` says why."""
+
+    bearing = Bearing.NONE
+    reason: str
+
+    @property
+    def words(self) -> str:
+        return f"not probed: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoProcessInName(Evidence):
+    """The channel name does not say which process reads it."""
+
+    bearing = Bearing.NONE
+    general: bool
+
+    @property
+    def words(self) -> str:
+        if self.general:
+            return "a general channel: any worker may read it"
+        return "the channel name names no process"
+
+
+@dataclass(frozen=True, slots=True)
+class AppearedMeanwhile(Evidence):
+    """The process was not there when the processes were counted and probed."""
+
+    bearing = Bearing.NONE
+
+    @property
+    def words(self) -> str:
+        return "appeared after the probes were sent"

@@ -1,0 +1,59 @@
+"""The lease of a process, and what it says of its holder's life."""
+
+from dataclasses import dataclass
+
+from ops.model.liveness.evidence import Evidence, LeaseEnded, LeaseFresh, LeaseLapsed
+from ops.model.text import visible
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of a process, as it was read. Times in unix seconds of the shard; ``ended``: by its own holder.
+
+    ``started_at`` is of the host's clock. ``index_parts``: how many keys its index has; ``heartbeats``: it
+    answers them; ``counts``: what its holder had to repair since it started, by name (LEASE_COUNTS); ``server_run``:
+    which run of its server wrote it, empty where that is not known.
+    The texts come from Redis, and anybody may have written them.
+    """
+
+    process: str
+    renewed_at: float
+    lease_seconds: float
+    ended: bool
+    host: str
+    pid: str
+    started_at: float
+    version: str
+    index_parts: int = 0
+    counts: tuple[tuple[str, int], ...] = ()
+    heartbeats: bool = False
+    server_run: str = ""
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether its holder lives, as far as it says so."""
+        return not self.ended and now - self.renewed_at <= self.lease_seconds
+
+
+LEASE_COUNTS = ("outages", "leases_lost", "members_put_back", "members_refreshed", "channels_discarded")
+
+
+def lease_evidence(
+    lease: Lease, *, now: float, until: float, server_run: str, server_uptime_seconds: float
+) -> tuple[Evidence, ...]:
+    """What the lease says. Times are unix seconds by the clock of the lease's shard.
+
+    ``now``: when it was decided which processes to probe. A process that was not probed, for a lease that was fresh
+    then, has not been silent. ``until``: when the probes had been waited for. ``server_run`` and
+    ``server_uptime_seconds`` are those of the lease's shard.
+    """
+    holder = f"{visible(lease.host)} pid {visible(lease.pid)}"
+    if lease.ended:
+        return (LeaseEnded(holder),)
+    silent_since = lease.renewed_at
+    if lease.is_fresh(now):
+        return (LeaseFresh(max(0.0, now - silent_since), holder),)
+    if lease.server_run and lease.server_run != server_run:
+        # Another server has taken over since, or it has started again: the holder may be looking for it.
+        return ()
+    # While Redis was down no lease could be renewed.
+    return (LeaseLapsed(max(0.0, min(until - silent_since, server_uptime_seconds)), holder),)

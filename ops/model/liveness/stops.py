@@ -1,0 +1,78 @@
+"""The safety stops: why a run may remove nothing now, whatever was judged."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.suspicion import Recall
+from ops.model.text import format_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """How the reaper's own receiver on one shard fared. ``round_trip_ms`` is None when its probe was not taken."""
+
+    shard: int
+    round_trip_ms: float | None
+
+
+def check_control(controls: Collection[Control], probe_timeout_seconds: float) -> str | None:
+    """The reaper's own receiver must answer like a healthy process, or silence proves nothing."""
+    for control in controls:
+        if control.round_trip_ms is None:
+            return (
+                f"control: the reaper's own probe on shard {control.shard} was not taken within "
+                f"{format_seconds(probe_timeout_seconds)}, so the silence of others proves nothing"
+            )
+        if control.round_trip_ms > probe_timeout_seconds * 500:
+            return (
+                f"control: the reaper's own probe on shard {control.shard} took {control.round_trip_ms:.0f} ms, more "
+                f"than half of the probe timeout; use a longer --probe-timeout"
+            )
+    return None
+
+
+def voided_by_restart(
+    verdicts: Mapping[str, Verdict], recalls: Mapping[str, Recall], *, now: float, confirm_after_seconds: float
+) -> list[str]:
+    """Processes that would have been confirmed dead now, had Redis not restarted since they were suspected."""
+    return [
+        process
+        for process, earlier in recalls.items()
+        if earlier.restarted
+        and verdicts[process].state is State.SUSPECT
+        and now - earlier.suspicion.since >= confirm_after_seconds
+    ]
+
+
+def check_restart(voided: Collection[str]) -> str | None:
+    """A restart or failover may have dropped a live process's connection: it gets a whole confirm time again."""
+    if not voided:
+        return None
+    return (
+        f"restart: Redis restarted or failed over since {len(voided)} silent "
+        f"{'process was' if len(voided) == 1 else 'processes were'} first suspected; the confirm time starts again"
+    )
+
+
+def check_epoch(judged_in: str, now: str) -> str | None:
+    """The last look before anything is removed: no server of the layer restarted or failed over since the verdict."""
+    return None if judged_in == now else "restart: Redis restarted or failed over while the processes were judged"
+
+
+def check_share(
+    dead: Collection[str], verdicts: Mapping[str, Verdict], seen_live: Collection[str], max_share: float
+) -> str | None:
+    """Much of a fleet that goes silent at once has a common cause, such as a cut network, more often than it is dead.
+
+    It takes at least two: one process alone cannot tell a common cause from a death of its own.
+    """
+    went_silent = [process for process in dead if process in seen_live]
+    live = sum(verdict.state is State.LIVE for verdict in verdicts.values())
+    fleet = len(went_silent) + live
+    if len(went_silent) < 2 or len(went_silent) <= max_share * fleet:
+        return None
+    return (
+        f"share: {len(went_silent)} of {fleet} processes that were live went silent at once, more than --max-share "
+        f"{max_share:g} allows; if they are known to be gone, run once with --max-share 1"
+    )

@@ -1,0 +1,78 @@
+"""What runs of the reaper report: what each found, removed, and put back."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ReapedProcess:
+    """What a run concluded about one process, and how many of its members it removed (or would, in a dry run)."""
+
+    process: str
+    state: str
+    members: int
+    removed: int
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A key of a dead process that nothing else would clean: ``kind`` is ``inbox`` or ``inflight``."""
+
+    key: str
+    shard: int
+    kind: str
+    process: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReapReport:
+    """What one run of ``reap_stale`` found and did. Times are unix seconds."""
+
+    run_id: str
+    layer: str
+    dry_run: bool
+    complete: bool
+    stopped: str | None
+    groups_scanned: int
+    members_scanned: int
+    suspects: int
+    removed: int
+    kept: int
+    processes: tuple[ReapedProcess, ...]
+    started_at: float
+    finished_at: float
+    duration_seconds: float
+    leftovers: tuple[Leftover, ...] = ()
+    notes: tuple[str, ...] = ()
+    orphans: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run in the history. ``state``: ``done``, ``interrupted`` (no end was recorded) or ``undone``.
+
+    ``takes_leases``: it deleted the leases of those whose members it removed.
+    """
+
+    run_id: str
+    started_at: float
+    state: str
+    removed: int
+    processes: int
+    set_aside: int = 0
+    expires_at: float | None = None
+    undone_at: float | None = None
+    match: str | None = None
+    takes_leases: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UndoReport:
+    """What ``--undo`` put back."""
+
+    undone_run_id: str
+    restored: int
+    already_present: int
+    keys_restored: int = 0
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,217 @@
+"""Remove the channels whose end is on record from whatever groups they are still in.
+
+A recorded end is proof by itself: it needs no probe, no second round and no drop-in layer. The groups in a record are
+not relied on: another process may have added the channel to more.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import tzinfo
+
+from ops.exceptions import ShardError
+from ops.model.disconnects.cleanup import CleanedProcess, CleanupReport
+from ops.model.disconnects.record import Disconnect
+from ops.model.keys import decode_name, inbox_of
+from ops.model.liveness.recorded_ends import gone_channel
+from ops.operations.disconnects.replay import STREAM, Records, Span
+from ops.operations.observe import Progress, no_progress
+from ops.operations.reaping.reap import new_run_id
+from ops.operations.reaping.undo import refuse_missing_shards
+from ops.store.connection.shards import OpenLayer, Shard
+from ops.store.disconnects.log import BEGINNING, read_position, record_position
+from ops.store.groups.census import GroupSlice, ScanNotes, Selection, read_slices
+from ops.store.removal import journal
+from ops.store.removal.journal import inbox_part
+from ops.store.removal.locks import run_lock
+
+CHANNELS_AT_ONCE = 100_000  # for each of these batches, all groups are read once
+
+
+@dataclass(frozen=True, slots=True)
+class CleanupOptions:
+    """``sources``: files; none is the log in Redis. ``zone``: of times in files that say none. ``resume``: begin where
+    the last clean-up of that log stopped."""
+
+    zone: tzinfo
+    sources: Sequence[str] = ()
+    span: Span = field(default_factory=Span)
+    dry_run: bool = False
+    resume: bool = False
+    journal_seconds: float = 7 * 86400.0
+
+
+async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progress = no_progress) -> CleanupReport:
+    """One run. With ``dry_run`` it goes the same way and writes nothing.
+
+    Raises ShardError where a shard does not answer, before anything is changed; AnotherRunHoldsTheLock.
+    """
+    refuse_missing_shards(opened)
+    async with AsyncExitStack() as stack:
+        if not options.dry_run:
+            await stack.enter_async_context(run_lock(opened))
+        return await _Cleanup(opened, options, progress).run()
+
+
+class _Cleanup:
+    """The state of one run."""
+
+    def __init__(self, opened: OpenLayer, options: CleanupOptions, progress: Progress) -> None:
+        self._opened = opened
+        self._options = options
+        self._progress = progress
+        self._clock = time.monotonic()
+        self._records = Records()
+        self._resumed_from: str | None = None
+        self._read = 0
+        self._channels = 0
+        self._groups = 0
+        self._members = 0
+        self._kept = 0
+        self._removed: Counter[bytes] = Counter()
+        self._run_id: str | None = None
+        self._starting = asyncio.Lock()
+
+    async def run(self) -> CleanupReport:
+        opened, options = self._opened, self._options
+        if options.resume:
+            self._resumed_from = self._records.position = await read_position(opened)
+        gone: dict[bytes, float] = {}
+        started_at = await opened.home.now()
+        async for batch in self._batches():
+            self._read += len(batch)
+            # The log in Redis is the applications' alone, and of hosts whose clocks are ahead, too.
+            now = started_at + time.monotonic() - self._clock if options.sources else None
+            for one in batch:
+                if (proved := gone_channel(one, now)) is not None:
+                    channel, joined_by = proved
+                    gone[channel] = max(joined_by, gone.get(channel, joined_by))
+            if len(gone) >= CHANNELS_AT_ONCE:
+                await self._clean(gone)
+                gone = {}
+            if not opened.complete:
+                break
+        await self._clean(gone)
+        if opened.complete:
+            await self._note_end()
+        return self._report()
+
+    def _batches(self) -> AsyncIterator[list[Disconnect]]:
+        options = self._options
+        if options.sources:
+            return self._records.of_files(options.sources, options.zone, options.span)
+        return self._records.of_stream(self._opened, options.span, reaped=False)
+
+    async def _clean(self, gone: dict[bytes, float]) -> None:
+        """Find the channels in the groups of every shard, and remove them there."""
+        opened = self._opened
+        if not gone or not opened.complete:
+            return
+        self._channels += len(gone)
+        await asyncio.gather(*(self._clean_shard(shard, gone) for shard in opened.shards))
+        if opened.complete:
+            await self._note_position()
+
+    async def _clean_shard(self, shard: Shard, gone: dict[bytes, float]) -> None:
+        selection = Selection(pattern=self._opened.keyspace.groups_pattern())
+        purged: journal.Purged | None = None
+        try:
+            async with AsyncExitStack() as stack:
+                reading = await stack.enter_async_context(shard.wire())
+                script: journal.Purge | None = None
+                # Without scores: the script has to look at them anyway.
+                scores = self._options.dry_run
+                pages = read_slices(reading, self._opened.keyspace, selection, ScanNotes(), scores=scores)
+                async for slices in pages:
+                    for found in slices:
+                        members = [member for member in found.members if member in gone]
+                        self._count(found)
+                        if members and self._options.dry_run:
+                            self._would_remove(found, gone)
+                        elif members:
+                            if script is None:
+                                script = await self._open_script(stack, shard)
+                                purged = script.purged
+                            await script.remove(found.key, members, [gone[member] for member in members])
+                    self._progress("cleaning up", self._groups, self._members)
+                if script is not None:
+                    await script.finish()
+        except ShardError as error:
+            shard.problem = str(error)
+        if purged is not None:
+            self._removed.update(purged.by_inbox)
+            self._kept += purged.kept
+
+    def _count(self, found: GroupSlice) -> None:
+        self._groups += found.last and bool(found.members)
+        self._members += len(found.members)
+
+    def _would_remove(self, found: GroupSlice, gone: dict[bytes, float]) -> None:
+        for member, score in zip(found.members, found.scores, strict=True):
+            if member in gone and score <= gone[member]:
+                self._removed[inbox_part(member)] += 1
+            elif member in gone:
+                self._kept += 1
+
+    async def _open_script(self, stack: AsyncExitStack, shard: Shard) -> journal.Purge:
+        """The script on ``shard``; the run is listed before anything is removed anywhere."""
+        opened, seconds = self._opened, self._options.journal_seconds
+        async with self._starting:
+            if self._run_id is None:
+                now = await opened.home.now()
+                run_id = new_run_id(now)
+                await journal.record_run_started(opened, run_id, now, seconds, None, takes_leases=False)
+                self._run_id = run_id
+        writing = await stack.enter_async_context(shard.wire())
+        script = journal.Purge(writing, opened.keyspace.journal(self._run_id), seconds)
+        await script.load()
+        return script
+
+    async def _note_position(self) -> None:
+        """What has been cleaned up need not be read again, if nothing before it was left out."""
+        options = self._options
+        if options.dry_run or options.sources or options.span.since is not None:
+            return
+        if self._records.position != BEGINNING:
+            await record_position(self._opened, self._records.position)
+
+    async def _note_end(self) -> None:
+        await self._note_position()
+        # Without an end the run is listed as interrupted, with what its receipts say.
+        if self._run_id is not None:
+            summary = {"removed": self._removed.total(), "processes": len(self._processes()), "set_aside": 0}
+            await journal.record_run_ended(self._opened, self._run_id, summary)
+
+    def _processes(self) -> tuple[CleanedProcess, ...]:
+        by_process: Counter[str] = Counter()
+        for inbox, removed in self._removed.items():
+            parsed = inbox_of(decode_name(inbox))
+            if parsed is not None and removed:
+                by_process[parsed.process] += removed
+        return tuple(CleanedProcess(process, removed) for process, removed in by_process.most_common())
+
+    def _report(self) -> CleanupReport:
+        opened, options = self._opened, self._options
+        reading = self._records.reading
+        return CleanupReport(
+            layer=opened.alias,
+            sources=tuple(options.sources) or (STREAM,),
+            dry_run=options.dry_run,
+            complete=opened.complete and not reading.problems,
+            run_id=self._run_id,
+            records=self._read,
+            channels=self._channels,
+            groups_scanned=self._groups,
+            members_scanned=self._members,
+            removed=self._removed.total(),
+            kept=self._kept,
+            processes=self._processes(),
+            resumed_from=self._resumed_from,
+            position=None if options.sources else self._records.position,
+            reading=reading,
+            duration_seconds=time.monotonic() - self._clock,
+            notes=tuple(opened.problems),
+        )

@@ -1,0 +1,203 @@
+"""Collect the facts about a layer, reading only.
+
+What is written is a few messages to a channel of its own, which are taken back, and the probes that every look at
+processes needs. Each fact has a time limit, and one that cannot be had costs only the checks that need it.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from ops.model.doctor.facts import (
+    Facts,
+    KeyspaceFacts,
+    Kind,
+    LayerSettings,
+    LoggedEnd,
+    Missing,
+    NotKnown,
+    ProcessFacts,
+    ServerFacts,
+    known,
+)
+from ops.model.doctor.findings.processes import NEAR_EXPIRY_SHARE, is_full
+from ops.model.keys import encode_name, inbox_of
+from ops.model.liveness.evidence import Evidence, NotProbed, ProbeUnanswered
+from ops.model.liveness.judge import Policy, State, judge
+from ops.operations.observe import Look, Observation, observe
+from ops.store.connection.shards import OpenLayer, Shard
+from ops.store.disconnects.log import read_newest
+from ops.store.doctor.inspection import fact, read_clients, read_server
+from ops.store.doctor.round_trip import measure_round_trip
+from ops.store.doctor.survey import (
+    InboxReading,
+    MemberSurvey,
+    ProcessAges,
+    read_inboxes,
+    survey_members,
+    survey_prefixes,
+)
+from ops.store.liveness.probes import probe_processes
+
+PROBE_TIMEOUT_SECONDS = 3.0
+LONGEST_FACT_SECONDS = 30.0
+NEWEST_ENDS = 5000
+MOST_FOLLOWED_UP = 1000
+GROUPS_OF_AN_END = 5
+GROUPS_SHOWN = 3
+
+
+async def collect(opened: OpenLayer, settings: LayerSettings) -> Facts:
+    """The facts about every shard that answers, and about the processes where all do."""
+    servers = await asyncio.gather(*(_read_server(opened, shard) for shard in opened.shards))
+    facts = Facts(settings, tuple(servers))
+    if not opened.answering:
+        missing = Missing(opened.problems[0])
+        return replace(facts, processes=missing, ends=missing, keyspace=missing)
+    ends = await fact(_read_ends(opened), LONGEST_FACT_SECONDS)
+    facts = replace(facts, now=await opened.answering[0].now(), ends=ends)
+    if settings.kind is Kind.PUBSUB:
+        # Its groups are subscriptions, which end with their connection: there is no inbox and nothing to expire.
+        facts = replace(facts, processes=(), keyspace=KeyspaceFacts())
+    else:
+        facts = await _with_processes(opened, facts)
+    # After the probes: by now a frozen process stands out among the connections.
+    return await _with_clients(opened, facts)
+
+
+async def _read_server(opened: OpenLayer, shard: Shard) -> ServerFacts:
+    if shard.problem is not None:
+        return ServerFacts(shard.index, shard.address, shard.problem, *[Missing(shard.problem)] * 8)
+    reading = await read_server(shard)
+    return ServerFacts(
+        shard.index,
+        shard.address,
+        info=reading.info,
+        config=reading.config,
+        slow_commands=reading.slow_commands,
+        latency_events=reading.latency_events,
+        clock_ahead_seconds=reading.clock_ahead_seconds,
+        arrives_as=reading.arrives_as,
+        round_trip_ms=await fact(measure_round_trip(opened, shard), LONGEST_FACT_SECONDS),
+    )
+
+
+async def _with_clients(opened: OpenLayer, facts: Facts) -> Facts:
+    async def clients_of(server: ServerFacts) -> ServerFacts:
+        if server.problem is not None:
+            return server
+        connected = server.info.get("connected_clients", 0) if isinstance(server.info, Mapping) else 0
+        return replace(server, clients=await fact(read_clients(opened.shards[server.index], connected)))
+
+    return replace(facts, servers=tuple(await asyncio.gather(*map(clients_of, facts.servers))))
+
+
+async def _read_ends(opened: OpenLayer) -> tuple[LoggedEnd, ...]:
+    """The newest records, and whether the channels that they speak of are members still."""
+    ends = [LoggedEnd(written_at, one) for written_at, one in await read_newest(opened, NEWEST_ENDS)]
+    asked = [
+        (number, opened.shard_of_group(group), ("ZSCORE", opened.keyspace.group(group), encode_name(channel)))
+        for number, end in enumerate(ends[:MOST_FOLLOWED_UP])
+        if (channel := end.disconnect.channel) and inbox_of(channel)
+        for group in end.disconnect.groups[:GROUPS_OF_AN_END]
+    ]
+    for shard in opened.answering:
+        mine = [(number, command) for number, where, command in asked if where is shard]
+        replies = await shard.pipeline([command for _, command in mine])
+        for (number, _), score in zip(mine, replies, strict=True):
+            if score is not None and not isinstance(score, Exception):
+                ends[number] = replace(ends[number], still_member=True)
+    return tuple(ends)
+
+
+# Processes
+
+
+async def _with_processes(opened: OpenLayer, facts: Facts) -> Facts:
+    try:
+        return await _processes_and_keys(opened, facts)
+    except NotKnown as reason:
+        missing = Missing(str(reason))
+        return replace(facts, processes=missing, keyspace=missing)
+
+
+async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
+    """Raises NotKnown where a shard does not let itself be read."""
+    look = Look(probe=False, leftovers=True, confirm_after_seconds=facts.settings.confirm_after_seconds)
+    observation = known(await fact(observe(opened, look), LONGEST_FACT_SECONDS))
+    if not opened.complete:
+        raise NotKnown(opened.problems[0])
+    tallies = observation.census.processes
+    names = {process: tally.inboxes for process, tally in tallies.items()}
+    inboxes = known(await fact(read_inboxes(opened, names, facts.now), LONGEST_FACT_SECONDS))
+    unreadable = tuple((process, reading.unreadable) for process, reading in inboxes.items() if reading.unreadable)
+    probed = await _probe(opened, facts, observation, unreadable)
+    # After the probes: who ended meanwhile and took everything along has left nothing.
+    full = {process for process, reading in inboxes.items() if is_full(reading.messages, reading.capacity)}
+    old_before = facts.now - NEAR_EXPIRY_SHARE * (facts.settings.group_expiry_seconds or 0)
+    survey = known(await fact(survey_members(opened, old_before, full), LONGEST_FACT_SECONDS))
+    prefixes = await fact(survey_prefixes(opened, facts.settings.other_prefixes), LONGEST_FACT_SECONDS)
+    keyspace = KeyspaceFacts(survey.misplaced_groups, tuple(survey.misplaced), prefixes, unreadable)
+    facts = replace(facts, keyspace=keyspace)
+    if isinstance(probed, Missing):
+        return replace(facts, processes=probed)
+    later = known(await fact(read_inboxes(opened, {name: names[name] for name in probed}, facts.now)))
+    for process, reading in later.items():
+        inboxes[process].in_flight = min(inboxes[process].in_flight, reading.in_flight)
+    processes = (
+        _process(facts, observation, process, probed.get(process), inboxes.get(process, InboxReading()), survey)
+        for process in tallies
+    )
+    # Probes of another run may lie there still, and messages expire soon: they show nothing of one that is gone.
+    there = (process for process in processes if not process.silent or process.members or process.in_flight)
+    return replace(facts, processes=tuple(there))
+
+
+async def _probe(
+    opened: OpenLayer, facts: Facts, observation: Observation, unreadable: Collection[object]
+) -> Mapping[str, Evidence] | Missing:
+    """Probe the processes that have no lease to show; not where a probe might do harm, or could not be placed."""
+    if unreadable:
+        return Missing("processes are not probed where messages cannot be read: a probe could kill a consumer")
+    for server in facts.servers:
+        if isinstance(server.round_trip_ms, Missing):
+            return server.round_trip_ms
+    silent = {
+        process: observation.census.processes[process].inboxes
+        for process, verdict in observation.verdicts.items()
+        if verdict.state is not State.LIVE
+    }
+    return await fact(probe_processes(opened, silent, PROBE_TIMEOUT_SECONDS), LONGEST_FACT_SECONDS)
+
+
+def _process(
+    facts: Facts,
+    observation: Observation,
+    process: str,
+    probed: Evidence | None,
+    inbox: InboxReading,
+    survey: MemberSurvey,
+) -> ProcessFacts:
+    evidence = [one for one in observation.verdicts[process].evidence if not isinstance(one, NotProbed)]
+    if probed is not None:
+        evidence.append(probed)
+    verdict = judge(evidence, Policy(facts.settings.confirm_after_seconds))
+    ages = survey.processes.get(process, ProcessAges())
+    scores = [score for score in (ages.newest, inbox.newest_score) if score is not None]
+    return ProcessFacts(
+        process=process,
+        live=verdict.state is State.LIVE,
+        silent=verdict.is_silent,
+        evidence=tuple(verdict.words),
+        members=ages.members if survey.whole else observation.census.processes[process].members,
+        lease=observation.leases.get(process),
+        frozen=isinstance(probed, ProbeUnanswered) and probed.taken > 0,
+        messages=inbox.messages,
+        capacity=inbox.capacity,
+        oldest_message_seconds=max(0.0, facts.now - inbox.oldest_score) if inbox.oldest_score is not None else 0.0,
+        in_flight=inbox.in_flight,
+        newest_score=max(scores, default=None),
+        oldest_joined_at=ages.oldest,
+        near_expiry=ages.old,
+        groups=tuple(ages.groups.most_common(GROUPS_SHOWN)),
+    )

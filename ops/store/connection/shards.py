@@ -1,0 +1,336 @@
+"""The Redis servers of a channel layer, reached with the connections that the layer itself would use.
+
+Hosts are never parsed here: URL, dict, tuple, unix socket, TLS, password and Sentinel are all whatever
+``layer.create_pool`` makes of them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from channels.exceptions import InvalidChannelLayerError
+from channels.layers import channel_layers
+from channels_redis.core import RedisChannelLayer
+from channels_redis.pubsub import RedisPubSubChannelLayer
+from channels_redis.utils import create_pool
+from redis import asyncio as aioredis
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import NoPermissionError, RedisError
+
+from ops.exceptions import LayerError, PermissionMissing, ShardError
+from ops.model.groups import ShardInfo
+from ops.model.keys import Keyspace, encode_name
+from ops.model.text import visible, without_secrets
+from ops.store.connection.permissions import RULES_OF_THE_LAYER, rule_that_is_missing
+from ops.store.connection.waiting import within
+from ops.store.connection.wire import Wire, open_wire
+
+ANSWER_TIMEOUT_SECONDS = 5.0
+SCAN_COUNT = 500
+FAILURES = (RedisError, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """Which run of which server answered. ``run_id`` changes at each restart; empty where INFO is not allowed.
+
+    ``uptime_seconds``: how long it had been up then; 0 where that cannot be known.
+    """
+
+    run_id: str = ""
+    uptime_seconds: float = 0.0
+
+
+class Shard:
+    """One Redis of the layer. Every failure becomes a ShardError that names the shard and holds no secret."""
+
+    def __init__(self, index: int, client: "aioredis.Redis", keyspace: Keyspace) -> None:
+        self.index = index
+        self.client = client
+        self._keyspace = keyspace
+        self.address = address_of(client.connection_pool)
+        self.identity = ServerIdentity()
+        self.problem: str | None = None
+
+    @property
+    def info(self) -> ShardInfo:
+        return ShardInfo(self.index, self.address, self.problem)
+
+    async def execute(self, *command: Any, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> Any:
+        client: Any = self.client
+        asked = " ".join(" ".join(word for word in command[:2] if isinstance(word, str)).split()[:2])
+        with self.naming_failures(asked=asked):
+            return await within(timeout_seconds, client.execute_command(*command))
+
+    async def ask(self, question: Awaitable[T], timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> T:
+        with self.naming_failures():
+            return await within(timeout_seconds, question)
+
+    async def pipeline(self, commands: Sequence[Sequence[Any]], *, key_rule: str = "") -> list[Any]:
+        """The replies to ``commands``, sent in one write; an error reply is returned, not raised.
+
+        But for one that says that this user may not: that holds for everything, and must not pass for an absent key.
+        """
+        if not commands:
+            return []
+        pipe = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        replies = await self.ask(pipe.execute(raise_on_error=False))
+        with self.naming_failures(key_rule=key_rule):
+            for reply in replies:
+                if isinstance(reply, NoPermissionError):
+                    raise reply
+        return replies
+
+    async def scan(self, pattern: bytes, *conditions: str) -> AsyncIterator[list[bytes]]:
+        """The keys that match, page by page; ``conditions``: further words of SCAN. A key may come twice."""
+        cursor = b"0"
+        while True:
+            cursor, keys = await self.execute("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT, *conditions)
+            yield keys
+            if int(cursor) == 0:
+                return
+            await asyncio.sleep(0)
+
+    @asynccontextmanager
+    async def wire(self) -> AsyncIterator[Wire]:
+        with self.naming_failures():
+            async with open_wire(self.client.connection_pool, ANSWER_TIMEOUT_SECONDS) as wire:
+                yield wire
+
+    async def now(self) -> float:
+        """Unix seconds by the clock of this Redis, the one clock that all hosts share."""
+        return _seconds(await self.execute("TIME"))
+
+    async def identify(self) -> None:
+        """Ask who is there; remembers the answer, or why there was none."""
+        try:
+            await self.execute("PING")
+            self.identity = await self._identity()
+        except ShardError as error:
+            self.problem = str(error)
+
+    async def _identity(self) -> ServerIdentity:
+        try:
+            info = await within(ANSWER_TIMEOUT_SECONDS, self.client.info("server"))
+        except NoPermissionError:
+            return ServerIdentity()
+        except (RedisError, OSError, asyncio.TimeoutError) as error:
+            raise self.failure(error) from None
+        uptime = float(info.get("uptime_in_seconds", 0))
+        return ServerIdentity(str(info.get("run_id", "")), uptime)
+
+    @contextmanager
+    def naming_failures(self, *, asked: str = "", key_rule: str = "") -> Iterator[None]:
+        """``asked`` and ``key_rule`` as ``failure`` takes them."""
+        try:
+            yield
+        except FAILURES as error:
+            raise self.failure(error, asked=asked, key_rule=key_rule) from None
+
+    def failure(
+        self, error: BaseException, *, in_script: str = RULES_OF_THE_LAYER, asked: str = "", key_rule: str = ""
+    ) -> ShardError:
+        """``error`` in one line that names this shard and, where this user may not, the rule that is missing.
+
+        The others as ``rule_that_is_missing`` takes them; ``key_rule`` is for every key of the layer if not given.
+        """
+        rule = rule_that_is_missing(error, in_script, key_rule or self._keyspace.everything_rule, asked)
+        if rule is not None:
+            return PermissionMissing(
+                f"shard {self.index} ({self.address}) refused what this Redis user has no permission for; add to its "
+                f"ACL: {rule}"
+            )
+        return ShardError(self._describe(error))
+
+    def _describe(self, error: BaseException) -> str:
+        where = f"shard {self.index} ({self.address})"
+        if isinstance(error, asyncio.TimeoutError):
+            return f"{where} did not answer within {ANSWER_TIMEOUT_SECONDS:g} s; is it up, and reachable from here?"
+        if isinstance(error, MasterNotFoundError):  # whose text goes on with the connections to each Sentinel
+            return f"{where} cannot be used: {str(error).partition(' : ')[0]}; no Sentinel that answers knows it"
+        said = _without_secrets(" ".join(str(error).split()), self.client.connection_pool)
+        if said.startswith("HELLO must be called"):  # which redis-py begins with
+            said = "Authentication required: put the password into the URL of this host in CHANNEL_LAYERS"
+        if said.lower().startswith("unknown command"):
+            return f"{where} does not have this command: {visible(said[:100])}"
+        return f"{where} cannot be used: {visible(said.rstrip('.')) or type(error).__name__}"
+
+
+@contextmanager
+def suppressing_outages() -> Iterator[None]:
+    """Go on where a shard does not answer, but not where this Redis user may not: that would never be noticed."""
+    try:
+        yield
+    except PermissionMissing:
+        raise
+    except ShardError:
+        pass
+
+
+def address_of(pool: Any) -> str:
+    """Where ``pool`` connects to, as a URL without user name and password."""
+    if (service := getattr(pool, "service_name", None)) is not None:
+        return f"sentinel://{service}"
+    options = pool.connection_kwargs
+    database = options.get("db") or 0
+    if "path" in options:
+        return f"unix://{options['path']}?db={database}"
+    scheme = "rediss" if "SSL" in pool.connection_class.__name__ else "redis"
+    host = str(options.get("host", "localhost"))
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}:{options.get('port', 6379)}/{database}"
+
+
+def _without_secrets(text: str, pool: Any) -> str:
+    for name in ("password", "username"):
+        secret = pool.connection_kwargs.get(name)
+        if secret:
+            text = text.replace(str(secret), "***")
+    return without_secrets(text)
+
+
+def _seconds(time_reply: Sequence[Any]) -> float:
+    return int(time_reply[0]) + int(time_reply[1]) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLayer:
+    """A channel layer with its shards. ``layer`` is an instance of its own: nothing of the application is shared."""
+
+    alias: str
+    backend: str
+    layer: Any
+    keyspace: Keyspace
+    shards: tuple[Shard, ...]
+
+    @property
+    def is_pubsub(self) -> bool:
+        return isinstance(self.layer, RedisPubSubChannelLayer)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard has answered so far."""
+        return all(shard.problem is None for shard in self.shards)
+
+    @property
+    def problems(self) -> list[str]:
+        return [shard.problem for shard in self.shards if shard.problem is not None]
+
+    @property
+    def answering(self) -> tuple[Shard, ...]:
+        return tuple(shard for shard in self.shards if shard.problem is None)
+
+    @property
+    def home(self) -> Shard:
+        """The shard that keeps what concerns the whole layer: suspicions, runs, the lock."""
+        return self.shards[0]
+
+    @property
+    def epoch(self) -> str:
+        """Changes when any server of the layer restarts or fails over; empty where that cannot be known."""
+        run_ids = [shard.identity.run_id for shard in self.shards]
+        return "+".join(run_ids) if all(run_ids) else ""
+
+    def shard_of_group(self, group: str) -> Shard:
+        return self._shard_by_hash(encode_name(group))
+
+    def shard_of_inbox(self, inbox: str) -> Shard:
+        return self._shard_by_hash(encode_name(inbox))
+
+    def _shard_by_hash(self, name: bytes) -> Shard:
+        index: int = self.layer.consistent_hash(name)
+        return self.shards[index]
+
+
+def make_layer(alias: str) -> Any:
+    """A new instance of the layer ``alias`` of ``CHANNEL_LAYERS``, which takes no lease: it is no application's."""
+    known = ", ".join(map(repr, channel_layers.configs)) or "none"
+    if alias not in channel_layers.configs:
+        raise LayerError(f"there is no channel layer {alias!r} in CHANNEL_LAYERS; configured: {known}")
+    try:
+        layer = channel_layers.make_backend(alias)
+    except InvalidChannelLayerError as error:
+        raise LayerError(f"channel layer {alias!r} cannot be made: {error}") from None
+    except (TypeError, ValueError, AttributeError, AssertionError, LookupError, ImportError) as error:
+        # The message of a badly written URL can hold its password.
+        raise LayerError(
+            f"channel layer {alias!r} cannot be made from its CONFIG ({type(error).__name__}); look at its options"
+        ) from None
+    layer.holds_lease = False  # of the drop-in layer; nobody else has a use for it
+    return layer
+
+
+def backend_of(layer: Any) -> str:
+    return f"{type(layer).__module__}.{type(layer).__qualname__}"
+
+
+@asynccontextmanager
+async def open_layer(alias: str) -> AsyncIterator[OpenLayer]:
+    """Connect to every shard of the layer ``alias``. A shard that does not answer is there, with its ``problem``."""
+    layer = make_layer(alias)
+    shards: tuple[Shard, ...] = ()
+    try:
+        shards = await _identified_shards(alias, layer)
+        yield OpenLayer(alias, backend_of(layer), layer, Keyspace(_prefix_of(layer)), shards)
+    finally:
+        await close_layer(layer)
+        for shard in shards:
+            await _close_client(shard.client)
+
+
+def _prefix_of(layer: Any) -> str:
+    if isinstance(layer, RedisPubSubChannelLayer):
+        return str(layer._get_layer().prefix)
+    return str(getattr(layer, "prefix", ""))
+
+
+async def _identified_shards(alias: str, layer: Any) -> tuple[Shard, ...]:
+    try:
+        keyspace = Keyspace(_prefix_of(layer))
+        shards = tuple(Shard(index, client, keyspace) for index, client in enumerate(_clients_of(alias, layer)))
+        await asyncio.gather(*(shard.identify() for shard in shards))
+        return shards
+    except (TypeError, ValueError, AttributeError, LookupError):
+        raise LayerError(
+            f"a host of channel layer {alias!r} is not an address that redis-py accepts; look at its CONFIG['hosts']"
+        ) from None
+
+
+def _clients_of(alias: str, layer: Any) -> list["aioredis.Redis"]:
+    if isinstance(layer, RedisChannelLayer):
+        return [layer.connection(index) for index in range(layer.ring_size)]
+    if isinstance(layer, RedisPubSubChannelLayer):
+        return [aioredis.Redis(connection_pool=create_pool(shard.host)) for shard in layer._get_layer()._shards]
+    if backend_of(layer).endswith("InMemoryChannelLayer"):
+        raise LayerError(
+            f"channel layer {alias!r} is an InMemoryChannelLayer: its groups live inside each process and cannot be "
+            f"seen from here; use channels_redis.core.RedisChannelLayer"
+        )
+    raise LayerError(
+        f"channel layer {alias!r} is a {backend_of(layer)}, which is not built on channels_redis; only "
+        f"RedisChannelLayer, RedisPubSubChannelLayer and their subclasses are understood"
+    )
+
+
+async def close_layer(layer: Any) -> None:
+    """Close the connections of a layer made by ``make_layer``."""
+    if isinstance(layer, RedisChannelLayer):
+        clients = [client for loop_layer in layer._layers.values() for client in loop_layer._connections.values()]
+        await layer.close_pools()
+        for client in clients:
+            await _close_client(client)
+    elif isinstance(layer, RedisPubSubChannelLayer):
+        await layer.flush()
+
+
+async def _close_client(client: Any) -> None:
+    """Close its connections, those to Sentinels among them, which redis-py leaves open."""
+    await client.aclose(close_connection_pool=True)
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager else ():
+        await sentinel.aclose()

@@ -1,0 +1,200 @@
+"""A closer look at keys, within a budget of time: inboxes, ages of members, where groups lie. Nothing is written."""
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ops.model.keys import decode_name, inbox_of
+from ops.store.connection.shards import OpenLayer, Shard
+from ops.store.groups.census import ScanNotes, Selection, read_slices
+
+MOST_INBOXES = 5000
+INBOXES_AT_ONCE = 200
+SURVEY_SECONDS = 5.0
+FOREIGN_PAGES = 100
+MOST_FOREIGN = 500
+MOST_MISPLACED = 20
+# Before Redis 7 a rule cannot say that keys are only read.
+RULE_FOR_OTHER_PREFIXES = "%R~*:group:* (Redis 6.2: ~*:group:*)"
+
+
+@dataclass(slots=True)
+class InboxReading:
+    """The inboxes of one process together. ``unreadable``: why its newest message cannot be read, if it cannot."""
+
+    messages: int = 0
+    capacity: int = 0
+    oldest_score: float | None = None
+    newest_score: float | None = None
+    in_flight: int = 0
+    unreadable: str | None = None
+
+
+async def read_inboxes(
+    opened: OpenLayer, inboxes: Mapping[str, Collection[str]], now: float
+) -> dict[str, InboxReading]:
+    """What is in the inboxes of each process (process -> names of its inboxes), for the first few thousand."""
+    found: dict[str, InboxReading] = {}
+    wanted = [(process, name) for process, names in inboxes.items() for name in sorted(names)][:MOST_INBOXES]
+    for shard in opened.answering:
+        mine = [(process, name) for process, name in wanted if opened.shard_of_inbox(name) is shard]
+        for start in range(0, len(mine), INBOXES_AT_ONCE):
+            batch = mine[start : start + INBOXES_AT_ONCE]
+            keys = [(opened.keyspace.inbox(name), opened.keyspace.inflight(name)) for _, name in batch]
+            commands = [command for inbox, in_flight in keys for command in _questions(inbox, in_flight)]
+            replies = await shard.pipeline(commands)
+            for number, (process, name) in enumerate(batch):
+                _note(opened, found.setdefault(process, InboxReading()), name, replies[4 * number :][:4], now)
+    return found
+
+
+def _questions(inbox: bytes, in_flight: bytes) -> list[tuple[Any, ...]]:
+    return [
+        ("ZCARD", inbox),
+        # Below 0 are probes of another run.
+        ("ZRANGE", inbox, 0, "+inf", "BYSCORE", "LIMIT", 0, 1, "WITHSCORES"),
+        ("ZRANGE", inbox, "+inf", 0, "BYSCORE", "REV", "LIMIT", 0, 1, "WITHSCORES"),
+        ("ZCARD", in_flight),
+    ]
+
+
+def _note(opened: OpenLayer, reading: InboxReading, name: str, replies: list[Any], now: float) -> None:
+    if any(isinstance(reply, Exception) for reply in replies):
+        return
+    messages, oldest, newest, in_flight = replies
+    reading.messages = max(reading.messages, messages)
+    reading.capacity = max(reading.capacity, opened.layer.get_capacity(name))
+    reading.in_flight += in_flight
+    for _, score in map(_pair, filter(None, [oldest])):
+        reading.oldest_score = min(score, reading.oldest_score or score)
+    for message, score in map(_pair, filter(None, [newest])):
+        reading.newest_score = max(score, reading.newest_score or score)
+        # What is encrypted cannot be read once it is older than that.
+        if reading.unreadable is None and now - score < opened.layer.expiry:
+            reading.unreadable = _why_unreadable(opened.layer, message)
+
+
+def _pair(reply: Any) -> tuple[bytes, float]:
+    first = reply[0]
+    message, score = first if isinstance(first, (list, tuple)) else reply[:2]
+    return message, float(score)
+
+
+def _why_unreadable(layer: Any, message: bytes) -> str | None:
+    try:
+        read = layer.deserialize(message)
+    except Exception as error:  # whatever the serializer of the project's choice may raise
+        return type(error).__name__
+    return None if isinstance(read, dict) else f"it holds a {type(read).__name__}"
+
+
+@dataclass(slots=True)
+class ProcessAges:
+    """When the members of a process joined, by its host's clock. ``old``: how many before the time that was given."""
+
+    members: int = 0
+    oldest: float | None = None
+    newest: float | None = None
+    old: int = 0
+    groups: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class MemberSurvey:
+    """``misplaced``: shard, group, and the shard where this configuration would have it. ``whole``: all was read."""
+
+    processes: dict[str, ProcessAges] = field(default_factory=dict)
+    misplaced_groups: int = 0
+    misplaced: list[tuple[int, str, int]] = field(default_factory=list)
+    whole: bool = True
+
+
+async def survey_members(opened: OpenLayer, old_before: float, feeding: Collection[str]) -> MemberSurvey:
+    """Read the groups until the time is over. ``feeding``: processes whose groups are wanted too."""
+    survey = MemberSurvey()
+    until = time.monotonic() + SURVEY_SECONDS
+    selection = Selection(pattern=opened.keyspace.groups_pattern())
+    try:
+        for shard in opened.answering:
+            async with shard.wire() as wire:
+                async for slices in read_slices(wire, opened.keyspace, selection, ScanNotes()):
+                    for part in slices:
+                        group = opened.keyspace.group_name(part.key)
+                        if part.last:
+                            _note_place(opened, survey, shard, group)
+                        _note_ages(survey, group, zip(part.members, part.scores, strict=True), old_before, feeding)
+                    if time.monotonic() > until:
+                        raise _TimeIsOver  # not break: replies are on their way, so this connection must be closed
+    except _TimeIsOver:
+        survey.whole = False
+    return survey
+
+
+class _TimeIsOver(Exception):
+    """The budget of a survey is used up."""
+
+
+def _note_place(opened: OpenLayer, survey: MemberSurvey, shard: Shard, group: str) -> None:
+    wanted = opened.shard_of_group(group).index
+    if wanted != shard.index:
+        survey.misplaced_groups += 1
+        if len(survey.misplaced) < MOST_MISPLACED:
+            survey.misplaced.append((shard.index, group, wanted))
+
+
+def _note_ages(
+    survey: MemberSurvey,
+    group: str,
+    members: Iterable[tuple[bytes, float]],
+    old_before: float,
+    feeding: Collection[str],
+) -> None:
+    for member, score in members:
+        inbox = inbox_of(decode_name(member))
+        if inbox is None:
+            continue
+        ages = survey.processes.get(inbox.process)
+        if ages is None:
+            ages = survey.processes[inbox.process] = ProcessAges()
+        ages.members += 1
+        ages.oldest = score if ages.oldest is None or score < ages.oldest else ages.oldest
+        ages.newest = score if ages.newest is None or score > ages.newest else ages.newest
+        ages.old += score < old_before
+        if inbox.process in feeding:
+            ages.groups[group] += 1
+
+
+async def survey_prefixes(opened: OpenLayer, known_prefixes: Collection[str]) -> dict[str, str]:
+    """Other prefixes with members of channels in groups that exist under ours too: prefix -> such a group."""
+    found: dict[str, str] = {}
+    until = time.monotonic() + SURVEY_SECONDS
+    for shard in opened.answering:
+        candidates = await _foreign_groups(opened, shard, known_prefixes, until)
+        first = [("ZRANGE", key, 0, 0) for key, _, _ in candidates]
+        members = await shard.pipeline(first, key_rule=RULE_FOR_OTHER_PREFIXES)
+        for (_, prefix, group), reply in zip(candidates, members, strict=True):
+            if isinstance(reply, list) and reply and prefix not in found and inbox_of(decode_name(reply[0])):
+                ours = opened.shard_of_group(group)
+                if ours.problem is None and await ours.execute("EXISTS", opened.keyspace.group(group)):
+                    found[prefix] = group
+    return found
+
+
+async def _foreign_groups(
+    opened: OpenLayer, shard: Shard, known_prefixes: Collection[str], until: float
+) -> list[tuple[bytes, str, str]]:
+    """Key, prefix and group of sorted sets that look like groups of a layer with a prefix that is not known here."""
+    found: list[tuple[bytes, str, str]] = []
+    cursor: Any = 0
+    for _ in range(FOREIGN_PAGES):
+        reply = await shard.execute("SCAN", cursor, "MATCH", "*:group:*", "COUNT", 1000, "TYPE", "zset")
+        cursor, keys = reply
+        for key in keys:
+            prefix, _, group = decode_name(key).partition(":group:")
+            if prefix != opened.keyspace.prefix and prefix not in known_prefixes and group:
+                found.append((key, prefix, group))
+        if not int(cursor) or len(found) >= MOST_FOREIGN or time.monotonic() > until:
+            break
+    return found[:MOST_FOREIGN]

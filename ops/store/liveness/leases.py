@@ -1,0 +1,143 @@
+"""Leases: a process with the drop-in layer says on every shard, again and again, that it is there.
+
+The record outlives the lease: a lapsed one dates the last sign of life of its process. It is gone when its holder ended
+it, when the reaper took the process for dead, or when the shard lost its data; a holder that finds it gone puts its
+memberships back.
+"""
+
+import importlib.metadata
+import math
+import os
+import platform
+import re
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ops.model.keys import Keyspace, decode_name
+from ops.model.liveness.lease import LEASE_COUNTS, Lease
+from ops.store.connection.scripts import run_script
+from ops.store.connection.shards import Shard
+
+LEASES_AT_ONCE = 500
+RECORDED_VERSIONS = ("django", "channels", "channels-redis", "redis", "channels-ops")
+FIELDS = (
+    "renewed_at",
+    "lease_seconds",
+    "ended",
+    "host",
+    "pid",
+    "started_at",
+    "version",
+    "index_parts",
+    "heartbeats",
+    "server_run",
+    *LEASE_COUNTS,
+)
+MOST_INDEX_PARTS = 1_000_000
+_WHOLE = re.compile(rb"\d{1,9}")
+_NUMBER = re.compile(rb"\d{1,12}(\.\d{1,9})?")
+
+
+def describe_process(lease_seconds: float) -> dict[str, str]:
+    """What a lease says of its holder. Nothing in it is secret."""
+    versions = (f"{name} {_version(name)}" for name in RECORDED_VERSIONS)
+    return {
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
+        "started_at": f"{time.time():.3f}",
+        "lease_seconds": f"{lease_seconds:g}",
+        "heartbeats": "1",  # Who writes no such field may have consumers that die of one.
+        "version": ", ".join([f"python {platform.python_version()}", *versions]),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# The holder's side: on a client of the layer itself
+
+
+async def renew_lease(
+    client: Any, keyspace: Keyspace, process: str, description: dict[str, str], keep_seconds: float
+) -> tuple[bool, bytes]:
+    """Renew the lease, or take it; returns whether it was there, and which run of the server answered."""
+    fields = [text for pair in description.items() for text in pair]
+    args = [math.ceil(keep_seconds), *fields]
+    was_there, server_run = await run_script(client, "renew_lease", [keyspace.lease(process)], args)
+    return bool(was_there), server_run
+
+
+async def mark_lease_ended(client: Any, keyspace: Keyspace, process: str, keep_seconds: float) -> None:
+    """Say that the process is leaving, before its memberships are taken away."""
+    pipe = client.pipeline(transaction=False)
+    pipe.hset(keyspace.lease(process), "ended", "1")
+    pipe.expire(keyspace.lease(process), math.ceil(keep_seconds))
+    await pipe.execute()
+
+
+async def delete_lease(client: Any, keyspace: Keyspace, process: str) -> None:
+    """Leave no record: the process has taken everything with it, or cannot promise to renew."""
+    await client.delete(keyspace.lease(process))
+
+
+# The commands' side
+
+
+async def read_leases(shard: Shard, keyspace: Keyspace, processes: Iterable[str]) -> dict[str, Lease]:
+    """The leases of those processes that have one. A record that cannot be read counts as none."""
+    names = list(processes)
+    found: dict[str, Lease] = {}
+    for start in range(0, len(names), LEASES_AT_ONCE):
+        batch = names[start : start + LEASES_AT_ONCE]
+        replies = await shard.pipeline([("HMGET", keyspace.lease(name), *FIELDS) for name in batch])
+        for name, reply in zip(batch, replies, strict=True):
+            lease = None if isinstance(reply, Exception) else _parse(name, reply)
+            if lease is not None:
+                found[name] = lease
+    return found
+
+
+async def forget_leases(shard: Shard, keyspace: Keyspace, processes: Sequence[str]) -> None:
+    """Delete the leases of processes that were found dead. Raises ShardError."""
+    for start in range(0, len(processes), LEASES_AT_ONCE):
+        keys = [keyspace.lease(process) for process in processes[start : start + LEASES_AT_ONCE]]
+        await shard.execute("UNLINK", *keys)
+
+
+def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
+    renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts, heartbeats, *rest = reply
+    server_run, *counts = rest
+    if not (_is_number(renewed_at) and _is_number(lease_seconds)):
+        return None
+    return Lease(
+        process=process,
+        renewed_at=float(renewed_at or 0),
+        lease_seconds=float(lease_seconds or 0),
+        ended=ended is not None,
+        host=_text(host),
+        pid=_text(pid),
+        started_at=float(started_at or 0) if _is_number(started_at) else 0.0,
+        version=_text(version),
+        index_parts=min(_whole(index_parts), MOST_INDEX_PARTS),
+        heartbeats=heartbeats == b"1",
+        server_run=_text(server_run),
+        counts=tuple(zip(LEASE_COUNTS, map(_whole, counts), strict=True)),
+    )
+
+
+def _whole(raw: bytes | None) -> int:
+    return int(raw) if raw is not None and _WHOLE.fullmatch(raw) else 0
+
+
+def _is_number(raw: bytes | None) -> bool:
+    return raw is not None and _NUMBER.fullmatch(raw) is not None
+
+
+def _text(raw: bytes | None) -> str:
+    return decode_name(raw or b"")[:200]

@@ -1,0 +1,313 @@
+"""Removing members with a receipt, putting them back, and the history of runs.
+
+Order of writes, so that a run that is killed at any command loses nothing:
+
+1. the run is listed (``runs``, ``run:{id}``), before it removes anything;
+2. each removal writes its receipt in the same script, on the same shard, before the removal itself;
+3. the end is recorded; a run without an end is shown as interrupted, and its receipts can be undone all the same.
+"""
+
+import json
+import math
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import msgpack
+from redis.exceptions import ResponseError
+
+from ops.model.keys import INFLIGHT_SUFFIX, decode_name, encode_name
+from ops.model.runs import RunRecord
+from ops.store.connection.permissions import refusal_of_script
+from ops.store.connection.scripts import call_script, script
+from ops.store.connection.shards import OpenLayer, Shard
+from ops.store.connection.wire import Wire, checked, pack
+
+MEMBERS_AT_ONCE = 100  # of one script call: some 0.3 ms of the server's time
+GROUPS_AT_ONCE = 100
+CALLS_AHEAD = 4
+RECEIPTS_AT_ONCE = 20
+RUNS_KEPT = 10_000
+
+Doomed = tuple[bytes, list[bytes], list[float]]
+"""A group's key, channels to remove from it, and the time by which each had joined when it was judged, unix seconds."""
+
+Removed = tuple[bytes, list[bytes], list[float]]
+"""A group's key, channels that were removed from it, and the score that each had."""
+
+
+@dataclass(slots=True)
+class Purged:
+    """Members that went, by inbox, how many stayed because they had left or joined again, and whose those were."""
+
+    by_inbox: Counter[bytes] = field(default_factory=Counter)
+    kept: int = 0
+    kept_inboxes: set[bytes] = field(default_factory=set)
+
+    @property
+    def removed(self) -> int:
+        return self.by_inbox.total()
+
+    def note(self, asked_for: list[Doomed], kept: list[bytes]) -> None:
+        for _, members, _ in asked_for:
+            self.by_inbox.update([member[: member.find(b"!") + 1] for member in members])
+        self.by_inbox.subtract([inbox_part(member) for member in kept])
+        self.kept += len(kept)
+        self.kept_inboxes.update(map(inbox_part, kept))
+
+
+def inbox_part(channel: bytes) -> bytes:
+    """``channel`` up to and with its first ``!``; empty for a general channel."""
+    return channel[: channel.find(b"!") + 1]
+
+
+class Purge:
+    """Removes members of one shard, many groups to a script call and several calls under way at a time."""
+
+    def __init__(self, wire: Wire, journal: bytes, journal_seconds: float) -> None:
+        self._wire = wire
+        self._journal = journal
+        self._journal_seconds = b"%d" % math.ceil(journal_seconds)
+        self._script = script("purge_members")
+        self._batch: list[Doomed] = []
+        self._members = 0
+        self._under_way: deque[list[Doomed]] = deque()
+        self.purged = Purged()
+
+    async def load(self) -> None:
+        await self._wire.send(pack(b"SCRIPT", b"LOAD", self._script.source))
+        checked((await self._wire.replies(1))[0])
+
+    async def remove(self, key: bytes, members: list[bytes], joined_by: list[float]) -> None:
+        """Remove those ``members`` of the group ``key`` that have not joined since; returns when they are under way.
+
+        ``joined_by``: for each the highest score with which it may go, unix seconds by its own host's clock.
+        """
+        for start in range(0, len(members), MEMBERS_AT_ONCE):
+            end = start + MEMBERS_AT_ONCE
+            await self._add((key, members[start:end], joined_by[start:end]))
+
+    async def _add(self, doomed: Doomed) -> None:
+        if self._members + len(doomed[1]) > MEMBERS_AT_ONCE or len(self._batch) >= GROUPS_AT_ONCE:
+            await self._send()
+        self._batch.append(doomed)
+        self._members += len(doomed[1])
+
+    async def _send(self) -> None:
+        if not self._batch:
+            return
+        keys = [key for key, _, _ in self._batch]
+        members = msgpack.packb([(key, members) for key, members, _ in self._batch], use_bin_type=False)
+        joined_by = msgpack.packb([at for _, _, joined_by in self._batch for at in joined_by])
+        count = b"%d" % (len(keys) + 1)
+        await self._wire.send(
+            pack(b"EVALSHA", self._script.sha, count, self._journal, *keys, self._journal_seconds, members, joined_by)
+        )
+        self._under_way.append(self._batch)
+        self._batch, self._members = [], 0
+        if len(self._under_way) >= CALLS_AHEAD:
+            await self._collect(1)
+
+    async def finish(self) -> Purged:
+        """Send what is left and wait for every answer."""
+        await self._send()
+        await self._collect(len(self._under_way))
+        return self.purged
+
+    async def _collect(self, calls: int) -> None:
+        for reply in await self._wire.replies(calls):
+            _, kept = self._checked(reply)
+            self.purged.note(self._under_way.popleft(), kept)
+
+    def _checked(self, reply: Any) -> Any:
+        try:
+            return checked(reply)
+        except ResponseError as error:
+            refusal = refusal_of_script(error, self._script.source)
+            if refusal is None:
+                raise
+            raise refusal from None
+
+
+async def set_aside(
+    opened: OpenLayer, run_id: str, shard: Shard, key: bytes, journal_seconds: float, *, expiring_too: bool
+) -> int:
+    """Move an inbox or in-flight key of a dead process out of the way; returns how many messages it held.
+
+    ``expiring_too``: also where it would expire by itself.
+    """
+    aside = opened.keyspace.aside(run_id, key)
+    args = [math.ceil(journal_seconds), int(expiring_too)]
+    return int(await call_script(shard, "set_aside_key", [key, aside], args))
+
+
+async def count_messages(shard: Shard, key: bytes) -> int:
+    """How many messages the key holds; 0 where it is gone or holds something else."""
+    (count,) = await shard.pipeline([("ZCARD", key)])
+    return count if isinstance(count, int) else 0
+
+
+# The history of runs
+
+
+async def record_run_started(
+    opened: OpenLayer, run_id: str, now: float, journal_seconds: float, glob: str | None, *, takes_leases: bool
+) -> None:
+    """List the run before it removes anything, and forget runs whose receipts have expired.
+
+    ``takes_leases``: whose members it removes finds its lease gone, and puts them back if it lives.
+    """
+    runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), math.ceil(journal_seconds)
+    pipe = opened.home.client.pipeline(transaction=True)
+    pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep)})
+    if glob is not None:
+        pipe.hset(run, "match", encode_name(glob))
+    if takes_leases:
+        pipe.hset(run, "takes_leases", "1")
+    pipe.expire(run, keep)
+    pipe.zadd(runs, {run_id: now})
+    pipe.zremrangebyscore(runs, "-inf", now - keep)
+    pipe.zremrangebyrank(runs, 0, -RUNS_KEPT - 1)
+    pipe.expire(runs, keep)
+    await opened.home.ask(pipe.execute())
+
+
+async def record_run_ended(opened: OpenLayer, run_id: str, summary: Mapping[str, Any]) -> None:
+    """Note what the run did (``removed``, ``processes``, ``set_aside``)."""
+    await opened.home.execute("HSET", opened.keyspace.run(run_id), "ended", json.dumps(dict(summary)))
+
+
+async def record_run_undone(opened: OpenLayer, run_id: str, now: float) -> None:
+    await opened.home.execute("HSET", opened.keyspace.run(run_id), "undone_at", repr(now))
+
+
+async def read_runs(opened: OpenLayer) -> list[RunRecord]:
+    """Every run that removed something and whose receipts are kept, the latest first."""
+    run_ids = [decode_name(raw) for raw in await opened.home.execute("ZREVRANGE", opened.keyspace.runs, 0, -1)]
+    records = [await read_run(opened, run_id) for run_id in run_ids]
+    return [
+        record for record in records if record and (record.removed or record.set_aside or record.state == "interrupted")
+    ]
+
+
+async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
+    """One run, or None when it is unknown or its receipts have expired.
+
+    Where the first shard has lost its record, and another one has its receipts, it counts as interrupted.
+    """
+    client: Any = opened.home.client
+    stored: dict[bytes, bytes] = await opened.home.ask(client.hgetall(opened.keyspace.run(run_id)))
+    if not stored:
+        receipts = await count_receipts(opened, run_id)
+        return RunRecord(run_id, 0.0, "interrupted", receipts, 0, takes_leases=True) if receipts else None
+    ended = _json_object(stored.get(b"ended"))
+    undone_at = _number(stored.get(b"undone_at"))
+    removed = ended.get("removed")
+    return RunRecord(
+        run_id=run_id,
+        started_at=_number(stored.get(b"started_at")) or 0.0,
+        state="undone" if undone_at else "done" if ended else "interrupted",
+        removed=removed if isinstance(removed, int) else await count_receipts(opened, run_id),
+        processes=_count(ended.get("processes")),
+        set_aside=_count(ended.get("set_aside")),
+        expires_at=_number(stored.get(b"expires_at")),
+        undone_at=undone_at,
+        match=decode_name(stored[b"match"]) if b"match" in stored else None,
+        takes_leases=b"takes_leases" in stored,
+    )
+
+
+def _json_object(raw: bytes | None) -> dict[str, Any]:
+    try:
+        value = json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _number(raw: bytes | None) -> float | None:
+    try:
+        value = float(raw) if raw else None
+    except ValueError:
+        return None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+# Reading receipts, and putting back what they say
+
+
+async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIterator[list[Removed]]:
+    """What the run removed on ``shard``, in order. A receipt that cannot be read is passed over."""
+    journal = opened.keyspace.journal(run_id)
+    start = 0
+    while raws := await shard.execute("LRANGE", journal, start, start + RECEIPTS_AT_ONCE - 1):
+        start += len(raws)
+        for raw in raws:
+            yield parse_receipt(raw)
+
+
+def parse_receipt(raw: bytes) -> list[Removed]:
+    """One entry of a journal, as ``purge_members.lua`` writes it; empty where it cannot be read."""
+    try:
+        groups, scores = msgpack.unpackb(raw, raw=True, use_list=True)
+        taken = iter([float(score) for score in scores])
+        removed = [_parse_removed(key, members, list(islice(taken, len(members)))) for key, members in groups]
+    except (ValueError, TypeError, OverflowError, msgpack.UnpackException):
+        return []
+    return [] if any(True for _ in taken) else removed
+
+
+def _parse_removed(key: Any, members: Any, scores: list[float]) -> Removed:
+    if not isinstance(key, bytes) or not isinstance(members, list):
+        raise TypeError("a receipt holds keys and members")
+    if not all(isinstance(member, bytes) for member in members):
+        raise TypeError("members are bytes")
+    if len(members) != len(scores) or any(map(math.isnan, scores)):
+        raise ValueError("a receipt has a score for each member")
+    return key, members, scores
+
+
+async def count_receipts(opened: OpenLayer, run_id: str) -> int:
+    """How many members the receipts of the run speak of."""
+    total = 0
+    for shard in opened.answering:
+        async for removed in read_receipts(opened, shard, run_id):
+            total += sum(len(members) for _, members, _ in removed)
+    return total
+
+
+async def restore_members(opened: OpenLayer, shard: Shard, receipts: Sequence[Removed]) -> tuple[int, int, int]:
+    """Put members back where they are absent: (restored, already present, groups that hold something else now).
+
+    Keys that are no group of this layer are left alone, whatever a damaged receipt says.
+    """
+    groups = [removed for removed in receipts if removed[0].startswith(opened.keyspace.group_prefix) and removed[1]]
+    if not groups:
+        return 0, 0, 0
+    blob = msgpack.packb([[members, scores] for _, members, scores in groups], use_bin_type=False)
+    expiry = int(opened.layer.group_expiry)
+    reply = await call_script(shard, "restore_members", [key for key, _, _ in groups], [expiry, blob])
+    return int(reply[0]), int(reply[1]), int(reply[2])
+
+
+async def restore_keys(opened: OpenLayer, shard: Shard, run_id: str, now: float) -> int:
+    """Give the keys that the run set aside their names back, where nothing has taken them; returns how many.
+
+    Without the messages that are older at ``now`` (unix seconds) than the layer's ``expiry``: a sender would have
+    removed them, and whoever comes back must not act on them. A key that held only such is gone.
+    """
+    expiry = int(opened.layer.expiry)
+    prefix = opened.keyspace.aside(run_id, b"")
+    restored = 0
+    async for keys in shard.scan(opened.keyspace.aside_pattern(run_id)):
+        for aside in keys:
+            key = aside[len(prefix) :]
+            kept_seconds = 0 if key.endswith(INFLIGHT_SUFFIX) else expiry
+            restored += await call_script(shard, "restore_key", [aside, key], [int(now) - expiry, kept_seconds])
+    return restored

@@ -1,0 +1,61 @@
+"""The lock that keeps two runs from doing the same work twice. Safety does not rest on it: that is in the scripts."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.asyncio.lock import Lock
+from redis.exceptions import LockError, RedisError, ResponseError
+
+from ops.exceptions import AnotherRunHoldsTheLock, PermissionMissing
+from ops.store.connection.shards import OpenLayer
+from ops.store.connection.waiting import end, within
+
+LOCK_SECONDS = 30.0
+RENEWALS_PER_LIFETIME = 3
+RULES = "+get +del +pexpire"  # of redis-py's Lock, in scripts of its own
+
+
+@asynccontextmanager
+async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
+    """Hold the layer's lock; it is renewed while held, and gone LOCK_SECONDS after a holder that was killed.
+
+    Raises AnotherRunHoldsTheLock at once where somebody has it.
+    """
+    lock = Lock(opened.home.client, opened.keyspace.lock, timeout=LOCK_SECONDS, blocking=False, thread_local=False)
+    token = uuid.uuid4().hex.encode()
+    try:
+        acquired = await opened.home.ask(lock.acquire(token=token))
+    except asyncio.CancelledError:
+        lock.local.token = token  # The answer was not waited for, and may have been yes.
+        await _release(opened, lock)
+        raise
+    if not acquired:
+        raise AnotherRunHoldsTheLock(f"another run is at work on layer {opened.alias!r}; nothing was done, come again")
+    renewer = asyncio.create_task(_renew(lock))
+    try:
+        yield
+    finally:
+        await end(renewer)
+        await _release(opened, lock)
+
+
+async def _release(opened: OpenLayer, lock: Lock) -> None:
+    """Let go of it; where that fails, it lapses by itself. Raises PermissionMissing: it would fail each time."""
+    try:
+        await within(LOCK_SECONDS, lock.release())
+    except ResponseError as error:
+        failure = opened.home.failure(error, in_script=RULES)
+        if isinstance(failure, PermissionMissing):
+            raise failure from None
+    except (LockError, RedisError, OSError, asyncio.TimeoutError):
+        pass
+
+
+async def _renew(lock: Lock) -> None:
+    while True:
+        await asyncio.sleep(LOCK_SECONDS / RENEWALS_PER_LIFETIME)
+        with contextlib.suppress(LockError, RedisError, OSError):
+            await lock.reacquire()
