@@ -1,39 +1,17 @@
 """The toolkit's own settings: ``CHANNELS_OPS`` in the project's settings module."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
 from django.conf import settings
 
+from ops.model.settings import DEFAULTS, OpsSettings
+
 PERSONAL = ("client", "user", "query")
 SHORTEST_JOURNAL_SECONDS = 60
 LONGEST_SECONDS = 1e7  # some four months; more is a slip of the hand
-
-
-@dataclass(frozen=True, slots=True)
-class OpsSettings:
-    """Every key of ``CHANNELS_OPS`` (upper case there) with its default. A command's option wins over its setting.
-
-    ``confirm_after_seconds``: for how long a process must stay silent before its members may go.
-    ``probe_timeout_seconds``: how long one round waits for probes to be taken.
-    ``max_share``: the share (0 to 1) of the live fleet that may go silent at once without a safety stop.
-    ``journal_seconds``: how long the receipts of a run are kept for ``--undo``, a minute at least.
-    ``disconnect_log_stream``: whether the ends of websockets are recorded in Redis.
-    ``disconnect_log_length``: about how many entries that stream keeps.
-    ``disconnect_log_logger``: whether they go to the logger ``ops.disconnects`` as well.
-    ``disconnect_log_personal``: which personal data they hold, of PERSONAL.
-    """
-
-    confirm_after_seconds: float = 60.0
-    probe_timeout_seconds: float = 10.0
-    max_share: float = 0.5
-    journal_seconds: float = 7 * 86400.0
-    disconnect_log_stream: bool = True
-    disconnect_log_length: int = 100_000
-    disconnect_log_logger: bool = False
-    disconnect_log_personal: tuple[str, ...] = ()
 
 
 def known_keys() -> list[str]:
@@ -50,7 +28,7 @@ def ops_settings() -> OpsSettings:
     """The settings in force. Keys and values that ``manage.py check`` objects to are left at their default."""
     values = _written()
     if not isinstance(values, Mapping):
-        return OpsSettings()
+        return DEFAULTS
     usable = [key for key in known_keys() if key in values and problem_with(key, values) is None]
     return OpsSettings(**{key.lower(): _kind(key)(values[key]) for key in usable})
 
@@ -69,7 +47,7 @@ def problem_with(key: str, values: Mapping[str, Any]) -> str | None:
         near = get_close_matches(str(key).upper(), known_keys(), n=1, cutoff=0.0)
         return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
     kind = _kind(key)
-    value = values.get(key, getattr(OpsSettings(), key.lower()))
+    value = values.get(key, getattr(DEFAULTS, key.lower()))
     if kind is bool:
         return None if isinstance(value, bool) else f"{key} must be True or False, not {value!r}"
     if kind is tuple:
@@ -80,7 +58,7 @@ def problem_with(key: str, values: Mapping[str, Any]) -> str | None:
 
 def _kind(key: str) -> type:
     """What the key's value is turned into: that of its default."""
-    return type(getattr(OpsSettings(), key.lower()))
+    return type(getattr(DEFAULTS, key.lower()))
 
 
 def _problem_with_number(key: str, value: Any) -> str | None:

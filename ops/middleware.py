@@ -23,10 +23,11 @@ from channels.layers import DEFAULT_CHANNEL_LAYER, channel_layers
 from ops.application.disconnects.layer_observer import observe_layer
 from ops.application.disconnects.recorder import Recorder, begin_in_child, has_stream, write_the_rest
 from ops.application.process_exit import at_exit
-from ops.conf import OpsSettings, ops_settings
+from ops.conf import ops_settings
 from ops.model.disconnects.causes import Seen, conclude, describe_exception, is_of_a_client_that_left
 from ops.model.disconnects.record import MAX_TEXT, Disconnect, bounded
 from ops.model.keys import inbox_of
+from ops.model.settings import OpsSettings
 from ops.store.connection.waiting import within
 
 logger = logging.getLogger("ops.middleware")

@@ -11,11 +11,10 @@ from typing import Any
 from django.contrib.staticfiles import finders
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 
+from ops import api
 from ops.exceptions import OpsError
-from ops.model.groups import Group, Inspection, Process
-from ops.operations.inspect import InspectOptions, inspect
-from ops.operations.observe import Look
-from ops.store.connection.shards import open_layer
+from ops.model.groups import Inspection
+from ops.output.documents import member_record, process_record
 
 ROOMS = "room."
 PROBE_TIMEOUT_SECONDS = 1.0
@@ -31,41 +30,23 @@ class Presence:
         self._lock = asyncio.Lock()
         self._taken_at = -KEPT_SECONDS
         self._inspection: Inspection
-        self._groups: list[Group] = []
 
     async def document(self, room: str) -> dict[str, Any]:
         async with self._lock:
             if time.monotonic() - self._taken_at >= KEPT_SECONDS:
-                self._inspection, self._groups = await self._look()
+                self._inspection = await api.ainspect(
+                    match=f"{ROOMS}*", members=True, probe=True, probe_timeout_seconds=PROBE_TIMEOUT_SECONDS
+                )
                 self._taken_at = time.monotonic()
-        here = next((group.channels for group in self._groups if group.group == ROOMS + room), ())
+        rooms = sorted(self._inspection.groups, key=lambda group: group.group)
+        here = next((group.channels for group in rooms if group.group == ROOMS + room), ())
         return {
             "complete": self._inspection.complete,
-            "rooms": [{"name": g.group.removeprefix(ROOMS), "members": g.counts.members} for g in self._groups],
-            "processes": [_process(process) for process in self._inspection.processes],
-            "members": [
-                {"channel": member.channel, "process": member.process, "state": member.state}
-                for member in here[:MOST_MEMBERS]
-            ],
+            "rooms": [{"name": g.group.removeprefix(ROOMS), "members": g.counts.members} for g in rooms],
+            "processes": list(map(process_record, self._inspection.processes)),
+            "members": list(map(member_record, here[:MOST_MEMBERS])),
             "omitted": max(0, len(here) - MOST_MEMBERS),
         }
-
-    async def _look(self) -> tuple[Inspection, list[Group]]:
-        look = Look(glob=f"{ROOMS}*", probe_timeout_seconds=PROBE_TIMEOUT_SECONDS)
-        async with open_layer("default") as opened:
-            inspection, groups = await inspect(opened, InspectOptions(look, members=True))
-            return inspection, sorted([group async for group in groups], key=lambda group: group.group)
-
-
-def _process(process: Process) -> dict[str, Any]:
-    lease = process.lease
-    return {
-        "process": process.process,
-        "state": process.verdict.state.value,
-        "evidence": process.verdict.words,
-        "host": lease.host if lease else None,
-        "pid": lease.pid if lease else None,
-    }
 
 
 presence = Presence()

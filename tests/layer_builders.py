@@ -20,12 +20,12 @@ import redis
 from channels.layers import channel_layers
 from channels_redis.core import RedisChannelLayer
 
-from ops.conf import OpsSettings
 from ops.layers import RedisChannelLayer as DropInLayer
 from ops.model.disconnects.record import Disconnect
 from ops.model.keys import Keyspace
 from ops.model.liveness.suspicion import Suspicion
 from ops.model.runs import ReapReport
+from ops.model.settings import DEFAULTS
 from ops.operations.observe import Look, observe
 from ops.operations.reaping.reap import ReapOptions, reap
 from ops.store.connection.shards import OpenLayer, close_layer, open_layer
@@ -38,7 +38,7 @@ BUSY = min(5.0, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 PROBE_TIMEOUT_SECONDS = round(0.5 * BUSY, 2)
 PROBE = ("--probe-timeout", str(PROBE_TIMEOUT_SECONDS))
 CONFIRM_AFTER_SECONDS = 60.0
-LOG_LENGTH = OpsSettings().disconnect_log_length
+LOG_LENGTH = DEFAULTS.disconnect_log_length
 
 ASGI = Keyspace("asgi")
 

@@ -15,9 +15,9 @@ from channels import DEFAULT_CHANNEL_LAYER
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from redis.exceptions import RedisError
 
-from ops.checks import TAG, errors_for
+from ops.api import Progress, no_progress
+from ops.checks import TAG
 from ops.exceptions import OpsError, OutputLost
-from ops.operations.observe import Progress, no_progress
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,7 +34,6 @@ class OpsCommand(BaseCommand):
     requires_system_checks = (TAG,)
     formats: Sequence[str] = ("table", "json")
     _takes_one: Mapping[str, str] = {}
-    _layer = DEFAULT_CHANNEL_LAYER
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -48,9 +47,7 @@ class OpsCommand(BaseCommand):
         )
 
     def check(self, *args: Any, **options: Any) -> None:
-        """Refuse settings that cannot work, in one line. Warnings are for ``manage.py check``, not for each run."""
-        if errors := errors_for(self._layer):
-            raise CommandError(f"{errors[0].msg} {errors[0].hint or ''} ({errors[0].id})")
+        """The API refuses settings that cannot work. Warnings are for ``manage.py check``, not for each run."""
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
@@ -62,7 +59,6 @@ class OpsCommand(BaseCommand):
         raise NotImplementedError
 
     def execute(self, *args: Any, **options: Any) -> Any:
-        self._layer = options["layer"]
         for name, option in self._takes_one.items():
             if options.get(name) == []:  # which argparse makes of "--option=--", but in the newest Pythons
                 raise CommandError(f"argument {option}: expected one argument", returncode=2)
@@ -77,8 +73,6 @@ class OpsCommand(BaseCommand):
                 code = self.run(**options)
         except OpsError as error:
             raise CommandError(str(error), returncode=error.exit_code) from None
-        except RedisError as error:
-            raise CommandError(f"Redis: {type(error).__name__}; is every shard up and reachable?") from None
         except KeyboardInterrupt:
             code = INTERRUPTED
         except BrokenPipeError:  # Whoever read our output has seen enough.

@@ -1,8 +1,8 @@
-"""What was read from the layer: shards, processes, groups, members. Frozen, no behaviour."""
+"""What was read from a layer: shards, processes, groups, members."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ops.model.liveness.judge import MEMBER_STATES, Verdict
+from ops.model.liveness.judge import Verdict
 from ops.model.liveness.lease import Lease
 
 
@@ -30,7 +30,7 @@ class Member:
     evidence: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StateCounts:
     """How many members are in each state."""
 
@@ -42,17 +42,6 @@ class StateCounts:
     @property
     def members(self) -> int:
         return self.live + self.suspect + self.orphan + self.unknown
-
-    def count(self, state: str, members: int = 1) -> None:
-        if state not in MEMBER_STATES:
-            raise ValueError(state)
-        setattr(self, state, getattr(self, state) + members)
-
-    def add(self, other: "StateCounts") -> None:
-        self.live += other.live
-        self.suspect += other.suspect
-        self.orphan += other.orphan
-        self.unknown += other.unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +68,12 @@ class Process:
     lease: Lease | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Inspection:
-    """What one look at a layer found. ``taken_at``: unix seconds; ``groups`` is empty for a summary.
+    """What one look at a layer found. ``taken_at``: unix seconds by the first shard's clock.
 
-    ``totals`` and ``processes`` speak of all groups that were read, ``groups`` of those that were asked for;
-    ``absent`` are those that were named and do not exist.
+    ``totals`` and ``processes`` speak of all groups that were read. ``groups`` are those that were asked for, and empty
+    for a summary. ``absent``: groups that were named and do not exist. ``complete``: every shard answered.
     """
 
     layer: str
@@ -93,8 +82,8 @@ class Inspection:
     complete: bool
     shards: tuple[ShardInfo, ...]
     total_groups: int = 0
-    totals: StateCounts = field(default_factory=StateCounts)
-    processes: list[Process] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    totals: StateCounts = StateCounts()
+    processes: tuple[Process, ...] = ()
+    groups: tuple[Group, ...] = ()
+    notes: tuple[str, ...] = ()
     absent: frozenset[str] = frozenset()

@@ -27,7 +27,7 @@ every shard; indexes, receipts and what was set aside on the shard of what they 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,6 +41,12 @@ _SHORT_IN_INDEX = re.compile(DEFAULT_INBOX_PREFIX + r"\.[0-9a-f]{32}!(?P<uuid>[0
 # (channels_redis.core.RedisChannelLayer.new_channel). The part up to and with the first "!" is the inbox.
 _INBOX = re.compile(r"(?P<prefix>[^!]*)\.(?P<process>[0-9a-f]{32})!", re.DOTALL)
 INDEXED_CHANNELS = 128
+LOCAL_PART = 32  # new_channel() puts uuid4().hex behind the "!"
+GROUP_INFIX = ":group:"
+ANY_GROUP_PATTERN = "*:group:*"
+"""A SCAN pattern for the groups of every layer."""
+
+PUBSUB_GROUP_INFIX = "__group__"
 _GLOB_SPECIAL = re.compile(rb"([*?\[\]\\])")
 
 
@@ -101,6 +107,27 @@ def inbox_of(channel: str) -> Inbox | None:
     return parse_inbox(head + mark) if mark else None
 
 
+def inbox_part(channel: bytes) -> bytes:
+    """``channel`` up to and with its first ``!``; empty for a general channel."""
+    return channel[: channel.find(b"!") + 1]
+
+
+def inbox_parts(channels: Iterable[bytes]) -> list[bytes]:
+    """The same for many: a call for each would double the time."""
+    return [channel[: channel.find(b"!") + 1] for channel in channels]
+
+
+def without_local_parts(channels: Iterable[bytes]) -> list[bytes]:
+    """Each channel without its last LOCAL_PART bytes: its inbox, if ``new_channel()`` made the name."""
+    return [channel[:-LOCAL_PART] for channel in channels]
+
+
+def split_group_key(key: bytes) -> tuple[str, str]:
+    """The prefix of a layer and the group that ``key`` would be of, if it is a group's; an empty group if not."""
+    prefix, _, group = decode_name(key).partition(GROUP_INFIX)
+    return prefix, group
+
+
 @dataclass(frozen=True, slots=True)
 class Keyspace:
     """The keys of one layer, under its ``prefix``."""
@@ -112,7 +139,7 @@ class Keyspace:
 
     @property
     def group_prefix(self) -> bytes:
-        return encode_name(self.prefix) + b":group:"
+        return encode_name(self.prefix + GROUP_INFIX)
 
     def group_name(self, key: bytes) -> str:
         """The group whose key is ``key``."""
@@ -124,7 +151,7 @@ class Keyspace:
         To take its members for ours would be to probe them where they do not listen, and to remove them alive.
         """
         prefix = self.group_prefix
-        return key.startswith(prefix) and key.find(b":group:", len(prefix) - 1) < 0
+        return key.startswith(prefix) and key.find(GROUP_INFIX.encode(), len(prefix) - 1) < 0
 
     def inbox(self, inbox: str) -> bytes:
         return encode_name(self.prefix + inbox)
@@ -156,6 +183,11 @@ class Keyspace:
     def rule_for(self, channel: str) -> str:
         """The rule of a Redis ACL that lets a user have the key of that channel."""
         return visible("~" + decode_name(escape_glob(self.inbox(channel))))
+
+    @property
+    def pubsub_group_prefix(self) -> bytes:
+        """What the channels begin with that ``RedisPubSubChannelLayer`` publishes a group's messages on."""
+        return encode_name(self.prefix + PUBSUB_GROUP_INFIX)
 
     def _ops(self, name: str) -> bytes:
         return encode_name(f"{self.prefix}:ops:{name}")

@@ -27,9 +27,12 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class ReapReport:
-    """What one run of ``reap_stale`` found and did. Times are unix seconds."""
+    """What one run of ``reap_stale`` found and did. Times are unix seconds.
 
-    run_id: str
+    ``not_applicable``: why there is nothing to reap on a layer of this kind; ``run_id`` and the times are None then.
+    """
+
+    run_id: str | None
     layer: str
     dry_run: bool
     complete: bool
@@ -40,12 +43,13 @@ class ReapReport:
     removed: int
     kept: int
     processes: tuple[ReapedProcess, ...]
-    started_at: float
-    finished_at: float
+    started_at: float | None
+    finished_at: float | None
     duration_seconds: float
     leftovers: tuple[Leftover, ...] = ()
     notes: tuple[str, ...] = ()
     orphans: int = 0
+    not_applicable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from ops.exceptions import ShardError
 from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox
@@ -13,19 +14,14 @@ from ops.model.liveness.judge import Policy, Verdict, judge
 from ops.model.liveness.lease import Lease, lease_evidence
 from ops.model.liveness.stops import Control
 from ops.model.liveness.suspicion import Recall, Suspicion, recall
+from ops.model.settings import DEFAULTS, OpsSettings
 from ops.model.text import visible
+from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import Census, ProcessTally, ScanNotes, Selection, count_members
 from ops.store.liveness.leases import read_leases
 from ops.store.liveness.probes import control_receivers, probe_processes
 from ops.store.liveness.suspects import read_suspicions
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the groups and the members seen so far."""
-
-
-def no_progress(_what: str, _groups: int, _members: int) -> None:
-    """For callers who do not want to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +32,23 @@ class Look:
     names: tuple[str, ...] = ()
     glob: str | None = None
     probe: bool = True
-    probe_timeout_seconds: float = 10.0
-    confirm_after_seconds: float = 60.0
+    probe_timeout_seconds: float = DEFAULTS.probe_timeout_seconds
+    confirm_after_seconds: float = DEFAULTS.confirm_after_seconds
     scores: bool = False
     controls: bool = False
     leftovers: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: OpsSettings, **chosen: Any) -> "Look":
+        return cls(**options_from(settings, cls, chosen))
+
+
+def options_from(settings: OpsSettings, options: type[Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What was chosen, and for the fields of ``options`` that were not, or are None, the setting of the same name."""
+    names = {field.name for field in fields(options)} & {field.name for field in fields(settings)}
+    return {name: getattr(settings, name) for name in names} | {
+        name: value for name, value in chosen.items() if value is not None or name not in names
+    }
 
 
 @dataclass(slots=True)

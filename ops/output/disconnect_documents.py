@@ -67,33 +67,9 @@ def cleanup_document(report: CleanupReport) -> dict[str, Any]:
         "resumed_from": report.resumed_from,
         "position": report.position,
         "duration_seconds": round(report.duration_seconds, 3),
-        "notes": list(report.notes),
+        "notes": [*([report.not_applicable] if report.not_applicable else []), *report.notes],
         **reading_record(report.reading),
     }
-
-
-def nothing_to_clean_document(layer: str, dry_run: bool, note: str) -> dict[str, Any]:
-    """The report of a layer on which no end leaves anything behind: nothing was read."""
-    empty = CleanupReport(
-        layer=layer,
-        sources=(),
-        dry_run=dry_run,
-        complete=True,
-        run_id=None,
-        records=0,
-        channels=0,
-        groups_scanned=0,
-        members_scanned=0,
-        removed=0,
-        kept=0,
-        processes=(),
-        resumed_from=None,
-        position=None,
-        reading=Reading(),
-        duration_seconds=0.0,
-        notes=(note,),
-    )
-    return cleanup_document(empty)
 
 
 def emit_document(report: EmitReport) -> dict[str, Any]:

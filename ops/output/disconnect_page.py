@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
 
-from ops.exceptions import OpsError
 from ops.model.disconnects.report.pattern import Pattern
 from ops.model.disconnects.report.report import DisconnectReport, Reading, Row, Step, Table
 from ops.model.text import format_seconds, visible
@@ -48,14 +46,6 @@ PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-
-
-def write_disconnect_page(path: Path, report: DisconnectReport) -> None:
-    """Write the page to ``path``. Raises OpsError where that cannot be done."""
-    try:
-        path.write_text(disconnect_page(report), encoding="utf-8")
-    except OSError as problem:
-        raise OpsError(f"{visible(str(path))} cannot be written: {problem.strerror}") from None
 
 
 def disconnect_page(report: DisconnectReport) -> str:

@@ -4,13 +4,13 @@ Every string from Redis passes ``visible``, and the JSON itself is ASCII, so tha
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from ops.model.doctor.diagnosis import Check, Diagnosis
 from ops.model.groups import Group, Inspection, Member, Process, StateCounts
-from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, Tally
+from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatCounts, HeartbeatReport
 from ops.model.liveness.lease import Lease
 from ops.model.runs import ReapReport, RunRecord, UndoReport
 from ops.model.text import visible
@@ -53,7 +53,7 @@ def inspection_document(inspection: Inspection, *, members: bool) -> dict[str, A
         },
         "processes": [process_record(process) for process in inspection.processes],
         "groups": [group_record(group, members=members) for group in inspection.groups],
-        "notes": inspection.notes,
+        "notes": list(inspection.notes),
     }
 
 
@@ -73,6 +73,8 @@ def process_record(process: Process) -> dict[str, Any]:
         "state": process.verdict.state.value,
         "members": process.members,
         "evidence": process.verdict.words,
+        "host": None if process.lease is None else visible(process.lease.host),
+        "pid": None if process.lease is None else visible(process.lease.pid),
         "lease": None if process.lease is None else lease_record(process.lease),
     }
 
@@ -147,7 +149,7 @@ def reap_document(report: ReapReport) -> dict[str, Any]:
             }
             for leftover in report.leftovers
         ],
-        "notes": list(report.notes),
+        "notes": [*([report.not_applicable] if report.not_applicable else []), *report.notes],
         "duration_seconds": round(report.duration_seconds, 3),
     }
 
@@ -163,7 +165,7 @@ def undo_document(report: UndoReport) -> dict[str, Any]:
     }
 
 
-def history_document(layer: str, runs: list[RunRecord]) -> dict[str, Any]:
+def history_document(layer: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "layer": layer,
@@ -182,12 +184,6 @@ def history_document(layer: str, runs: list[RunRecord]) -> dict[str, Any]:
             for run in runs
         ],
     }
-
-
-def nothing_to_reap_document(layer: str, dry_run: bool, note: str) -> dict[str, Any]:
-    """The report of a layer that cannot have orphans."""
-    empty = ReapReport("", layer, dry_run, True, None, 0, 0, 0, 0, 0, (), 0.0, 0.0, 0.0, notes=(note,))
-    return {**reap_document(empty), "started_at": None, "run_id": None}
 
 
 def heartbeat_record(found: GroupHeartbeat, round_number: int) -> dict[str, Any]:
@@ -215,7 +211,7 @@ def heartbeat_ending(report: HeartbeatReport, *, complete: bool) -> dict[str, An
                 "silent": found.counts.silent,
                 "skipped_why": visible(found.skipped_why) or None,
             }
-            for found in report.processes.values()
+            for found in report.processes
         ],
         "complete": complete,
         "problems": list(report.problems),
@@ -246,14 +242,14 @@ class HeartbeatDocument:
         self._write(f"], {dump(heartbeat_ending(report, complete=complete))[1:]}\n")
 
 
-def _tallied(counts: Tally) -> dict[str, Any]:
+def _tallied(counts: HeartbeatCounts) -> dict[str, Any]:
     return {
         "members": counts.members,
         "sent": counts.sent,
         "answered": counts.answered,
         "not_capable": counts.not_capable,
         "skipped": counts.skipped,
-        "rtt_ms": {name: round(value, 3) for name, value in counts.round_trips.percentiles().items()},
+        "rtt_ms": {name: round(value, 3) for name, value in counts.rtt_ms.items()},
     }
 
 

@@ -6,8 +6,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ops.model.heartbeats.report import GROUPS_KEPT, HeartbeatReport, ProcessHeartbeat, Tally
-from ops.model.heartbeats.round_trips import RoundTrips
+from ops.model.heartbeats.report import HeartbeatCounts, HeartbeatReport, ProcessHeartbeat
 from ops.model.text import counted, visible
 from ops.output.tables import GAP, PROCESSES_SHOWN, make_table, number_cell
 
@@ -15,16 +14,15 @@ BAR_WIDTH = 30
 PERCENTILES = ("p50", "p95", "p99")
 
 
-def round_line(number: int, groups: int, counts: Tally) -> str:
+def round_line(number: int, groups: int, counts: HeartbeatCounts) -> str:
     """What one of several rounds has found, in a line."""
     parts = [f"{counts.answered:,} answered", f"{counts.silent:,} silent"]
     if counts.not_capable:
         parts.append(f"{counts.not_capable:,} not able")
     if counts.skipped:
         parts.append(f"{counts.skipped:,} skipped")
-    if counts.round_trips.count:
-        times = counts.round_trips.percentiles()
-        parts.append(", ".join(f"{name} {milliseconds(times[name])}" for name in PERCENTILES))
+    if counts.timed:
+        parts.append(", ".join(f"{name} {milliseconds(counts.rtt_ms[name])}" for name in PERCENTILES))
     whole = f"{counted(counts.members, 'member')} of {counted(groups, 'group')}"
     return f"round {number}: {whole}: {', '.join(parts)}"
 
@@ -39,8 +37,8 @@ def heartbeat_report(report: HeartbeatReport) -> RenderableType:
         sections.append(_processes_table(processes, times=report.depth == "process"))
     if report.silent:
         sections.append(_silent_channels(report))
-    if report.totals.round_trips.count:
-        sections.append(_distribution(report.totals.round_trips))
+    if report.distribution:
+        sections.append(_distribution(report))
     notes = (Text(f"Note: {note}.", style="dim") for note in report.notes)
     sections.append(Stack(_totals_line(report), *notes))
     return Stack(*(part for section in sections[:-1] for part in (section, GAP)), sections[-1])
@@ -56,9 +54,8 @@ def digits(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
-def _columns(counts: Tally, *, sent: bool, able: bool) -> list[Text]:
-    times = counts.round_trips.percentiles()
-    shown = (Text(digits(times[name]) if counts.round_trips.count else "-") for name in PERCENTILES)
+def _columns(counts: HeartbeatCounts, *, sent: bool, able: bool) -> list[Text]:
+    shown = (Text(digits(counts.rtt_ms[name]) if counts.timed else "-") for name in PERCENTILES)
     states = [
         number_cell(counts.sent if sent else counts.members),
         number_cell(counts.answered, "live"),
@@ -77,27 +74,24 @@ def _groups_table(report: HeartbeatReport) -> RenderableType:
     several = report.rounds > 1
     able = not report.totals.not_capable
     table = _counts_table("Group", "Asked" if several else "Members", able=able)
-    shown = report.worst_groups()
-    for found in shown:
+    for found in report.groups:
         table.add_row(Text(visible(found.group)), *_columns(found.counts, sent=several, able=able))
-    hidden = report.groups_seen - len(shown)
+    hidden = report.groups_seen - len(report.groups)
     if hidden <= 0:
         return table
-    more = f"… and {counted(hidden, 'more group')}: the {GROUPS_KEPT} that need most attention are shown."
+    more = f"… and {counted(hidden, 'more group')}: the {len(report.groups)} that need most attention are shown."
     return Stack(table, Text(more, style="dim"))
 
 
 def _worth_showing(report: HeartbeatReport) -> list[ProcessHeartbeat]:
     """At depth process all of them, the worst first; else those with members that were silent or not asked."""
     wanted = [
-        found
-        for found in report.processes.values()
-        if report.depth == "process" or found.counts.silent or found.counts.skipped
+        found for found in report.processes if report.depth == "process" or found.counts.silent or found.counts.skipped
     ]
 
     def attention(found: ProcessHeartbeat) -> tuple[int, int, float, str]:
         counts = found.counts
-        return -counts.silent, -counts.skipped, -counts.round_trips.longest_ms, found.process
+        return -counts.silent, -counts.skipped, -counts.rtt_ms["max"], found.process
 
     return sorted(wanted, key=attention)
 
@@ -107,7 +101,7 @@ def _processes_table(processes: list[ProcessHeartbeat], *, times: bool) -> Rende
     table = make_table("Process", "Host", *numbers, numbers=frozenset(numbers), wide="Host")
     for found in processes[:PROCESSES_SHOWN]:
         counts = found.counts
-        slowest = milliseconds(counts.round_trips.longest_ms) if counts.round_trips.count else "-"
+        slowest = milliseconds(counts.rtt_ms["max"]) if counts.timed else "-"
         table.add_row(
             found.process,
             Text(f"{visible(found.host)} pid {visible(found.pid)}" if found.host else "-"),
@@ -134,18 +128,17 @@ def _silent_channels(report: HeartbeatReport) -> RenderableType:
     return Stack(*lines)
 
 
-def _distribution(round_trips: RoundTrips) -> RenderableType:
-    rows = round_trips.distribution()
-    most = max(count for _, _, count in rows)
+def _distribution(report: HeartbeatReport) -> RenderableType:
+    most = max(count for _, _, count in report.distribution)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(width=BAR_WIDTH)
     table.add_column(justify="right", no_wrap=True)
-    for shortest, longest, count in rows:
+    for shortest, longest, count in report.distribution:
         seen = max(count, most / BAR_WIDTH / 2) if count else 0
         bar = ProgressBar(total=most, completed=seen, width=BAR_WIDTH, finished_style="bar.complete")
         table.add_row(Text(f"{shortest:g} to {longest:g} ms"), bar, f"{count:,}")
-    times = ", ".join(f"{name} {milliseconds(value)}" for name, value in round_trips.percentiles().items())
+    times = ", ".join(f"{name} {milliseconds(value)}" for name, value in report.totals.rtt_ms.items())
     return Stack(Text(f"Round trip: {times}"), table)
 
 

@@ -4,49 +4,25 @@ Labels are ``layer``, ``state`` and ``version``: names of groups, channels and p
 seen twice, and each new label value would cost Prometheus a series for ever.
 """
 
-import contextlib
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ops import __version__
-from ops.exceptions import OpsError
 from ops.model.groups import Inspection
 from ops.model.liveness.judge import MEMBER_STATES, State
 from ops.model.liveness.lease import LEASE_COUNTS
 from ops.model.runs import ReapReport
 
 LAST_SUCCESS = "channels_ops_reap_last_success_timestamp_seconds"
-# node_exporter runs as a user of its own, and reads the file without asking.
-WORLD_READABLE = 0o644
 
 
-def write_reap_metrics(path: Path, report: ReapReport) -> None:
-    """Replace the file at ``path`` with the figures of ``report``, in one step: a reader sees the old or the new file.
-
-    The time of the latest success is kept from the file that is replaced, when this run was none. node_exporter reads
-    only files whose names end in ``.prom``, and each layer needs a file of its own.
-
-    Do not call it for a dry run: nothing was removed, and an alert would take it for a reaper at work.
-
-    Raises OpsError when the file cannot be written.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise OpsError(f"cannot write metrics to {path}: not a regular file; give --metrics-file another path")
-        registry = reap_registry(report, last_success_at=_last_success_at(path, report))
-        _replace_file(path, generate_latest(registry))
-    except OSError as problem:
-        raise OpsError(
-            f"cannot write metrics to {path}: {problem.strerror or problem}; the directory must exist and be writable "
-            f"for the user that runs this, or give --metrics-file another path"
-        ) from problem
+def reap_metrics(report: ReapReport, replaced: str) -> bytes:
+    """The figures of ``report``; ``replaced``: the text of the file that is replaced, for the latest success."""
+    return generate_latest(reap_registry(report, last_success_at=_last_success_at(replaced, report)))
 
 
 def reap_registry(report: ReapReport, *, last_success_at: float) -> CollectorRegistry:
@@ -57,7 +33,7 @@ def reap_registry(report: ReapReport, *, last_success_at: float) -> CollectorReg
         labels = {"layer": report.layer, **labels}
         Gauge(f"channels_ops_reap_{name}", documentation, list(labels), registry=registry).labels(**labels).set(value)
 
-    gauge("last_run_timestamp_seconds", "When the latest run of reap_stale ended.", report.finished_at)
+    gauge("last_run_timestamp_seconds", "When the latest run of reap_stale ended.", report.finished_at or 0.0)
     gauge(
         "last_success_timestamp_seconds",
         "When the latest run ended that saw every shard and was not stopped; 0 when there was none.",
@@ -90,18 +66,19 @@ def reap_registry(report: ReapReport, *, last_success_at: float) -> CollectorReg
     return registry
 
 
-def _last_success_at(path: Path, report: ReapReport) -> float:
+def _last_success_at(replaced: str, report: ReapReport) -> float:
+    finished_at = report.finished_at or 0.0
     if report.complete and report.stopped is None:
-        return report.finished_at
+        return finished_at
     # A clock that was ahead once must not silence the alert until that time has come.
-    return min(_recorded_success(path, report.layer), report.finished_at)
+    return min(_recorded_success(replaced, report.layer), finished_at)
 
 
-def _recorded_success(path: Path, layer: str) -> float:
-    """The time of the latest success in the file at ``path``; 0 when there is none, whatever the file holds."""
+def _recorded_success(text: str, layer: str) -> float:
+    """The time of the latest success in ``text``; 0 when there is none, whatever it holds."""
     try:
-        families = list(text_string_to_metric_families(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, IndexError):  # the last of prometheus_client before 0.21
+        families = list(text_string_to_metric_families(text))
+    except (ValueError, IndexError):  # the last of prometheus_client before 0.21
         return 0.0
     values = [
         sample.value
@@ -110,23 +87,6 @@ def _recorded_success(path: Path, layer: str) -> float:
         if sample.name == LAST_SUCCESS and sample.labels.get("layer") == layer and math.isfinite(sample.value)
     ]
     return max([0.0, *values])
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """As prometheus_client's ``write_to_textfile``, but readable for everybody whatever the umask of the caller is.
-
-    The temporary file lies beside ``path``, because only a rename within one file system is atomic.
-    """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), WORLD_READABLE)
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 LEASE_COUNTS_SAY = {

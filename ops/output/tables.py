@@ -1,5 +1,7 @@
 """Reports as tables for a terminal, made with rich. They read well at 80 columns: long names fold, none is cut."""
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Group as Stack
 from rich.console import RenderableType
@@ -80,7 +82,7 @@ def _group_with_members(group: Group, inspection: Inspection) -> RenderableType:
     return Stack(title, table)
 
 
-def _processes_table(processes: list[Process]) -> Table:
+def _processes_table(processes: Sequence[Process]) -> Table:
     """The processes that need attention first."""
     urgency = ("dead", "suspect", "unknown", "live")
     ordered = sorted(processes, key=lambda p: (urgency.index(p.verdict.state.value), -p.members, p.process))
@@ -113,6 +115,8 @@ def _totals_line(inspection: Inspection) -> Text:
 
 def reap_report(report: ReapReport) -> RenderableType:
     """The answer of ``reap_stale``."""
+    if report.not_applicable:
+        return Text(f"Layer {report.layer!r}: {report.not_applicable}.")
     parts: list[RenderableType] = []
     silent = [process for process in report.processes if process.state in ("dead", "suspect")]
     if silent:
@@ -149,7 +153,7 @@ def _reap_lines(report: ReapReport) -> list[str]:
     return lines
 
 
-def history_table(runs: list[RunRecord]) -> RenderableType:
+def history_table(runs: Sequence[RunRecord]) -> RenderableType:
     if not runs:
         return Text("No run has removed anything that is still in the journal.")
     table = make_table("Run", "State", "Started", "Removed", "Processes", numbers=frozenset({"Removed", "Processes"}))

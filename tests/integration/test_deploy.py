@@ -16,8 +16,8 @@ from typing import NamedTuple
 import pytest
 import redis
 
+from ops.management.files import write_reap_metrics
 from ops.model.runs import ReapReport
-from ops.output.metrics import write_reap_metrics
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, StartRedis
 from tests.layer_builders import let_time_pass

@@ -4,6 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,17 +13,15 @@ from django.conf import LazySettings
 from django.core.management import CommandError, call_command
 from django_extensions.management.jobs import get_job, get_jobs
 
+from ops.exceptions import InvalidArguments, OpsError
 from ops.jobs.minutely import reap_stale
 from ops.jobs.minutely.reap_stale import Job
+from ops.model.runs import ReapReport
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import RunCommand
 from tests.layer_builders import let_time_pass
 
 DEAD_PROCESS = "d" * 32
-
-
-def type_name(value: object) -> str:
-    return type(value).__name__
 
 
 @pytest.fixture(autouse=True)
@@ -31,18 +30,35 @@ def all_levels(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         yield
 
 
+REPORT = ReapReport(
+    run_id="20261128T000000Z-abcdef",
+    layer="default",
+    dry_run=False,
+    complete=True,
+    stopped=None,
+    groups_scanned=3,
+    members_scanned=40,
+    suspects=2,
+    removed=0,
+    kept=0,
+    processes=(),
+    started_at=1e9,
+    finished_at=1e9,
+    duration_seconds=0.1,
+)
+
+
 @pytest.fixture
-def command_ends(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None], None]:
-    """`command_ends(how)`: reap_stale prints a line and ends so, for the ends that take long to bring about."""
+def reap_ends(monkeypatch: pytest.MonkeyPatch) -> Callable[[ReapReport | Exception], None]:
+    """`reap_ends(how)`: the API's reap returns or raises that, for the ends that take long to bring about."""
 
-    def set_end(how: BaseException | None) -> None:
-        def command(name: str, *, stdout: Any, **options: Any) -> None:
-            assert name == "reap_stale"
-            stdout.write("what it printed\n")
-            if how is not None:
+    def set_end(how: ReapReport | Exception) -> None:
+        def reap() -> ReapReport:
+            if isinstance(how, Exception):
                 raise how
+            return how
 
-        monkeypatch.setattr(reap_stale, "call_command", command)
+        monkeypatch.setattr(reap_stale.api, "reap", reap)
 
     return set_end
 
@@ -106,25 +122,15 @@ def test_a_layer_without_redis_is_an_error_that_runjobs_reports(caplog: pytest.L
 
     [(level, message)] = logged(caplog)
     assert level == logging.ERROR
-    assert "exit code 1" in message
+    assert "redis://127.0.0.1:1/0" in message
 
 
 def test_runjobs_shows_the_error_and_goes_on(run_command: RunCommand) -> None:
     result = run_command("runjobs", "minutely", env={"REDIS_URL": "redis://127.0.0.1:1"})
 
     assert "ERROR OCCURED IN JOB: reap_stale" in result.out
-    assert "reap_stale ended with exit code 1" in result.err
+    assert "reap_stale could not run: shard 0 (redis://127.0.0.1:1/0)" in result.err
     assert result.returncode == 0
-
-
-@pytest.mark.parametrize("end", [SystemExit(75), CommandError("another run holds it", returncode=75)], ids=type_name)
-def test_another_run_at_work_is_nothing_to_report(
-    command_ends: Callable[..., None], caplog: pytest.LogCaptureFixture, end: BaseException
-) -> None:
-    command_ends(end)
-    Job().execute()
-
-    assert logged(caplog) == []
 
 
 def test_a_lock_that_is_held_makes_the_job_quiet(
@@ -136,53 +142,60 @@ def test_a_lock_that_is_held_makes_the_job_quiet(
     assert logged(caplog) == []
 
 
-@pytest.mark.parametrize("end", [SystemExit(3), CommandError("stopped", returncode=3)], ids=type_name)
-def test_a_safety_stop_is_a_warning(
-    command_ends: Callable[..., None], caplog: pytest.LogCaptureFixture, end: BaseException
+def test_a_safety_stop_is_a_warning_that_says_why(
+    reap_ends: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    command_ends(end)
+    reap_ends(replace(REPORT, stopped="control: the reaper's own probe was not taken"))
     Job().execute()
 
     [(level, message)] = logged(caplog)
     assert level == logging.WARNING
-    assert "what it printed" in message
+    assert "nothing was removed, safety stop: control: the reaper's own probe was not taken" in message
+
+
+def test_a_run_that_removed_members_says_how_many_and_which_run_to_undo(
+    reap_ends: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    reap_ends(replace(REPORT, removed=38, kept=1))
+    Job().execute()
+
+    said = "reap_stale: 38 removed of 40 members, 2 under suspicion, 1 kept, run 20261128T000000Z-abcdef"
+    assert logged(caplog) == [(logging.INFO, said)]
 
 
 @pytest.mark.parametrize(
-    ("end", "code"),
+    ("end", "why", "code"),
     [
-        (SystemExit(1), 1),
-        (SystemExit("a message"), 1),
-        (SystemExit(2), 2),
-        (CommandError("Redis is away"), 1),
+        (OpsError("Redis is away"), "Redis is away", 1),
+        (InvalidArguments("not a number"), "not a number", 2),
+        (replace(REPORT, complete=False, notes=("shard 1 did not answer",)), "shard 1 did not answer", 1),
     ],
-    ids=repr,
+    ids=["raised", "usage", "incomplete"],
 )
 def test_a_run_that_could_not_work_is_logged_and_raised(
-    command_ends: Callable[..., None], caplog: pytest.LogCaptureFixture, end: BaseException, code: int
+    reap_ends: Callable[..., None], caplog: pytest.LogCaptureFixture, end: Any, why: str, code: int
 ) -> None:
-    command_ends(end)
-    with pytest.raises(CommandError) as caught:
+    reap_ends(end)
+    with pytest.raises(CommandError, match=why) as caught:
         Job().execute()
 
     assert caught.value.returncode == code
     [(level, message)] = logged(caplog)
     assert level == logging.ERROR
-    assert f"exit code {code}" in message
-    assert "what it printed" in message
+    assert why in message
 
 
-@pytest.mark.parametrize("end", [None, SystemExit(0), SystemExit(None)], ids=repr)
-def test_every_way_to_end_well_is_well(
-    command_ends: Callable[..., None], caplog: pytest.LogCaptureFixture, end: BaseException | None
+def test_settings_that_cannot_be_used_stop_the_job(
+    redis_server: EmbeddedRedis, settings: LazySettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    command_ends(end)
-    Job().execute()
+    settings.CHANNELS_OPS = {"CONFIRM_AFTER_SECONDS": "600"}
+    with pytest.raises(CommandError, match="CONFIRM_AFTER_SECONDS"):
+        Job().execute()
 
-    assert [level for level, _ in logged(caplog)] == [logging.INFO]
+    assert [level for level, _ in logged(caplog)] == [logging.ERROR]
 
 
-def test_a_defect_is_not_swallowed(command_ends: Callable[..., None]) -> None:
-    command_ends(ZeroDivisionError())
+def test_a_defect_is_not_swallowed(reap_ends: Callable[..., None]) -> None:
+    reap_ends(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         Job().execute()

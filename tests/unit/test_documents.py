@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.model.groups import Group, Inspection, Member, Process, ShardInfo, StateCounts
-from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
+from ops.model.heartbeats.tally import GroupTally, ProcessTally, RunTally
 from ops.model.liveness.evidence import ProbesTaken
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.lease import LEASE_COUNTS, Lease
@@ -23,7 +24,6 @@ from ops.output.documents import (
     group_record,
     history_document,
     inspection_document,
-    nothing_to_reap_document,
     reap_document,
     undo_document,
 )
@@ -176,28 +176,32 @@ def test_the_history_has_a_record_for_each_run() -> None:
 
 
 def test_a_layer_without_orphans_has_a_report_of_the_same_fields() -> None:
-    found = nothing_to_reap_document("default", True, "nothing to reap")
+    report = replace(
+        REPORT, run_id=None, started_at=None, dry_run=True, removed=0, notes=(), not_applicable="none here"
+    )
+    found = reap_document(report)
     assert found.keys() == reap_document(REPORT).keys()
-    assert (found["run_id"], found["dry_run"], found["removed"], found["notes"]) == (None, True, 0, ["nothing to reap"])
+    assert found["started_at"] is None
+    assert (found["run_id"], found["dry_run"], found["removed"], found["notes"]) == (None, True, 0, ["none here"])
 
 
 def test_heartbeats_are_one_document_that_is_written_group_by_group() -> None:
     written: list[str] = []
     document = HeartbeatDocument(written.append)
-    report = HeartbeatReport("channel", rounds=1)
+    report = RunTally("channel", rounds=1)
     document.begin("channel")
     for name in ("a\x1b", "b"):
-        group = GroupHeartbeat(name)
+        group = GroupTally(name)
         group.counts.members = 3
         group.counts.note_answer(1.25)
         group.note_silence("silent\x1b")
         group.skip("in\x1bbox")
-        document.add(group, 1)
+        document.add(group.result(), 1)
         report.add(group)
-    report.processes["p"] = process = ProcessHeartbeat("p", host="web\x1b", pid="1")
+    report.processes["p"] = process = ProcessTally("p", host="web\x1b", pid="1")
     process.skip("why\x1b")
     assert json.loads("".join(written) + "]}")["groups"], "what is there after each group needs no more of it"
-    document.end(report, complete=False)
+    document.end(report.result(), complete=False)
     text = "".join(written)
     assert text.count("\n") == 1
     assert text.isascii()
@@ -215,10 +219,10 @@ def test_heartbeats_are_one_document_that_is_written_group_by_group() -> None:
 def test_a_group_of_very_many_silent_members_is_written_piece_by_piece() -> None:
     written: list[str] = []
     document = HeartbeatDocument(written.append)
-    group = GroupHeartbeat("all", silent=[f"channel-{number}" for number in range(100_000)])
+    group = GroupTally("all", silent=[f"channel-{number}" for number in range(100_000)])
     document.begin("channel")
-    document.add(group, 1)
-    document.end(HeartbeatReport("channel"), complete=True)
+    document.add(group.result(), 1)
+    document.end(RunTally("channel").result(), complete=True)
     assert max(map(len, written)) < 200_000, "a tenth of the whole"
     assert json.loads("".join(written))["groups"][0]["silent"] == group.silent
 
@@ -227,7 +231,7 @@ def test_a_document_of_no_groups_is_whole_too() -> None:
     written: list[str] = []
     document = HeartbeatDocument(written.append)
     document.begin("process")
-    document.end(HeartbeatReport("process"), complete=True)
+    document.end(RunTally("process").result(), complete=True)
     assert json.loads("".join(written))["groups"] == []
 
 

@@ -7,29 +7,29 @@ import io
 import pytest
 from rich.console import Console
 
-from ops.model.heartbeats.report import GROUPS_KEPT, GroupHeartbeat, HeartbeatReport, Tally
-from ops.model.heartbeats.report import ProcessHeartbeat as Process
+from ops.model.heartbeats.tally import GROUPS_KEPT, GroupTally, RunTally, Tally
+from ops.model.heartbeats.tally import ProcessTally as Process
 from ops.output.heartbeats import heartbeat_report, milliseconds, round_line
 
 
-def drawn(report: HeartbeatReport, *, colour: bool = False, encoding: str = "utf-8") -> str:
+def drawn(run: RunTally, *, colour: bool = False, encoding: str = "utf-8") -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     console = Console(file=stream, width=80, color_system="truecolor" if colour else None, force_terminal=colour)
-    console.print(heartbeat_report(report), markup=False, highlight=False, emoji=False)
+    console.print(heartbeat_report(run.result()), markup=False, highlight=False, emoji=False)
     stream.flush()
     stream.seek(0)
     return stream.read()
 
 
-def report_of(*groups: GroupHeartbeat, depth: str = "channel") -> HeartbeatReport:
-    report = HeartbeatReport(depth, rounds=1, groups_seen=len(groups))
+def report_of(*groups: GroupTally, depth: str = "channel") -> RunTally:
+    report = RunTally(depth, rounds=1)
     for group in groups:
         report.add(group)
     return report
 
 
-def room(name: str = "room", answered: int = 0, silent: int = 0) -> GroupHeartbeat:
-    found = GroupHeartbeat(name)
+def room(name: str = "room", answered: int = 0, silent: int = 0) -> GroupTally:
+    found = GroupTally(name)
     found.counts.members = answered + silent
     for number in range(answered):
         found.counts.note_answer(1.5 + number)
@@ -124,11 +124,11 @@ def test_rounds_are_lines_and_the_sum_is_of_all_of_them() -> None:
     counts.note_answer(1.0)
     counts.note_silence()
     counts.not_capable = counts.skipped = 1
-    assert round_line(7, 2, counts) == (
+    assert round_line(7, 2, counts.counts()) == (
         "round 7: 3 members of 2 groups: 1 answered, 1 silent, 1 not able, 1 skipped, "
         "p50 1.00 ms, p95 1.00 ms, p99 1.00 ms"
     )
-    assert round_line(1, 0, Tally()) == "round 1: 0 members of 0 groups: 0 answered, 0 silent"
+    assert round_line(1, 0, Tally().counts()) == "round 1: 0 members of 0 groups: 0 answered, 0 silent"
     report = report_of(room(answered=1))
     report.add(room(answered=1))
     report.rounds = 2

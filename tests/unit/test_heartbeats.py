@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ops.model.heartbeats.message import Heartbeat, parse_heartbeat
-from ops.model.heartbeats.report import GROUPS_KEPT, SILENT_KEPT, GroupHeartbeat, HeartbeatReport
+from ops.model.heartbeats.tally import GROUPS_KEPT, SILENT_KEPT, GroupTally, RunTally
 
 RUN = "0123456789abcdef" * 2
 
@@ -51,8 +51,8 @@ def test_a_part_that_is_missing_makes_it_none(missing: str) -> None:
     assert parse_heartbeat(message) is None
 
 
-def group(name: str, answered: int = 1, silent: int = 0) -> GroupHeartbeat:
-    found = GroupHeartbeat(name)
+def group(name: str, answered: int = 1, silent: int = 0) -> GroupTally:
+    found = GroupTally(name)
     found.counts.members = answered + silent
     for _ in range(answered):
         found.counts.note_answer(1.0)
@@ -62,21 +62,21 @@ def group(name: str, answered: int = 1, silent: int = 0) -> GroupHeartbeat:
 
 
 def test_a_report_stays_small_and_keeps_the_groups_that_need_attention() -> None:
-    report = HeartbeatReport("channel")
+    report = RunTally("channel")
     for number in range(5000):
         report.add(group(f"g{number}", silent=number in (3, 2500, 4999)))
         assert len(report.groups) <= 2 * GROUPS_KEPT
-    assert {found.group for found in report.worst_groups()[:3]} == {"g3", "g2500", "g4999"}
-    assert len(report.worst_groups()) == GROUPS_KEPT
+    assert {found.group for found in report.result().groups[:3]} == {"g3", "g2500", "g4999"}
+    assert len(report.result().groups) == GROUPS_KEPT
     assert (report.totals.members, report.totals.answered, report.totals.silent) == (5003, 5000, 3)
     report.add(group("loud", silent=1000))
     assert len(report.silent) == SILENT_KEPT
 
 
 def test_rounds_add_up_but_for_the_members_of_a_group() -> None:
-    report = HeartbeatReport("channel")
+    report = RunTally("channel")
     for _ in range(3):
         report.add(group("room", answered=2, silent=1))
-    [room] = report.worst_groups()
+    [room] = report.result().groups
     assert (room.counts.members, room.counts.sent, room.counts.answered, room.counts.silent) == (3, 9, 6, 3)
     assert len(report.silent) == 1

@@ -15,7 +15,7 @@ from ops.model.disconnects.record import Disconnect
 from ops.model.disconnects.report.report import Reading, conclude_report
 from ops.model.disconnects.report.tally import DisconnectTally
 from ops.model.doctor.diagnosis import Diagnosis, Finding, Skipped
-from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
+from ops.model.heartbeats.tally import GroupTally, ProcessTally, RunTally
 from ops.model.runs import RunRecord, UndoReport
 from ops.output.disconnect_documents import cleanup_document, disconnect_report_document, emit_document
 from ops.output.documents import (
@@ -35,14 +35,14 @@ READING = Reading(1, 1, 1, ("sample",), ("problem",))
 def heartbeats() -> dict[str, Any]:
     written: list[str] = []
     document = HeartbeatDocument(written.append)
-    group = GroupHeartbeat("room")
+    group = GroupTally("room")
     group.note_silence("c")
     group.skip("…")
-    report = HeartbeatReport("channel", rounds=1)
-    report.processes["p"] = ProcessHeartbeat("p")
+    report = RunTally("channel", rounds=1)
+    report.processes["p"] = ProcessTally("p")
     document.begin("channel")
-    document.add(group, 1)
-    document.end(report, complete=True)
+    document.add(group.result(), 1)
+    document.end(report.result(), complete=True)
     found: dict[str, Any] = json.loads("".join(written))
     return found
 

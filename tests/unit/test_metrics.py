@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ops import __version__
 from ops.exceptions import OpsError
+from ops.management.files import write_reap_metrics
 from ops.model.runs import ReapedProcess, ReapReport
-from ops.output.metrics import write_reap_metrics
 
 LAST_SUCCESS = "channels_ops_reap_last_success_timestamp_seconds"
 

@@ -1,54 +1,39 @@
 """Lets `manage.py runjobs minutely` of django-extensions reap, for projects that schedule their chores that way."""
 
 import logging
-from io import StringIO
 
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django_extensions.management.jobs import MinutelyJob
+
+from ops import api
+from ops.exceptions import AnotherRunHoldsTheLock, OpsError
+from ops.output.lines import reap_line
 
 logger = logging.getLogger("ops.jobs")
 
-DONE = 0
-SAFETY_STOP = 3
-ANOTHER_RUN_HOLDS_THE_LOCK = 75
-
 
 class Job(MinutelyJob):
-    """Reaps the default layer. `runjobs` goes on to other jobs after an Exception, but would end at a SystemExit."""
+    """Reaps the default layer. `runjobs` goes on to other jobs after an Exception."""
 
     help = "Remove the members of dead processes from the groups of the default channel layer (reap_stale)."
 
     def execute(self) -> None:
-        """Log what the run said to ``ops.jobs``: at info when it did its work, warning at a safety stop.
+        """Log to ``ops.jobs`` what the run did: at info when it did its work, at warning after a safety stop.
 
         Raises CommandError when it could not run, after logging that as an error. A run that finds another one at work
         says nothing.
         """
-        code, said = run_command("reap_stale")
-        if code == DONE:
-            logger.info("reap_stale: %s", said)
-        elif code == SAFETY_STOP:
-            logger.warning("reap_stale removed nothing: %s", said)
-        elif code != ANOTHER_RUN_HOLDS_THE_LOCK:
-            logger.error("reap_stale ended with exit code %d: %s", code, said)
-            raise CommandError(said, returncode=code)
+        try:
+            report = api.reap()
+        except AnotherRunHoldsTheLock:
+            return
+        except OpsError as error:
+            raise _failed(str(error), error.exit_code) from None
+        if not report.complete:
+            raise _failed(reap_line(report), OpsError.exit_code)
+        logger.log(logging.WARNING if report.stopped else logging.INFO, "reap_stale: %s", reap_line(report))
 
 
-def run_command(name: str) -> tuple[int, str]:
-    """Run a management command in this process; return its exit code and all that it printed or raised."""
-    output = StringIO()
-    try:
-        call_command(name, stdout=output, stderr=output, no_color=True)
-    except CommandError as error:
-        output.write(str(error))
-        return error.returncode, output.getvalue().strip()
-    except SystemExit as end:
-        return exit_code(end), output.getvalue().strip()
-    return DONE, output.getvalue().strip()
-
-
-def exit_code(end: SystemExit) -> int:
-    """As the interpreter reads it: None is success, and a message is exit code 1."""
-    if end.code is None:
-        return DONE
-    return end.code if isinstance(end.code, int) else 1
+def _failed(why: str, code: int) -> CommandError:
+    logger.error("reap_stale could not run: %s", why)
+    return CommandError(why, returncode=code)

@@ -3,14 +3,10 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from ops.exceptions import LayerError
-from ops.layer_settings import layer_settings
+from ops import api
 from ops.management.command import OpsCommand
 from ops.model.doctor.diagnosis import CHECKS, IDS, Diagnosis
-from ops.model.doctor.facts import LayerSettings
 from ops.model.doctor.findings import LEVELS
-from ops.operations.doctor.diagnose import examine, examine_settings
-from ops.store.connection.shards import make_layer, open_layer
 
 FINDINGS = 3
 
@@ -30,9 +26,6 @@ class Command(OpsCommand):
             "--only", type=_finding_ids, default=IDS, metavar="ID[,ID…]", help="only these findings (default: all)"
         )
         super().add_arguments(parser)
-
-    def check(self, *args: Any, **options: Any) -> None:
-        """What the system checks object to is among the findings."""
 
     def run(self, **options: Any) -> int:
         if options["list"]:
@@ -55,16 +48,9 @@ class Command(OpsCommand):
         return FINDINGS if any(finding.level in failing for finding in diagnosis.findings) else 0
 
     def _examine(self, options: dict[str, Any]) -> Diagnosis:
-        settings = layer_settings(options["layer"])
-        if settings is None:
-            make_layer(options["layer"])  # says what is wrong with it
-            raise LayerError(f"channel layer {options['layer']!r} cannot be examined; look at its BACKEND and CONFIG")
         with self.progress(options) as progress:
             progress("examining", 0, 0)
-            try:
-                return self.run_async(_examine(settings, options["only"]))
-            except LayerError as error:
-                return examine_settings(settings, str(error), options["only"])
+            return self.run_async(api.adiagnose(only=options["only"], layer=options["layer"]))
 
     def _list(self, options: dict[str, Any]) -> None:
         checks = [check for check in CHECKS if check.id in options["only"]]
@@ -76,11 +62,6 @@ class Command(OpsCommand):
             from ops.output.diagnosis import checks_table
 
             self.print(options, checks_table(checks))
-
-
-async def _examine(settings: LayerSettings, only: tuple[str, ...]) -> Diagnosis:
-    async with open_layer(settings.alias) as opened:
-        return await examine(opened, settings, only)
 
 
 def _finding_ids(text: str) -> tuple[str, ...]:

@@ -1,23 +1,21 @@
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from django.core.management.base import CommandError, CommandParser
 
-from ops.conf import ops_settings
+from ops import api
+from ops.api import Progress
 from ops.exceptions import InvalidArguments, OutputLost
 from ops.management.arguments import count, positive_count, seconds
 from ops.management.command import OpsCommand
 from ops.model.groups import Group, Inspection
 from ops.model.liveness.judge import MEMBER_STATES
 from ops.model.text import visible
-from ops.operations.inspect import InspectOptions, inspect, summarize
-from ops.operations.observe import Look, Progress
-from ops.store.connection.shards import open_layer
 
 ROWS_IN_A_TABLE = 50
-PROBE_TIMEOUT_SECONDS = 3.0
 SORTS = ("members", "orphans", "name", "age")
 STREAMED = ("ndjson", "csv")
 
@@ -49,7 +47,7 @@ class Command(OpsCommand):
         parser.add_argument(
             "--probe-timeout",
             type=seconds,
-            default=PROBE_TIMEOUT_SECONDS,
+            default=api.LOOK_SECONDS,
             metavar="S",
             help="seconds to wait for processes to take a probe (default: %(default)s)",
         )
@@ -117,8 +115,8 @@ class Command(OpsCommand):
         if options["format"] == "json":
             from ops.output.documents import dump, inspection_document
 
-            del inspection.groups[options["limit"] or len(inspection.groups) :]
-            self.write(dump(inspection_document(inspection, members=options["members"])))
+            shown = replace(inspection, groups=inspection.groups[: options["limit"]])
+            self.write(dump(inspection_document(shown, members=options["members"])))
         elif options["format"] == "prometheus":
             from ops.output.metrics import inspection_metrics
 
@@ -128,19 +126,18 @@ class Command(OpsCommand):
 
     async def _stream(self, options: dict[str, Any], progress: Progress) -> Inspection:
         """Write each group as it is read: a layer of any size in bounded memory."""
-        async with open_layer(options["layer"]) as opened:
-            inspection, groups = await inspect(opened, _inspect_options(options), progress)
+        async with api.stream_groups(**_wanted(options), progress=progress) as stream:
             shown = 0
             self._write_header(options)
-            async with aclosing(groups) as rows:
-                async for group in rows:
+            async with aclosing(stream.groups()) as groups:
+                async for group in groups:
                     if options["limit"] and shown >= options["limit"]:
                         break
                     self._write_row(group, options)
                     shown += 1
-            return inspection
+            return stream.inspection
 
-    def _write_rows(self, groups: list[Group], options: dict[str, Any]) -> None:
+    def _write_rows(self, groups: Sequence[Group], options: dict[str, Any]) -> None:
         self._write_header(options)
         for group in groups:
             self._write_row(group, options)
@@ -234,27 +231,22 @@ def _refuse_parts_of_a_whole(options: dict[str, Any]) -> None:
         raise InvalidArguments(f"--check prints one line, so --format {options['format']} cannot go with it")
 
 
-def _inspect_options(options: dict[str, Any]) -> InspectOptions:
-    look = Look(
-        names=tuple(options["groups"]),
-        glob=options["match"],
-        probe=not options["no_probe"],
-        probe_timeout_seconds=options["probe_timeout"],
-        confirm_after_seconds=ops_settings().confirm_after_seconds,
-    )
-    states = tuple(options["state"].split(",")) if options["state"] else MEMBER_STATES
-    return InspectOptions(look, members=options["members"], states=states)
+def _wanted(options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "groups": options["groups"],
+        "match": options["match"],
+        "members": options["members"],
+        "states": options["state"].split(",") if options["state"] else MEMBER_STATES,
+        "probe": not options["no_probe"],
+        "probe_timeout_seconds": options["probe_timeout"],
+        "layer": options["layer"],
+    }
 
 
 async def _collect(options: dict[str, Any], progress: Progress) -> Inspection:
-    inspect_options = _inspect_options(options)
-    async with open_layer(options["layer"]) as opened:
-        if options["summary"] or options["format"] == "prometheus":
-            return await summarize(opened, inspect_options, progress)
-        inspection, groups = await inspect(opened, inspect_options, progress)
-        inspection.groups = [group async for group in groups]
-    _sort(inspection.groups, options["sort"] or "members")
-    return inspection
+    summary = options["summary"] or options["format"] == "prometheus"
+    found = await api.ainspect(**_wanted(options), summary=summary, progress=progress)
+    return replace(found, groups=_sorted(found.groups, options["sort"] or "members"))
 
 
 def _problems(inspection: Inspection, options: dict[str, Any]) -> list[str]:
@@ -265,7 +257,7 @@ def _problems(inspection: Inspection, options: dict[str, Any]) -> list[str]:
     ]
 
 
-def _sort(groups: list[Group], order: str) -> None:
+def _sorted(groups: Sequence[Group], order: str) -> tuple[Group, ...]:
     """``age``: the group with the oldest member first."""
     keys: dict[str, Any] = {
         "members": lambda group: (-group.counts.members, group.group),
@@ -273,7 +265,7 @@ def _sort(groups: list[Group], order: str) -> None:
         "name": lambda group: group.group,
         "age": lambda group: (group.oldest_joined_at is None, group.oldest_joined_at, group.group),
     }
-    groups.sort(key=keys[order])
+    return tuple(sorted(groups, key=keys[order]))
 
 
 def _table(inspection: Inspection, options: dict[str, Any]) -> Any:
@@ -281,5 +273,5 @@ def _table(inspection: Inspection, options: dict[str, Any]) -> Any:
 
     limit = options["limit"] or ROWS_IN_A_TABLE
     hidden = max(0, len(inspection.groups) - limit)
-    del inspection.groups[limit:]
-    return inspection_report(inspection, members=options["members"], summary=options["summary"], hidden=hidden)
+    shown = replace(inspection, groups=inspection.groups[:limit])
+    return inspection_report(shown, members=options["members"], summary=options["summary"], hidden=hidden)

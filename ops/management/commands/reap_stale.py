@@ -1,19 +1,16 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
 
+from ops import api
 from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import seconds, share
 from ops.management.command import OpsCommand
+from ops.management.files import write_reap_metrics
 from ops.model.runs import ReapReport, RunRecord, UndoReport
-from ops.operations.observe import Progress
-from ops.operations.reaping.reap import ReapOptions, reap
-from ops.operations.reaping.undo import read_history, undo
-from ops.store.connection.shards import open_layer
-
-NOTHING_TO_REAP = "publish/subscribe memberships end with their connection: there is nothing to reap"
 
 
 class Command(OpsCommand):
@@ -57,20 +54,27 @@ class Command(OpsCommand):
 
     def run(self, **options: Any) -> int:
         _refuse_contradictions(options)
-        with self.progress(options) as progress:
-            if options["history"]:
-                runs = self.run_async(_history(options))
-            elif options["undo"] is not None:
-                undone = self.run_async(_undo(options, progress))
-            else:
-                report = self.run_async(_reap(options, progress))
         if options["history"]:
-            return self._show_history(runs, options)
+            return self._show_history(self.run_async(api.ahistory(layer=options["layer"])), options)
         if options["undo"] is not None:
+            with self.progress(options) as progress:
+                undone = self.run_async(api.aundo(options["undo"], layer=options["layer"], progress=progress))
             return self._show_undo(undone, options)
+        with self.progress(options) as progress:
+            reaping = api.areap(
+                match=options["match"],
+                dry_run=options["dry_run"],
+                wait=options["wait"],
+                confirm_after_seconds=options["confirm_after"],
+                probe_timeout_seconds=options["probe_timeout"],
+                max_share=options["max_share"],
+                layer=options["layer"],
+                progress=progress,
+            )
+            report = self.run_async(reaping)
         return self._show_report(report, options)
 
-    def _show_history(self, runs: list[RunRecord], options: dict[str, Any]) -> int:
+    def _show_history(self, runs: Sequence[RunRecord], options: dict[str, Any]) -> int:
         if options["format"] == "json":
             from ops.output.documents import dump, history_document
 
@@ -94,9 +98,7 @@ class Command(OpsCommand):
                 self.warn(note)
         return 0
 
-    def _show_report(self, report: ReapReport | None, options: dict[str, Any]) -> int:
-        if report is None:
-            return self._show_nothing_to_reap(options)
+    def _show_report(self, report: ReapReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
             from ops.output.documents import dump, reap_document
 
@@ -105,9 +107,9 @@ class Command(OpsCommand):
             from ops.output.tables import reap_report
 
             self.print(options, reap_report(report))
+        if report.not_applicable:
+            return 0
         if options["metrics_file"] and not report.dry_run:
-            from ops.output.metrics import write_reap_metrics
-
             write_reap_metrics(options["metrics_file"], report)
         if not report.complete:
             self.warn(f"nothing was removed: {report.notes[0]}" if not report.removed else report.notes[0])
@@ -115,15 +117,6 @@ class Command(OpsCommand):
         if report.stopped:
             self.warn(f"safety stop: {report.stopped}; nothing was removed")
         return 3 if report.stopped or (report.dry_run and report.orphans) else 0
-
-    def _show_nothing_to_reap(self, options: dict[str, Any]) -> int:
-        if options["format"] == "json":
-            from ops.output.documents import dump, nothing_to_reap_document
-
-            self.write(dump(nothing_to_reap_document(options["layer"], options["dry_run"], NOTHING_TO_REAP)))
-        else:
-            self.write(f"Layer {options['layer']!r}: {NOTHING_TO_REAP}.")
-        return 0
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
@@ -134,31 +127,3 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
         for name in ("dry_run", "wait", "match", "metrics_file"):
             if options[name]:
                 raise InvalidArguments(f"{verb} does not reap, so --{name.replace('_', '-')} cannot go with it")
-
-
-async def _reap(options: dict[str, Any], progress: Progress) -> ReapReport | None:
-    async with open_layer(options["layer"]) as opened:
-        if opened.is_pubsub:
-            return None
-        settings = ops_settings()
-        reap_options = ReapOptions(
-            glob=options["match"],
-            dry_run=options["dry_run"],
-            wait=options["wait"],
-            confirm_after_seconds=options["confirm_after"],
-            probe_timeout_seconds=options["probe_timeout"],
-            max_share=options["max_share"],
-            journal_seconds=settings.journal_seconds,
-            disconnect_log_length=settings.disconnect_log_length if settings.disconnect_log_stream else None,
-        )
-        return await reap(opened, reap_options, progress)
-
-
-async def _undo(options: dict[str, Any], progress: Progress) -> UndoReport:
-    async with open_layer(options["layer"]) as opened:
-        return await undo(opened, options["undo"], progress)
-
-
-async def _history(options: dict[str, Any]) -> list[RunRecord]:
-    async with open_layer(options["layer"]) as opened:
-        return await read_history(opened)

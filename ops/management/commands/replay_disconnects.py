@@ -2,25 +2,18 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
-from django.utils.timezone import get_default_timezone
 
-from ops.conf import ops_settings
+from ops import api
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import moment, speed
-from ops.management.channel_handlers import handles_disconnects
 from ops.management.command import OpsCommand
+from ops.management.files import write_text
 from ops.model.disconnects.cleanup import CleanupReport
 from ops.model.disconnects.emitting import EmitReport
 from ops.model.disconnects.report.report import DisconnectReport
 from ops.model.text import visible
-from ops.operations.disconnects.cleanup import CleanupOptions, clean_up
-from ops.operations.disconnects.emit import EmitOptions, emit
-from ops.operations.disconnects.replay import Span, report_files, report_stream
-from ops.operations.observe import Progress
-from ops.store.connection.shards import open_layer
 
 FINDINGS = 3
-NOTHING_TO_CLEAN = "publish/subscribe memberships end with their connection: there is nothing to clean up"
 
 
 class Command(OpsCommand):
@@ -78,12 +71,21 @@ class Command(OpsCommand):
     def run(self, **options: Any) -> int:
         _refuse_contradictions(options)
         with self.progress(options) as progress:
+            read = {
+                "since": options["since"],
+                "until": options["until"],
+                "layer": options["layer"],
+                "progress": progress,
+            }
+            sources = options["sources"]
             if options["cleanup"]:
-                cleaned = self.run_async(_clean_up(options, progress))
+                cleaning = api.acleanup(sources, dry_run=options["dry_run"], resume=options["resume"], **read)
+                cleaned = self.run_async(cleaning)
             elif options["emit"] is not None:
-                emitted = self.run_async(_emit(options, progress))
+                how = {name: options[name] for name in ("speed", "force", "dry_run")}
+                emitted = self.run_async(api.aemit(options["emit"], sources, **how, **read))
             else:
-                report = self.run_async(_report(options, progress))
+                report = self.run_async(api.areport(sources, **read))
         if options["cleanup"]:
             return self._show_cleanup(cleaned, options)
         return self._show_report(report, options) if options["emit"] is None else self._show_emit(emitted, options)
@@ -107,9 +109,7 @@ class Command(OpsCommand):
             self.warn(f"{report.undelivered:,} were not sent: the channel stayed full; is it read?")
         return 1 if report.problems or report.undelivered else 0
 
-    def _show_cleanup(self, report: CleanupReport | None, options: dict[str, Any]) -> int:
-        if report is None:
-            return self._show_nothing_to_clean(options)
+    def _show_cleanup(self, report: CleanupReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
             from ops.output.disconnect_documents import cleanup_document
             from ops.output.documents import dump
@@ -125,16 +125,6 @@ class Command(OpsCommand):
             return 1
         return FINDINGS if report.dry_run and report.removed else 0
 
-    def _show_nothing_to_clean(self, options: dict[str, Any]) -> int:
-        if options["format"] == "json":
-            from ops.output.disconnect_documents import nothing_to_clean_document
-            from ops.output.documents import dump
-
-            self.write(dump(nothing_to_clean_document(options["layer"], options["dry_run"], NOTHING_TO_CLEAN)))
-        else:
-            self.write(f"Layer {options['layer']!r}: {NOTHING_TO_CLEAN}.")
-        return 0
-
     def _show_report(self, report: DisconnectReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
             from ops.output.disconnect_documents import disconnect_report_document
@@ -146,9 +136,9 @@ class Command(OpsCommand):
 
             self.print(options, disconnect_report(report))
         if options["html"]:
-            from ops.output.disconnect_page import write_disconnect_page
+            from ops.output.disconnect_page import disconnect_page
 
-            write_disconnect_page(options["html"], report)
+            write_text(options["html"], disconnect_page(report))
         for problem in report.reading.problems:
             self.warn(problem)
         return 1 if report.reading.problems else 0
@@ -167,39 +157,3 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
         raise InvalidArguments(
             "--resume begins where the last clean-up of the log in Redis stopped: no SOURCE, no --since"
         )
-
-
-async def _report(options: dict[str, Any], progress: Progress) -> DisconnectReport:
-    span = Span(options["since"], options["until"])
-    if options["sources"]:
-        return await report_files(options["layer"], options["sources"], get_default_timezone(), span, progress)
-    async with open_layer(options["layer"]) as opened:
-        return await report_stream(opened, span, progress)
-
-
-async def _clean_up(options: dict[str, Any], progress: Progress) -> CleanupReport | None:
-    wanted = CleanupOptions(
-        zone=get_default_timezone(),
-        sources=options["sources"],
-        span=Span(options["since"], options["until"]),
-        dry_run=options["dry_run"],
-        resume=options["resume"],
-        journal_seconds=ops_settings().journal_seconds,
-    )
-    async with open_layer(options["layer"]) as opened:
-        return None if opened.is_pubsub else await clean_up(opened, wanted, progress)
-
-
-async def _emit(options: dict[str, Any], progress: Progress) -> EmitReport:
-    wanted = EmitOptions(
-        target=options["emit"],
-        handles=handles_disconnects(),
-        zone=get_default_timezone(),
-        speed=options["speed"],
-        sources=options["sources"],
-        span=Span(options["since"], options["until"]),
-        force=options["force"],
-        dry_run=options["dry_run"],
-    )
-    async with open_layer(options["layer"]) as opened:
-        return await emit(opened, wanted, progress)

@@ -2,27 +2,29 @@ import asyncio
 import time
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import CommandParser
 
+from ops import api
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import positive_count, seconds
 from ops.management.command import INTERRUPTED, OpsCommand
 from ops.model.heartbeats.message import DEPTHS
-from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, Tally
+from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport
 from ops.model.text import visible
-from ops.operations.heartbeats.run import HeartbeatOptions, HeartbeatRun, heartbeats
-from ops.operations.observe import Look
 from ops.output.documents import HeartbeatDocument
-from ops.store.connection.shards import open_layer
+
+if TYPE_CHECKING:
+    from ops.api import HeartbeatRun
 
 SILENT = 3
-RATE = 2000
 INTERVAL_SECONDS = 1.0
 
 
 class Command(OpsCommand):
+    _run: "HeartbeatRun | None" = None
+
     help = "Ask the members of groups whether a message reaches them, and say who is silent."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -39,7 +41,7 @@ class Command(OpsCommand):
         parser.add_argument(
             "--timeout",
             type=seconds,
-            default=5.0,
+            default=api.HEARTBEAT_SECONDS,
             metavar="S",
             help="seconds to wait for an answer (default: %(default)s)",
         )
@@ -58,7 +60,7 @@ class Command(OpsCommand):
         parser.add_argument(
             "--rate",
             type=positive_count,
-            default=RATE,
+            default=api.HEARTBEATS_A_SECOND,
             metavar="N",
             help="ask at most N members a second; at depth process each process is asked once, whatever the rate "
             "(default: %(default)s)",
@@ -68,20 +70,25 @@ class Command(OpsCommand):
     def run(self, **options: Any) -> int:
         if bool(options["groups"]) + options["all"] + (options["match"] is not None) != 1:
             raise InvalidArguments("give group names, --match or --all: one of them")
-        report = HeartbeatReport(options["depth"])
         document = None
         if options["format"] == "json":
             document = HeartbeatDocument(partial(self.stdout.write, ending=""))
         interrupted, whole = False, False
         try:
-            self.run_async(self._rounds(options, report, document))
+            self.run_async(self._rounds(options, document))
             whole = True
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            if document is not None and document.begun:
-                document.end(report, complete=whole and not report.problems)
-        if document is None:
+            if document is not None and self._run is not None:
+                report = self._run.report
+                document.end(report, complete=whole and report.complete)
+        if self._run is None:
+            return INTERRUPTED
+        return self._conclude(options, self._run.report, interrupted=interrupted)
+
+    def _conclude(self, options: dict[str, Any], report: HeartbeatReport, *, interrupted: bool) -> int:
+        if options["format"] != "json":
             self._print(options, report)
         for said in (*report.findings, *report.problems):
             self.warn(said)
@@ -93,50 +100,47 @@ class Command(OpsCommand):
             return 1
         return SILENT if report.silent_somewhere else 0
 
-    async def _rounds(
-        self, options: dict[str, Any], report: HeartbeatReport, document: HeartbeatDocument | None
-    ) -> None:
-        look = Look(names=tuple(options["groups"]), glob=options["match"])
-        wanted = HeartbeatOptions(look, options["depth"], options["timeout"], options["rate"])
+    async def _rounds(self, options: dict[str, Any], document: HeartbeatDocument | None) -> None:
+        rounds = api.heartbeat_rounds(
+            options["groups"],
+            match=options["match"],
+            depth=options["depth"],
+            timeout_seconds=options["timeout"],
+            rate=options["rate"],
+            layer=options["layer"],
+        )
         last = options["count"] or (None if options["interval"] else 1)
-        async with open_layer(options["layer"]) as opened, heartbeats(opened, wanted, report) as run:
+        async with rounds as run:
+            self._run = run
             if document is not None:
                 document.begin(options["depth"])
             while True:
                 began = time.monotonic()
-                counts = await self._round(options, report, run, document)
+                await self._round(options, run, document)
                 if _several(options) and document is None:
-                    self._say_round(report, counts)
-                if report.rounds == last:
+                    self._say_round(run)
+                if run.rounds == last:
                     return
                 interval = options["interval"] or INTERVAL_SECONDS
                 await asyncio.sleep(max(0.0, began + interval - time.monotonic()))
 
-    async def _round(
-        self,
-        options: dict[str, Any],
-        report: HeartbeatReport,
-        run: HeartbeatRun,
-        document: HeartbeatDocument | None,
-    ) -> Tally:
-        counts, number = Tally(), report.rounds + 1
+    async def _round(self, options: dict[str, Any], run: "HeartbeatRun", document: HeartbeatDocument | None) -> None:
+        number = run.rounds + 1
         with self.progress(options) as progress:
             async with aclosing(run.round(progress)) as groups:
                 async for found in groups:
-                    counts.add(found.counts)
                     if document is not None:
                         document.add(found, number)
                     self._warn_if_absent(found, number)
-        return counts
 
     def _warn_if_absent(self, found: GroupHeartbeat, number: int) -> None:
         if not found.counts.members and number == 1:
             self.warn(f"no such group: '{visible(found.group)}' (a group exists only while it has members)")
 
-    def _say_round(self, report: HeartbeatReport, counts: Tally) -> None:
+    def _say_round(self, run: "HeartbeatRun") -> None:
         from ops.output.heartbeats import round_line
 
-        self.write(round_line(report.rounds, report.groups_seen, counts))
+        self.write(round_line(run.rounds, *run.latest))
         self.stdout.flush()
 
     def _print(self, options: dict[str, Any], report: HeartbeatReport) -> None:

@@ -18,6 +18,7 @@ class CleanupReport:
     """``run_id``: for ``reap_stale --undo``; None where nothing was to be removed. ``channels``: whose end is proved.
 
     ``kept``: memberships that were found and stayed: the channel joined after its recorded end, or has just left.
+    ``not_applicable``: why there is nothing to clean up on a layer of this kind.
     ``position``: the entry of the log in Redis up to which the clean-up came; None where files were read.
     """
 
@@ -38,3 +39,4 @@ class CleanupReport:
     reading: Reading
     duration_seconds: float
     notes: tuple[str, ...] = ()
+    not_applicable: str | None = None

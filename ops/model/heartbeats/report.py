@@ -1,14 +1,15 @@
-"""What became of heartbeats: counts of a group, of a process, and of a whole run."""
+"""What became of heartbeats: to a group, to a process, and in a whole run."""
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ops.model.heartbeats.round_trips import RoundTrips
 
+@dataclass(frozen=True, slots=True)
+class HeartbeatCounts:
+    """``sent`` = ``answered`` + ``silent``; ``skipped`` ones were not asked, ``not_capable`` ones cannot answer.
 
-@dataclass(slots=True)
-class Tally:
-    """What became of heartbeats, counted. ``sent`` = ``answered`` + ``silent``; ``skipped`` ones were not asked."""
+    ``timed``: answers with a known round trip; ``rtt_ms``: min, p50, p95, p99 and max of those, 0 without any.
+    """
 
     members: int = 0
     sent: int = 0
@@ -16,113 +17,61 @@ class Tally:
     silent: int = 0
     not_capable: int = 0
     skipped: int = 0
-    round_trips: RoundTrips = field(default_factory=RoundTrips)
-
-    def add(self, other: "Tally") -> None:
-        self.members += other.members
-        self.sent += other.sent
-        self.answered += other.answered
-        self.silent += other.silent
-        self.not_capable += other.not_capable
-        self.skipped += other.skipped
-        self.round_trips.add(other.round_trips)
-
-    def note_answer(self, round_trip_ms: float | None) -> None:
-        """None: it answers, and how fast is not known."""
-        self.sent += 1
-        self.answered += 1
-        if round_trip_ms is not None:
-            self.round_trips.note(round_trip_ms)
-
-    def note_silence(self) -> None:
-        self.sent += 1
-        self.silent += 1
+    timed: int = 0
+    rtt_ms: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class GroupHeartbeat:
-    """What became of the heartbeats to one group. ``silent``: the channels; ``skipped``: inbox -> members there that
-    were not asked."""
+    """One group. ``silent``: its silent channels; ``skipped``: inbox -> its members that were not asked."""
 
     group: str
-    counts: Tally = field(default_factory=Tally)
-    silent: list[str] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-
-    def note_silence(self, channel: str) -> None:
-        self.counts.note_silence()
-        self.silent.append(channel)
-
-    def skip(self, inbox: str) -> None:
-        self.counts.skipped += 1
-        self.skipped[inbox] += 1
+    counts: HeartbeatCounts
+    silent: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ProcessHeartbeat:
-    """What became of the heartbeats to the members of one process, over all groups and rounds.
+    """One process, over all groups and rounds. ``host``, ``pid``: as its lease has them, empty without one.
 
-    ``host``, ``pid``: as its lease has them, empty without one; ``skipped_why``: why some were not asked.
+    ``skipped_why``: why some members were not asked; empty if all were.
     """
 
     process: str
-    host: str = ""
-    pid: str = ""
-    skipped_why: str = ""
-    counts: Tally = field(default_factory=Tally)
-
-    def skip(self, why: str) -> None:
-        self.skipped_why = why
-        self.counts.skipped += 1
+    host: str
+    pid: str
+    skipped_why: str
+    counts: HeartbeatCounts
 
 
-GROUPS_KEPT = 50
-SILENT_KEPT = 20
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class HeartbeatReport:
-    """What a run has found so far, in memory that does not grow with it.
+    """A run. ``groups``: the GROUPS_KEPT that need attention most, worst first, with their counts over all rounds.
 
-    ``groups``: those that need attention most, with their counts over all rounds; ``groups_seen``: how many there were
-    in the latest round. ``silent``: some silent channels. ``processes`` has one for each process. ``rounds``: how many
-    are whole; ``duration_seconds``: what they took together, without the pauses between them.
+    ``groups_seen``: groups with members in the latest round; ``silent``: some silent channels; ``rounds``: how many are
+    whole; ``duration_seconds``: what they took together, without the pauses between them; ``distribution``: (from ms,
+    to ms, answers). ``problems``: shards that did not answer; ``findings``: what is wrong beside silent members.
     """
 
     depth: str
-    rounds: int = 0
-    duration_seconds: float = 0.0
-    totals: Tally = field(default_factory=Tally)
-    groups_seen: int = 0
-    groups: dict[str, GroupHeartbeat] = field(default_factory=dict)
-    silent: dict[str, None] = field(default_factory=dict)
-    processes: dict[str, ProcessHeartbeat] = field(default_factory=dict)
-    problems: dict[str, None] = field(default_factory=dict)
-    notes: dict[str, None] = field(default_factory=dict)
-    findings: dict[str, None] = field(default_factory=dict)
+    rounds: int
+    duration_seconds: float
+    totals: HeartbeatCounts
+    groups_seen: int
+    groups: tuple[GroupHeartbeat, ...]
+    silent: tuple[str, ...]
+    processes: tuple[ProcessHeartbeat, ...]
+    distribution: tuple[tuple[float, float, int], ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    findings: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard answered."""
+        return not self.problems
 
     @property
     def silent_somewhere(self) -> bool:
         return bool(self.totals.silent or self.findings)
-
-    def add(self, found: GroupHeartbeat) -> None:
-        self.totals.add(found.counts)
-        for channel in found.silent:
-            if len(self.silent) >= SILENT_KEPT:
-                break
-            self.silent[channel] = None
-        kept = self.groups.setdefault(found.group, GroupHeartbeat(found.group))
-        kept.counts.add(found.counts)
-        kept.counts.members = found.counts.members
-        kept.skipped.update(found.skipped)
-        if len(self.groups) > 2 * GROUPS_KEPT:
-            self.groups = {group.group: group for group in self.worst_groups()}
-
-    def worst_groups(self) -> list[GroupHeartbeat]:
-        """At most GROUPS_KEPT: those with most silent members first, then those with most that were not asked."""
-
-        def attention(found: GroupHeartbeat) -> tuple[int, int, int, str]:
-            counts = found.counts
-            return -counts.silent, -counts.skipped, -counts.members, found.group
-
-        return sorted(self.groups.values(), key=attention)[:GROUPS_KEPT]

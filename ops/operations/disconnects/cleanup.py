@@ -11,23 +11,27 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import tzinfo
+from typing import Any
 
 from ops.exceptions import ShardError
 from ops.model.disconnects.cleanup import CleanedProcess, CleanupReport
 from ops.model.disconnects.record import Disconnect
-from ops.model.keys import decode_name, inbox_of
+from ops.model.disconnects.report.report import Reading
+from ops.model.keys import decode_name, inbox_of, inbox_part
 from ops.model.liveness.recorded_ends import gone_channel
+from ops.model.settings import DEFAULTS, OpsSettings
 from ops.operations.disconnects.replay import STREAM, Records, Span
-from ops.operations.observe import Progress, no_progress
+from ops.operations.observe import options_from
+from ops.operations.progress import Progress, no_progress
 from ops.operations.reaping.reap import new_run_id
 from ops.operations.reaping.undo import refuse_missing_shards
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.disconnects.log import BEGINNING, read_position, record_position
 from ops.store.groups.census import GroupSlice, ScanNotes, Selection, read_slices
 from ops.store.removal import journal
-from ops.store.removal.journal import inbox_part
 from ops.store.removal.locks import run_lock
 
+NOTHING_TO_CLEAN = "publish/subscribe memberships end with their connection: there is nothing to clean up"
 CHANNELS_AT_ONCE = 100_000  # for each of these batches, all groups are read once
 
 
@@ -41,7 +45,11 @@ class CleanupOptions:
     span: Span = field(default_factory=Span)
     dry_run: bool = False
     resume: bool = False
-    journal_seconds: float = 7 * 86400.0
+    journal_seconds: float = DEFAULTS.journal_seconds
+
+    @classmethod
+    def from_settings(cls, settings: OpsSettings, **chosen: Any) -> "CleanupOptions":
+        return cls(**options_from(settings, cls, chosen))
 
 
 async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progress = no_progress) -> CleanupReport:
@@ -49,11 +57,35 @@ async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progres
 
     Raises ShardError where a shard does not answer, before anything is changed; AnotherRunHoldsTheLock.
     """
+    if opened.is_pubsub:
+        return _nothing_to_clean(opened, options)
     refuse_missing_shards(opened)
     async with AsyncExitStack() as stack:
         if not options.dry_run:
             await stack.enter_async_context(run_lock(opened))
         return await _Cleanup(opened, options, progress).run()
+
+
+def _nothing_to_clean(opened: OpenLayer, options: CleanupOptions) -> CleanupReport:
+    return CleanupReport(
+        layer=opened.alias,
+        sources=(),
+        dry_run=options.dry_run,
+        complete=True,
+        run_id=None,
+        records=0,
+        channels=0,
+        groups_scanned=0,
+        members_scanned=0,
+        removed=0,
+        kept=0,
+        processes=(),
+        resumed_from=None,
+        position=None,
+        reading=Reading(),
+        duration_seconds=0.0,
+        not_applicable=NOTHING_TO_CLEAN,
+    )
 
 
 class _Cleanup:

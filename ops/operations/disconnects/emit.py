@@ -15,7 +15,7 @@ from ops.model.disconnects.report.known_ends import KnownEnds
 from ops.model.keys import decode_name
 from ops.model.text import visible
 from ops.operations.disconnects.replay import Records, Span
-from ops.operations.observe import Progress, no_progress
+from ops.operations.progress import Progress, no_progress
 from ops.operations.reaping.undo import refuse_missing_shards
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.sending import Sender

@@ -9,7 +9,7 @@ from ops.model.disconnects.logs.reader import SAMPLES, LogReader
 from ops.model.disconnects.record import UNTIMED, Disconnect
 from ops.model.disconnects.report.report import DisconnectReport, Reading, conclude_report
 from ops.model.disconnects.report.tally import DisconnectTally
-from ops.operations.observe import Progress, no_progress
+from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import BEGINNING, read_disconnects
 from ops.store.disconnects.log_files import read_lines

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from ops.model.heartbeats.report import GroupHeartbeat, ProcessHeartbeat
+from ops.model.heartbeats.tally import GroupTally, ProcessTally
 from ops.model.keys import Inbox
 from ops.operations.heartbeats.pace import Pace
 from ops.store.connection.waiting import end
@@ -19,7 +19,7 @@ PIECES_A_SECOND = 20
 class OpenGroup:
     """A group that is being asked. ``read``: no members follow; ``pieces``: how many are under way."""
 
-    found: GroupHeartbeat
+    found: GroupTally
     read: bool = False
     pieces: int = 0
 
@@ -44,7 +44,7 @@ class _Piece:
 class Pieces:
     """``async with``, ``add()`` members, ``close()`` each group; groups come out of ``done``, then None."""
 
-    def __init__(self, asker: Asker, depth: str, rate: int, process_of: Callable[[str], ProcessHeartbeat]) -> None:
+    def __init__(self, asker: Asker, depth: str, rate: int, process_of: Callable[[str], ProcessTally]) -> None:
         self.done: asyncio.Queue[OpenGroup | None] = asyncio.Queue()
         self._asker = asker
         self._depth = depth

@@ -7,7 +7,7 @@ what is published, and a connection that does not read what it was sent shows in
 from collections.abc import AsyncGenerator
 
 from ops.exceptions import ShardError
-from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport
+from ops.model.heartbeats.tally import GroupTally, RunTally
 from ops.model.text import visible
 from ops.operations.observe import Look
 from ops.store.connection.shards import OpenLayer, Shard
@@ -20,17 +20,17 @@ NOTE = (
 
 
 async def count_subscriptions(
-    opened: OpenLayer, look: Look, depth: str, timeout_seconds: float, report: HeartbeatReport
-) -> AsyncGenerator[GroupHeartbeat, None]:
+    opened: OpenLayer, look: Look, depth: str, timeout_seconds: float, tally: RunTally
+) -> AsyncGenerator[GroupTally, None]:
     """At depth process the subscriptions of each group, at others as many members that cannot answer."""
-    report.notes[NOTE] = None
+    tally.notes[NOTE] = None
     absent = dict.fromkeys(look.names)
     for shard in opened.answering:
         try:
             counts = await count_subscribers(opened, shard, look.names, look.glob)
             took_ms = await delivery_ms(opened, shard, timeout_seconds) if depth == "process" else None
             if depth == "process":
-                await _note_stalled(shard, timeout_seconds, report)
+                await _note_stalled(shard, timeout_seconds, tally)
         except ShardError as error:
             shard.problem = str(error)
             continue
@@ -39,11 +39,11 @@ async def count_subscriptions(
             yield _found(name, subscribers, took_ms, asked=depth == "process")
     if opened.complete:
         for name in absent:
-            yield GroupHeartbeat(name)
+            yield GroupTally(name)
 
 
-def _found(name: str, subscribers: int, took_ms: float | None, *, asked: bool) -> GroupHeartbeat:
-    found = GroupHeartbeat(name)
+def _found(name: str, subscribers: int, took_ms: float | None, *, asked: bool) -> GroupTally:
+    found = GroupTally(name)
     found.counts.members = subscribers
     if not asked:
         found.counts.not_capable = subscribers
@@ -55,7 +55,7 @@ def _found(name: str, subscribers: int, took_ms: float | None, *, asked: bool) -
     return found
 
 
-async def _note_stalled(shard: Shard, timeout_seconds: float, report: HeartbeatReport) -> None:
+async def _note_stalled(shard: Shard, timeout_seconds: float, tally: RunTally) -> None:
     for address in await stalled_subscribers(shard, timeout_seconds):
         said = f"shard {shard.index}: the subscribed connection {visible(address)} does not read what it is sent"
-        report.findings[said] = None
+        tally.findings[said] = None

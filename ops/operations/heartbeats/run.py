@@ -10,13 +10,15 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from ops.exceptions import ShardError
-from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport, ProcessHeartbeat
+from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatCounts, HeartbeatReport
+from ops.model.heartbeats.tally import GroupTally, ProcessTally, RunTally
 from ops.model.keys import Inbox, decode_name, inbox_of
 from ops.model.liveness.evidence import Evidence, InboxDrained, NotProbed, ProbesTaken
 from ops.model.liveness.lease import Lease
 from ops.operations.heartbeats.pieces import OpenGroup, Pieces
 from ops.operations.heartbeats.pubsub import count_subscriptions
-from ops.operations.observe import Look, Progress, no_progress, selection_on, take_census
+from ops.operations.observe import Look, selection_on, take_census
+from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.connection.waiting import end
 from ops.store.groups.census import ScanNotes, read_slices
@@ -39,49 +41,62 @@ class HeartbeatOptions:
 
 
 @asynccontextmanager
-async def heartbeats(
-    opened: OpenLayer, options: HeartbeatOptions, report: HeartbeatReport
-) -> AsyncIterator["HeartbeatRun"]:
-    """A run of one round or more: ``async for group in run.round()``. ``report`` has at any time what was found."""
+async def heartbeats(opened: OpenLayer, options: HeartbeatOptions) -> AsyncIterator["HeartbeatRun"]:
+    """A run of one round or more: ``async for group in run.round()``. ``run.report`` has at any time what was found."""
     async with asking(opened, options.timeout_seconds) as asker:
-        yield HeartbeatRun(opened, options, report, asker)
+        yield HeartbeatRun(opened, options, asker)
 
 
 class HeartbeatRun:
     """Asks all groups in each round. What a shard that fails cannot say is left out; ``report.problems`` says why."""
 
-    def __init__(self, opened: OpenLayer, options: HeartbeatOptions, report: HeartbeatReport, asker: Asker) -> None:
+    def __init__(self, opened: OpenLayer, options: HeartbeatOptions, asker: Asker) -> None:
         self._opened = opened
         self._options = options
-        self._report = report
+        self._tally = RunTally(options.depth)
         self._asker = asker
         self._leases: dict[str, Lease | None] = {}
         self._members_seen = 0
 
+    @property
+    def report(self) -> HeartbeatReport:
+        """All rounds so far, and what has been found in the one under way."""
+        return self._tally.result()
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that are whole."""
+        return self._tally.rounds
+
+    @property
+    def latest(self) -> tuple[int, HeartbeatCounts]:
+        """Groups with members, and the counts, of the latest round."""
+        return self._tally.groups_seen, self._tally.latest.counts()
+
     async def round(self, progress: Progress = no_progress) -> AsyncGenerator[GroupHeartbeat, None]:
-        """Ask each group once. Yields what became of it, which is in the report then."""
-        if self._report.rounds:
+        """Ask each group once. Yields what became of each, which is in the report then."""
+        if self._tally.rounds:
             await self._look_again()
         began = time.monotonic()
-        self._report.groups_seen = self._members_seen = 0
+        self._tally.begin_round()
+        self._members_seen = 0
         telling = asyncio.create_task(self._keep_telling(progress))
         try:
             async with aclosing(self._groups()) as groups:
                 async for found in groups:
-                    self._report.add(found)
-                    self._report.groups_seen += bool(found.counts.members)
-                    yield found
+                    self._tally.add(found)
+                    yield found.result()
         finally:
             telling.cancel()
-        self._report.problems.update(dict.fromkeys((*self._opened.problems, *self._asker.losses)))
-        self._report.rounds += 1
-        self._report.duration_seconds += time.monotonic() - began
+        self._tally.problems.update(dict.fromkeys((*self._opened.problems, *self._asker.losses)))
+        self._tally.rounds += 1
+        self._tally.duration_seconds += time.monotonic() - began
 
     async def _keep_telling(self, progress: Progress) -> None:
         """Now and then, also while everybody is silent."""
         while True:
             await asyncio.sleep(TELL_SECONDS)
-            progress("asking", self._report.groups_seen, self._members_seen)
+            progress("asking", self._tally.groups_seen, self._members_seen)
 
     async def _look_again(self) -> None:
         """A shard that failed in an earlier round may be there again, and processes have come and gone."""
@@ -91,19 +106,19 @@ class HeartbeatRun:
                 shard.problem = None
                 await shard.identify()
 
-    def _groups(self) -> AsyncGenerator[GroupHeartbeat, None]:
+    def _groups(self) -> AsyncGenerator[GroupTally, None]:
         if self._opened.is_pubsub:
             return count_subscriptions(
-                self._opened, self._options.look, self._options.depth, self._options.timeout_seconds, self._report
+                self._opened, self._options.look, self._options.depth, self._options.timeout_seconds, self._tally
             )
         return self._probe() if self._options.depth == "process" else self._ask()
 
     # Depth process
 
-    async def _probe(self) -> AsyncGenerator[GroupHeartbeat, None]:
+    async def _probe(self) -> AsyncGenerator[GroupTally, None]:
         """Each process is probed once, then the groups are read in the light of that."""
         census, notes = await take_census(self._opened, self._options.look, no_progress)
-        self._report.notes.update(dict.fromkeys(notes))
+        self._tally.notes.update(dict.fromkeys(notes))
         inboxes = {process: tally.inboxes for process, tally in census.processes.items()}
         evidence = await self._probe_processes(inboxes)
         await self._learn(inboxes)
@@ -122,11 +137,11 @@ class HeartbeatRun:
                 before = self._opened.answering
                 await asyncio.gather(*(shard.identify() for shard in before))
                 if self._opened.answering == before:  # It is back already.
-                    self._report.problems[str(error)] = None
+                    self._tally.problems[str(error)] = None
                     break
         return {}
 
-    def _note_probed(self, found: GroupHeartbeat, channel: str, inbox: Inbox, answer: Evidence) -> None:
+    def _note_probed(self, found: GroupTally, channel: str, inbox: Inbox, answer: Evidence) -> None:
         process = self._process(inbox.process)
         if isinstance(answer, NotProbed):
             process.skip(answer.reason)
@@ -143,7 +158,7 @@ class HeartbeatRun:
 
     # Depths channel and client
 
-    async def _ask(self) -> AsyncGenerator[GroupHeartbeat, None]:
+    async def _ask(self) -> AsyncGenerator[GroupTally, None]:
         """Pieces of groups are asked beside one another; a group comes when its last piece is done."""
         pieces = Pieces(self._asker, self._options.depth, self._options.rate, self._process)
         reading = asyncio.create_task(self._hand_over(pieces))
@@ -194,7 +209,7 @@ class HeartbeatRun:
             selection = selection_on(self._opened, shard, look)
             async for page in read_slices(wire, keyspace, selection, ScanNotes(), scores=False):
                 for found in page:
-                    group = group or OpenGroup(GroupHeartbeat(keyspace.group_name(found.key)))
+                    group = group or OpenGroup(GroupTally(keyspace.group_name(found.key)))
                     group.found.counts.members += len(found.members)
                     group.read = found.last
                     if group.found.counts.members or look.names:
@@ -229,5 +244,5 @@ class HeartbeatRun:
                     process.host, process.pid = lease.host, lease.pid
             return
 
-    def _process(self, name: str) -> ProcessHeartbeat:
-        return self._report.processes.setdefault(name, ProcessHeartbeat(name))
+    def _process(self, name: str) -> ProcessTally:
+        return self._tally.processes.setdefault(name, ProcessTally(name))

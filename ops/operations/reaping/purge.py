@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from ops.exceptions import ShardError
-from ops.model.keys import decode_name, encode_name
+from ops.model.keys import decode_name, encode_name, inbox_parts
 from ops.model.runs import Leftover
-from ops.operations.observe import Look, Observation, Progress, selection_on
+from ops.operations.observe import Look, Observation, selection_on
+from ops.operations.progress import Progress
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import GroupSlice, ScanNotes, read_slices
 from ops.store.groups.index import forget_index, read_indexed
@@ -155,6 +156,6 @@ class _Purging:
 
 def _judged_among(members: list[bytes], judged: Mapping[bytes, float]) -> tuple[list[bytes], list[float]]:
     """The channels of judged inboxes, each with the time by which it had joined when that was judged."""
-    inboxes = [member[: member.find(b"!") + 1] for member in members]  # inbox_part(), which a call each would double
+    inboxes = inbox_parts(members)
     chosen = [member for member, inbox in zip(members, inboxes, strict=True) if inbox in judged]
     return chosen, [judged[inbox] for inbox in inboxes if inbox in judged]

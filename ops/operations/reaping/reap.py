@@ -5,6 +5,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from typing import Any
 
 from ops.exceptions import ShardError
 from ops.model.liveness.judge import State
@@ -12,7 +13,9 @@ from ops.model.liveness.plan import ReapPlan, plan_reap
 from ops.model.liveness.stops import check_epoch, voided_by_restart
 from ops.model.liveness.suspicion import Suspicion, seen_live_after, suspicions_after
 from ops.model.runs import ReapedProcess, ReapReport
-from ops.operations.observe import Look, Observation, Progress, no_progress, observe
+from ops.model.settings import DEFAULTS, OpsSettings
+from ops.operations.observe import Look, Observation, observe, options_from
+from ops.operations.progress import Progress, no_progress
 from ops.operations.reaping.purge import Doom, Purged, purge
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped
@@ -20,20 +23,27 @@ from ops.store.liveness import suspects
 from ops.store.removal import journal
 from ops.store.removal.locks import run_lock
 
+NOTHING_TO_REAP = "publish/subscribe memberships end with their connection: there is nothing to reap"
+
 
 @dataclass(frozen=True, slots=True)
 class ReapOptions:
-    """How to reap; the defaults are those of ``CHANNELS_OPS``. Times in seconds."""
+    """How to reap. ``disconnect_log_stream``: record what was removed in the disconnect log, too."""
 
     glob: str | None = None
     dry_run: bool = False
     wait: bool = False
-    confirm_after_seconds: float = 60.0
-    probe_timeout_seconds: float = 10.0
-    max_share: float = 0.5
-    journal_seconds: float = 7 * 86400.0
-    disconnect_log_length: int | None = None
-    """Of the stream that is told of what went; None: it is not told."""
+    confirm_after_seconds: float = DEFAULTS.confirm_after_seconds
+    probe_timeout_seconds: float = DEFAULTS.probe_timeout_seconds
+    max_share: float = DEFAULTS.max_share
+    journal_seconds: float = DEFAULTS.journal_seconds
+    disconnect_log_stream: bool = False
+    disconnect_log_length: int = DEFAULTS.disconnect_log_length
+
+    @classmethod
+    def from_settings(cls, settings: OpsSettings, **chosen: Any) -> "ReapOptions":
+        """``chosen``: fields by name; None stands for the setting."""
+        return cls(**options_from(settings, cls, chosen))
 
     @property
     def look(self) -> Look:
@@ -52,10 +62,32 @@ async def reap(opened: OpenLayer, options: ReapOptions, progress: Progress = no_
 
     With ``wait``, looks twice. With ``dry_run``, writes nothing but its probes. Raises AnotherRunHoldsTheLock.
     """
+    if opened.is_pubsub:
+        return _nothing_to_reap(opened, options)
     if options.dry_run or not opened.complete:
         return await _Run(opened, options, progress).run()
     async with run_lock(opened):
         return await _Run(opened, options, progress).run()
+
+
+def _nothing_to_reap(opened: OpenLayer, options: ReapOptions) -> ReapReport:
+    return ReapReport(
+        run_id=None,
+        layer=opened.alias,
+        dry_run=options.dry_run,
+        complete=True,
+        stopped=None,
+        groups_scanned=0,
+        members_scanned=0,
+        suspects=0,
+        removed=0,
+        kept=0,
+        processes=(),
+        started_at=None,
+        finished_at=None,
+        duration_seconds=0.0,
+        not_applicable=NOTHING_TO_REAP,
+    )
 
 
 class _Run:
@@ -167,11 +199,13 @@ class _Run:
 
     async def _log(self, run_id: str) -> None:
         """Have the disconnect log say what went. It is only told: a run does not fail of it."""
-        length, opened = self._options.disconnect_log_length, self._opened
-        if self._options.dry_run or length is None or opened.home.problem is not None:
+        options, opened = self._options, self._opened
+        if options.dry_run or not options.disconnect_log_stream or opened.home.problem is not None:
             return
         try:
-            await append_reaped(opened, run_id, await opened.home.now(), self._purged.removed, length)
+            await append_reaped(
+                opened, run_id, await opened.home.now(), self._purged.removed, options.disconnect_log_length
+            )
         except ShardError as error:
             self._notes.append(f"the disconnect log was not told: {error}")
 

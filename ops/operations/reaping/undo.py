@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 
 from ops.exceptions import RunNotFound, ShardError
-from ops.model.keys import decode_name, inbox_of
+from ops.model.keys import decode_name, inbox_of, inbox_part
 from ops.model.runs import RunRecord, UndoReport
 from ops.model.text import visible
-from ops.operations.observe import Progress, no_progress
+from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer
 from ops.store.liveness import suspects
 from ops.store.liveness.leases import read_leases
@@ -59,7 +59,7 @@ class _Holders:
         self._known: dict[bytes, bool] = {}  # inbox -> whether its process holds one
 
     async def leave_out(self, receipts: Sequence[journal.Removed]) -> list[journal.Removed]:
-        inboxes = {journal.inbox_part(channel) for _, channels, _ in receipts for channel in channels}
+        inboxes = {inbox_part(channel) for _, channels, _ in receipts for channel in channels}
         await self._look(inboxes)
         if not any(self._known[inbox] for inbox in inboxes):
             return list(receipts)
@@ -73,7 +73,7 @@ class _Holders:
         self._known |= {raw: inbox is not None and inbox.process in held for raw, inbox in processes.items()}
 
     def _others(self, channels: list[bytes], scores: list[float]) -> tuple[list[bytes], list[float]]:
-        others = [at for at, channel in enumerate(channels) if not self._known[journal.inbox_part(channel)]]
+        others = [at for at, channel in enumerate(channels) if not self._known[inbox_part(channel)]]
         self.members += len(channels) - len(others)
         return [channels[at] for at in others], [scores[at] for at in others]
 

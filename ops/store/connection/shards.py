@@ -162,6 +162,15 @@ class Shard:
 
 
 @contextmanager
+def naming_redis_failures() -> Iterator[None]:
+    """Turn what no shard has named into a ShardError."""
+    try:
+        yield
+    except RedisError as error:
+        raise ShardError(f"Redis: {type(error).__name__}; is every shard up and reachable?") from None
+
+
+@contextmanager
 def suppressing_outages() -> Iterator[None]:
     """Go on where a shard does not answer, but not where this Redis user may not: that would never be noticed."""
     try:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.model.keys import decode_name, inbox_of
+from ops.model.keys import ANY_GROUP_PATTERN, decode_name, inbox_of, split_group_key
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import ScanNotes, Selection, read_slices
 
@@ -17,7 +17,7 @@ FOREIGN_PAGES = 100
 MOST_FOREIGN = 500
 MOST_MISPLACED = 20
 # Before Redis 7 a rule cannot say that keys are only read.
-RULE_FOR_OTHER_PREFIXES = "%R~*:group:* (Redis 6.2: ~*:group:*)"
+RULE_FOR_OTHER_PREFIXES = f"%R~{ANY_GROUP_PATTERN} (Redis 6.2: ~{ANY_GROUP_PATTERN})"
 
 
 @dataclass(slots=True)
@@ -189,10 +189,10 @@ async def _foreign_groups(
     found: list[tuple[bytes, str, str]] = []
     cursor: Any = 0
     for _ in range(FOREIGN_PAGES):
-        reply = await shard.execute("SCAN", cursor, "MATCH", "*:group:*", "COUNT", 1000, "TYPE", "zset")
+        reply = await shard.execute("SCAN", cursor, "MATCH", ANY_GROUP_PATTERN, "COUNT", 1000, "TYPE", "zset")
         cursor, keys = reply
         for key in keys:
-            prefix, _, group = decode_name(key).partition(":group:")
+            prefix, group = split_group_key(key)
             if prefix != opened.keyspace.prefix and prefix not in known_prefixes and group:
                 found.append((key, prefix, group))
         if not int(cursor) or len(found) >= MOST_FOREIGN or time.monotonic() > until:

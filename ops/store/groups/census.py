@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 import hiredis
 
-from ops.model.keys import Inbox, Keyspace, decode_name, inbox_of, parse_inbox
+from ops.model.keys import (
+    LOCAL_PART,
+    Inbox,
+    Keyspace,
+    decode_name,
+    inbox_of,
+    inbox_part,
+    parse_inbox,
+    without_local_parts,
+)
 from ops.store.connection.wire import Wire, checked, pack, with_scores
 
 SCAN_COUNT = 500
@@ -21,7 +30,6 @@ PAGE = 1000
 LARGE_AT_ONCE = 4
 DEDUPLICATED_GROUPS = 1 << 20
 MARK_BITS = (1 << 60) - 1  # An int of up to 60 bits takes 32 bytes of memory, a longer one 48.
-LOCAL_PART = 32  # new_channel() puts uuid4().hex behind the "!"
 
 Progress = Callable[[int, int], None]
 
@@ -145,7 +153,7 @@ class _MemberCounter:
             replies, joined = zip(*map(with_scores, replies), strict=True)
             for members, times in zip(replies, joined, strict=True):
                 self._note_newest(members, times)
-        heads = Counter([member[:-LOCAL_PART] for reply in replies for member in reply])
+        heads = Counter(without_local_parts(chain.from_iterable(replies)))
         odd = [head for head in heads if head not in self._inboxes and not self._learn(head)]
         if odd:
             self._count_odd(heads, set(odd), chain.from_iterable(map(zip, replies, joined)))
@@ -162,7 +170,7 @@ class _MemberCounter:
 
     def _note_newest(self, members: Iterable[bytes], joined: Iterable[float]) -> None:
         # Scores ascend, so the last one of each head is its newest.
-        latest = dict(zip([member[:-LOCAL_PART] for member in members], joined, strict=True))
+        latest = dict(zip(without_local_parts(members), joined, strict=True))
         for head, score in latest.items():
             if score > self._newest.get(head, 0.0):
                 self._newest[head] = score
@@ -178,7 +186,7 @@ class _MemberCounter:
             if inbox is None:
                 self._unnamed += 1
                 continue
-            head = member[: member.index(b"!") + 1]
+            head = inbox_part(member)
             self._inboxes[head] = inbox
             heads[head] += 1
             self._newest[head] = max(self._newest.get(head, 0.0), score)

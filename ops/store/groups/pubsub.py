@@ -21,7 +21,7 @@ async def count_subscribers(
     opened: OpenLayer, shard: Shard, names: tuple[str, ...], glob: str | None
 ) -> dict[str, int]:
     """Group -> how many connections are subscribed to it on ``shard``: those named, or that match, or all."""
-    prefix = encode_name(f"{opened.keyspace.prefix}__group__")
+    prefix = opened.keyspace.pubsub_group_prefix
     if names:
         channels = [prefix + encode_name(name) for name in dict.fromkeys(names)]
     else:

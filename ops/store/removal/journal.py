@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 from redis.exceptions import ResponseError
 
-from ops.model.keys import INFLIGHT_SUFFIX, decode_name, encode_name
+from ops.model.keys import INFLIGHT_SUFFIX, decode_name, encode_name, inbox_parts
 from ops.model.runs import RunRecord
 from ops.store.connection.permissions import refusal_of_script
 from ops.store.connection.scripts import call_script, script
@@ -52,15 +52,10 @@ class Purged:
 
     def note(self, asked_for: list[Doomed], kept: list[bytes]) -> None:
         for _, members, _ in asked_for:
-            self.by_inbox.update([member[: member.find(b"!") + 1] for member in members])
-        self.by_inbox.subtract([inbox_part(member) for member in kept])
+            self.by_inbox.update(inbox_parts(members))
+        self.by_inbox.subtract(inbox_parts(kept))
         self.kept += len(kept)
-        self.kept_inboxes.update(map(inbox_part, kept))
-
-
-def inbox_part(channel: bytes) -> bytes:
-    """``channel`` up to and with its first ``!``; empty for a general channel."""
-    return channel[: channel.find(b"!") + 1]
+        self.kept_inboxes.update(inbox_parts(kept))
 
 
 class Purge:
