@@ -27,7 +27,7 @@ from ops.model.liveness.judge import MEMBER_STATES
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import make_layer, naming_redis_failures, open_layer
 
-# A use case, and with it what it returns, is imported where it is called: a command starts with what it needs.
+# Use cases and their results are imported where they are called, so that a command starts with few modules.
 if TYPE_CHECKING:
     from ops.model.disconnects.cleanup import CleanupReport as CleanupReport
     from ops.model.disconnects.emitting import EmitReport as EmitReport
@@ -317,7 +317,7 @@ async def areap(
 
 
 async def aundo(run_id: str, *, layer: str = DEFAULT_CHANNEL_LAYER, progress: Progress = no_progress) -> UndoReport:
-    """Put back what that run removed, where it is still absent. A second call changes nothing.
+    """Put back the members that a run removed, if they are still absent. A second call changes nothing.
 
     Raises RunNotFound if the journal has no such run, AnotherRunHoldsTheLock if another run is at work.
     """
@@ -400,7 +400,7 @@ async def heartbeat_rounds(
 
 
 async def adiagnose(*, only: Collection[str] | None = None, layer: str = DEFAULT_CHANNEL_LAYER) -> Diagnosis:
-    """What is wrong with the layer, as ``manage.py channels_doctor`` says it. ``only``: just these ids."""
+    """Say what is wrong with the layer, as ``manage.py channels_doctor`` does. ``only``: just these ids."""
     from ops.model.doctor.diagnosis import IDS
     from ops.operations.doctor.diagnose import examine, examine_settings
 

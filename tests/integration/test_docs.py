@@ -1,5 +1,6 @@
 """The documents say what is so: the reference is current, links lead somewhere, tests that are named exist."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from textwrap import indent
 
 import pytest
 
+from ops import api
 from ops.conf import known_keys
 from ops.model.disconnects.record import CAUSES, CLOSED_BY, Disconnect
 from ops.model.doctor.diagnosis import CHECKS
@@ -63,6 +65,15 @@ def test_each_room_of_the_toolkit_has_its_place_in_the_architecture() -> None:
     ]
     rooms = {path.name for floor in floors for path in floor.iterdir() if path.name[0] not in "_."}
     assert not [name for name in rooms - {"py.typed", "static"} if name not in house]
+
+
+def test_each_function_of_the_api_is_documented_with_its_arguments() -> None:
+    rows = re.findall(r"^\| `(\w+)\((.*?)\)` \|", (REPOSITORY / "docs" / "api.md").read_text("utf-8"), re.MULTILINE)
+    functions = {name for name in api.__all__ if inspect.isfunction(getattr(api, name))} - {"no_progress"}
+    assert {name for name, _ in rows} == {name for name in functions if f"a{name}" in functions or "_" in name}
+    for name, arguments in rows:
+        wanted = set(inspect.signature(getattr(api, name)).parameters) - {"layer"}
+        assert arguments == "…" or set(re.findall(r"(\w+)(?:=|,|$)", arguments)) - {"None", "False"} == wanted, name
 
 
 def test_each_finding_has_its_section() -> None:
