@@ -41,6 +41,22 @@ At Ctrl-C `channels_groups --watch` ends with 0, and whole rounds of `send_heart
 
 `channels_groups` exits 0 whatever the states are; with `--check` it exits as monitoring plugins do: 0 OK, 1 WARNING,
 2 CRITICAL, 3 UNKNOWN.
+
+## Settings
+
+All settings are optional. These are the defaults:
+
+```python
+CHANNELS_OPS = {
+    "CONFIRM_AFTER_SECONDS": 60,  # how long a process must stay silent before its members may go
+    "PROBE_TIMEOUT_SECONDS": 10,  # how long reap_stale waits for probes
+    "MAX_SHARE": 0.5,  # the share of live processes that may go silent at once without a safety stop
+    "JOURNAL_SECONDS": 604800,  # how long a run can be undone; at least 60
+}
+```
+
+The [disconnect log](disconnect-log.md#settings) has four more. An option of a command overrides its setting.
+`manage.py check` names each key or value that cannot be used, and the commands exit with 1 until it is corrected.
 """
 
 
