@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from channels.routing import get_default_application
 
+from ops import compat
 from ops.model.disconnects.emitting import HANDLER
 
 
@@ -13,9 +14,8 @@ def handles_disconnects() -> Callable[[str], bool]:
     Of a websocket's channel nothing says whose it is: the answer is no.
     """
     try:
-        router = get_default_application().application_mapping["channel"]
-        consumers = dict(router.application_mapping)
+        consumers = compat.channel_consumers(get_default_application())
     except Exception:  # It is the project's own, and may have no such router.
         consumers = {}
-    able = {name for name, consumer in consumers.items() if hasattr(getattr(consumer, "consumer_class", None), HANDLER)}
+    able = {name for name, consumer in consumers.items() if hasattr(consumer, HANDLER)}
     return able.__contains__

@@ -6,20 +6,27 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from ops import conf
-from ops.layer_settings import configured_layers, layer_settings
+from ops.layer_settings import configured_layers, layer_settings, untested_versions
 from ops.model.doctor.diagnosis import SETTINGS_CHECKS
 from ops.model.doctor.facts import LayerSettings
 from ops.model.doctor.findings import Symptom, level_of
-from ops.model.doctor.findings.settings import check_ops_settings
+from ops.model.doctor.findings.settings import check_ops_settings, check_versions
 
 TAG = "ops"
 OPS_SETTINGS = "ops.E101"
+VERSIONS = "ops.W208"
 
 
 @register(TAG)
 def check_settings(**_: Any) -> list[CheckMessage]:
     """``ops.E101``: a key or value of ``CHANNELS_OPS`` that cannot be used."""
     return list(_messages(OPS_SETTINGS, check_ops_settings(conf.problems(), conf.known_keys())))
+
+
+@register(TAG)
+def check_installed_versions(**_: Any) -> list[CheckMessage]:
+    """``ops.W208``: installed versions that the tests have never run with, once for the project."""
+    return list(_messages(VERSIONS, check_versions(untested_versions())))
 
 
 @register(TAG)

@@ -23,6 +23,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer, WebsocketConsumer
 from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections
 
+from ops import compat
 from ops.application.connections.heart import Heart, Message, Receive, Send
 from ops.model.heartbeats.client_pings import HEARTBEAT_TIMEOUT, decode_pong, encode_ping
 from ops.store.connection.waiting import within
@@ -138,7 +139,7 @@ def _disconnect_without_a_loop(consumer: Any, message: Message) -> None:
 
     That loop is about to end, and a thread that waits for what it does there would keep the process from ending.
     """
-    consumer.base_send = lambda message: None
+    compat.mute(consumer)
     close_old_connections()
     try:
         consumer.websocket_disconnect(message)

@@ -16,8 +16,8 @@ from django.apps import apps
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from ops import conf
-from ops.model.doctor.facts import HostSettings, Kind, LayerSettings
+from ops import compat, conf
+from ops.model.doctor.facts import HostSettings, Kind, LayerSettings, UntestedVersion
 
 STOCK_GROUP_EXPIRY_SECONDS = 86400.0
 DEFAULT_LEASE_SECONDS = 30.0
@@ -58,7 +58,20 @@ def layer_settings(alias: str) -> LayerSettings | None:
         worker_count=_worker_count(),
         ops_problems=tuple(conf.problems()),
         ops_keys=tuple(conf.known_keys()),
+        untested_versions=untested_versions(),
     )
+
+
+def untested_versions() -> tuple[UntestedVersion, ...]:
+    """The installed libraries with a version that the tests have never run with."""
+    return tuple(
+        UntestedVersion(tested.library, installed, _dotted(tested.lowest), _dotted(tested.highest))
+        for tested, installed in compat.untested_versions()
+    )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _kind(backend: type) -> Kind:

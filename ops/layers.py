@@ -5,31 +5,28 @@
     CHANNEL_LAYERS = {"default": {"BACKEND": "ops.layers.RedisChannelLayer", "CONFIG": {…as before…}}}
 
 Of channels_redis 4.2 and 4.3 it overrides ``create_pool``, ``send``, ``group_send``, ``group_add``, ``group_discard``,
-``new_channel``, ``receive``, ``flush``, ``close_pools``, ``_brpop_with_clean`` and ``_clean_receive_backup``, and uses
-``_map_channel_keys_to_connection``, ``_group_key``, ``_send_index_generator`` and the attributes in which ``receive()``
-keeps who waits.
+``new_channel``, ``receive``, ``flush``, ``close_pools``, ``_brpop_with_clean`` and ``_clean_receive_backup``. Its other
+private names are in ``ops/compat.py``.
 """
 
 import asyncio
-import collections
 import contextlib
 import copy
 import functools
 import logging
 import math
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from channels.consumer import AsyncConsumer
 from channels.exceptions import ChannelFull
 from channels_redis import core
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from ops import compat
 from ops.application.background import start_task
 from ops.application.layer.acknowledgements import Acknowledger, Ping
 from ops.application.layer.connections import watched
@@ -47,7 +44,6 @@ logger = logging.getLogger(core.__name__)
 SOCKET_TIMEOUT_MARGIN_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 RETRY_AFTER_SECONDS = (0.05, 0.2, 0.75)
-_CONSUMER_START = getattr(AsyncConsumer.__call__, "__code__", None)
 
 
 class RedisChannelLayer(core.RedisChannelLayer):
@@ -59,10 +55,6 @@ class RedisChannelLayer(core.RedisChannelLayer):
 
     holds_lease = True
     """Whether whoever receives here is a process of the application, which others shall know to be live."""
-
-    if not hasattr(core.RedisChannelLayer, "require_valid_channel_name"):  # channels 4.2.0
-        require_valid_channel_name = core.RedisChannelLayer.valid_channel_name
-        require_valid_group_name = core.RedisChannelLayer.valid_group_name
 
     def __init__(self, *args: Any, lease_seconds: float = 30.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -88,7 +80,7 @@ class RedisChannelLayer(core.RedisChannelLayer):
         which the stock layer has to be spared that would here only keep a connection that is dead without a word.
         """
         pool = super().create_pool(index)
-        options = pool.connection_kwargs
+        options = compat.pool_options(pool)
         if options.get("socket_timeout") is None:
             options["socket_timeout"] = self.brpop_timeout + SOCKET_TIMEOUT_MARGIN_SECONDS
         options.setdefault("socket_connect_timeout", CONNECT_TIMEOUT_SECONDS)
@@ -99,7 +91,7 @@ class RedisChannelLayer(core.RedisChannelLayer):
 
     def _longest_pop_seconds(self, index: int, wanted: float) -> float:
         """How long BZPOPMIN may wait: half of the socket's own time-out, if the user has set a short one."""
-        timeout: float = self.connection(index).connection_pool.connection_kwargs["socket_timeout"]
+        timeout: float = compat.pool_options(self.connection(index).connection_pool)["socket_timeout"]
         if timeout >= wanted + 1:
             return wanted
         shorter = min(wanted, timeout / 2)
@@ -129,7 +121,7 @@ class RedisChannelLayer(core.RedisChannelLayer):
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """As the stock layer, in one round trip, and to the shard where the inbox is read."""
         assert isinstance(message, dict), "message is not a dict"
-        assert self.require_valid_channel_name(channel), "Channel name not valid"
+        assert compat.require_channel_name(self, channel), "Channel name not valid"
         assert "__asgi_channel__" not in message
         if "!" in channel:
             message = {**message, "__asgi_channel__": channel}
@@ -137,18 +129,19 @@ class RedisChannelLayer(core.RedisChannelLayer):
             index = self.consistent_hash(name)
         else:
             name = channel
-            index = next(self._send_index_generator)
+            index = compat.next_send_index(self)
         args = [self.serialize(message), time.time(), int(self.expiry), self.get_capacity(channel)]
         if not await self._run(index, "send_message", [self.prefix + name], args, twice_is_once=False):
             raise ChannelFull()
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """As the stock layer, in one round trip for the members and one for each shard that has inboxes of theirs."""
-        assert self.require_valid_group_name(group), "Group name not valid"
+        assert compat.require_group_name(self, group), "Group name not valid"
         expired = int(time.time()) - self.group_expiry
-        members = await self._run(self.consistent_hash(group), "read_members", [self._group_key(group)], [expired])
+        key = compat.group_key(self, group)
+        members = await self._run(self.consistent_hash(group), "read_members", [key], [expired])
         channels = [member.decode("utf8") for member in members]
-        keys_by_shard, messages, capacities = self._map_channel_keys_to_connection(channels, message)
+        keys_by_shard, messages, capacities = compat.messages_by_shard(self, channels, message)
         for index, keys in keys_by_shard.items():
             args = [time.time(), int(self.expiry), *(messages[key] for key in keys), *(capacities[key] for key in keys)]
             over_capacity = await self._run(index, "send_messages", keys, args, twice_is_once=False)
@@ -159,10 +152,10 @@ class RedisChannelLayer(core.RedisChannelLayer):
 
     async def group_add(self, group: str, channel: str) -> None:
         """As the stock layer, in one round trip; and it remembers what its own channels are in."""
-        assert self.require_valid_group_name(group), "Group name not valid"
-        assert self.require_valid_channel_name(channel), "Channel name not valid"
+        assert compat.require_group_name(self, group), "Group name not valid"
+        assert compat.require_channel_name(self, channel), "Channel name not valid"
         now = time.time()
-        keys: list[Any] = [self._group_key(group)]
+        keys: list[Any] = [compat.group_key(self, group)]
         args: list[Any] = [channel, now, self.group_expiry]
         mine, before = self._is_mine(channel), None
         if mine:
@@ -181,9 +174,9 @@ class RedisChannelLayer(core.RedisChannelLayer):
 
     async def group_discard(self, group: str, channel: str) -> None:
         """As the stock layer. It forgets the membership before it asks, so that no repair can bring it back."""
-        assert self.require_valid_group_name(group), "Group name not valid"
-        assert self.require_valid_channel_name(channel), "Channel name not valid"
-        keys: list[Any] = [self._group_key(group)]
+        assert compat.require_group_name(self, group), "Group name not valid"
+        assert compat.require_channel_name(self, channel), "Channel name not valid"
+        keys: list[Any] = [compat.group_key(self, group)]
         args: list[Any] = [channel]
         if self.memberships.knows(channel):
             keys.append(self.index_key(channel))
@@ -220,14 +213,14 @@ class RedisChannelLayer(core.RedisChannelLayer):
     async def new_channel(self, prefix: str = "specific") -> str:
         """As the stock layer. Where a consumer asks, the end of its task means that nobody listens any more."""
         channel: str = await super().new_channel(prefix)
-        consumer = _task_of_the_consumer_that_asks()
+        consumer = asyncio.current_task() if compat.is_asked_by_consumer_start() else None
         if consumer is not None:
             self.memberships.created(channel, consumer)
         return channel
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """As the stock layer, but Redis that is away is waited for, and each inbox has a receiver of its own."""
-        assert self.require_valid_channel_name(channel)
+        assert compat.require_channel_name(self, channel)
         if "!" not in channel or not self._is_mine(channel):
             taken: dict[str, Any] = await super().receive(channel)
             return taken
@@ -247,14 +240,13 @@ class RedisChannelLayer(core.RedisChannelLayer):
                 self._heartbeats.set_ping(channel, None)
             if not self.memberships.is_received_on(channel):
                 # The stock layer keeps the empty queue of a receiver that was cancelled.
-                if channel in receiver.receive_buffer and receiver.receive_buffer[channel].empty():
-                    del receiver.receive_buffer[channel]
+                compat.drop_buffer(receiver, channel, only_if_empty=True)
                 self._release(self.non_local_name(channel), receiver)
 
     def _receiver_of(self, inbox: str) -> "RedisChannelLayer":
         """This layer itself, as long as it has one inbox only."""
         loop = asyncio.get_running_loop()
-        if any(other.receive_event_loop not in (None, loop) for other in self._receivers.values()):
+        if any(compat.receiving_loop(other) not in (None, loop) for other in self._receivers.values()):
             raise RuntimeError("Two event loops are trying to receive() on one channel layer at once!")
         if inbox not in self._receivers:
             in_use = any(other is self for other in self._receivers.values())
@@ -262,7 +254,7 @@ class RedisChannelLayer(core.RedisChannelLayer):
         return self._receivers[inbox]
 
     def _release(self, inbox: str, receiver: "RedisChannelLayer") -> None:
-        if not (receiver.receive_count or receiver.receive_buffer or inbox in self._pops):
+        if not (compat.is_receiving(receiver) or inbox in self._pops):
             self._receivers.pop(inbox, None)
 
     def _another_receiver(self) -> "RedisChannelLayer":
@@ -272,17 +264,14 @@ class RedisChannelLayer(core.RedisChannelLayer):
         return other
 
     def _reset_receiving(self) -> None:
-        self.receive_count = 0
-        self.receive_lock = None
-        self.receive_event_loop = None
-        self.receive_buffer: dict[str, Any] = collections.defaultdict(functools.partial(_Buffer, self.capacity))
+        compat.reset_receiving(self, functools.partial(_Buffer, self.capacity))
 
     def forget_messages(self, channel: str) -> None:
         """Nobody will ever receive on ``channel`` again."""
         self._heartbeats.set_ping(channel, None)
         receiver = self._receivers.get(inbox := self.non_local_name(channel))
         if receiver is not None:
-            receiver.receive_buffer.pop(channel, None)
+            compat.drop_buffer(receiver, channel)
             self._release(inbox, receiver)
 
     async def _brpop_with_clean(self, index: int, channel: str, timeout: float) -> Any:
@@ -368,21 +357,15 @@ class RedisChannelLayer(core.RedisChannelLayer):
         self._reset_receiving()
 
 
-class _Buffer(core.BoundedQueue):
-    """What a consumer has not taken yet. A full one drops its oldest message, so no heartbeat may help to fill it."""
+class _Buffer(asyncio.Queue[Any]):
+    """The messages that a consumer has not taken yet.
+
+    A full one drops its oldest message, as in the stock layer, so heartbeats fill at most half of it.
+    """
 
     def put_nowait(self, item: Any) -> None:
-        if item.get("type") != HEARTBEAT or 2 * self.qsize() < self.maxsize:
-            super().put_nowait(item)
-
-
-def _task_of_the_consumer_that_asks() -> "asyncio.Task[Any] | None":
-    """The task of the consumer whose start has asked for a channel; None where anything else did."""
-    frame = sys._getframe(1)
-    # A frame that is looked at, and its f_locals too, takes memory for as long as it runs: a connection's life.
-    while frame.f_code.co_name in ("_task_of_the_consumer_that_asks", "new_channel") and frame.f_back is not None:
-        frame = frame.f_back
-    is_start = frame.f_code is _CONSUMER_START or (
-        frame.f_code.co_name == "__call__" and isinstance(frame.f_locals.get("self"), AsyncConsumer)
-    )
-    return asyncio.current_task() if is_start else None
+        if item.get("type") == HEARTBEAT and 2 * self.qsize() >= self.maxsize:
+            return
+        if self.full():
+            self.get_nowait()
+        super().put_nowait(item)

@@ -6,6 +6,8 @@ import weakref
 from collections.abc import Coroutine
 from typing import Any
 
+from ops import compat
+
 TASK_NAMES = "ops.layers"
 
 _watched_loops: "weakref.WeakSet[asyncio.AbstractEventLoop]" = weakref.WeakSet()
@@ -15,10 +17,7 @@ def start_task(work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]"
     """Start a task that ends with its loop, however that ends, without a word of asyncio's."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work, name=f"{TASK_NAMES} {name}")
-    # Nobody waits for it: a process may end in the middle of it, of which asyncio would complain at exit. There is no
-    # public name for this; asyncio.gather() sets it too. The other way is a handler for all of the loop's complaints.
-    unnamed: Any = task
-    unnamed._log_destroy_pending = False
+    compat.destroy_silently(task)  # Nothing awaits it, and the process may end at any time.
     _end_tasks_with(loop)
     return task
 

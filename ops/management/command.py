@@ -15,6 +15,7 @@ from channels import DEFAULT_CHANNEL_LAYER
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from redis.exceptions import RedisError
 
+from ops import compat
 from ops.api import Progress, no_progress
 from ops.checks import TAG
 from ops.exceptions import OpsError, OutputLost
@@ -51,8 +52,7 @@ class OpsCommand(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         parser = super().create_parser(prog_name, subcommand, **kwargs)
-        takes_one = [action for action in parser._actions if action.option_strings and action.nargs is None]
-        self._takes_one = {action.dest: action.option_strings[-1] for action in takes_one}
+        self._takes_one = compat.options_with_one_value(parser)
         return parser
 
     def run(self, **options: Any) -> int:
@@ -108,7 +108,7 @@ class OpsCommand(BaseCommand):
         """What is written within has been written at the end, not left for the exit of the process. Raises OutputLost
         where it cannot be."""
         stdout = self.stdout
-        stream: Any = _Stdout(stdout._out)
+        stream: Any = _Stdout(compat.stream_of(stdout))
         self.stdout = OutputWrapper(stream)
         try:
             yield
@@ -130,7 +130,7 @@ class OpsCommand(BaseCommand):
         from rich.console import Console
 
         # Django's wrapper styles and ends each write as a line of its own, which tears what rich draws in place.
-        stream: Any = (self.stderr if stderr else self.stdout)._out
+        stream: Any = compat.stream_of(self.stderr if stderr else self.stdout)
         return Console(
             file=stream,
             color_system=None if options["no_color"] else "auto",

@@ -26,6 +26,7 @@ CLOCKS = {"now", "utcnow", "today"}
 # The store talks to Redis. What else imports its clients, and for what: names of failures, classes of layers, versions.
 CONNECTS = {"store"}
 REDIS_WITHOUT_CONNECTION: dict[str, set[str]] = {
+    "compat": {"hiredis"},
     "management.command": {"redis.exceptions"},
     "layer_settings": {"redis", "channels_redis.core", "channels_redis.pubsub", "channels_redis.utils"},
 }

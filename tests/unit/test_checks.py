@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -9,7 +11,9 @@ import redis
 from django.conf import LazySettings
 from django.core.checks import CheckMessage, run_checks
 
-from ops.checks import TAG
+from ops import __version__
+from ops.checks import TAG, errors_for
+from ops.layer_settings import untested_versions
 
 STOCK = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
@@ -169,3 +173,46 @@ def test_an_in_memory_layer_is_warned_of_in_checks_for_production(
 def test_settings_that_are_entirely_wrong_do_not_break_the_checks(settings: LazySettings, entry: Any) -> None:
     settings.CHANNEL_LAYERS = {"chat": entry}
     assert all(message.id in ("ops.W202", "ops.E201") for message in run_checks(tags=[TAG]))
+
+
+def test_a_version_that_was_never_tested_is_warned_of_once_for_all_layers(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = {"BACKEND": DROP_IN, "CONFIG": {"hosts": [HOST]}}
+    settings.CHANNEL_LAYERS = {"chat": layer, "jobs": layer}
+    monkeypatch.setattr(redis, "__version__", "9.1.0")
+    (warning,) = run_checks(tags=[TAG])
+    assert warning.id == "ops.W208"
+    assert warning.msg == f"redis 9.1.0 has not been tested with channels-ops {__version__}; tested: 5 to 8."
+    assert "SILENCED_SYSTEM_CHECKS" in warning.hint
+    assert not warning.is_serious()
+    assert errors_for("chat") == []
+    settings.SILENCED_SYSTEM_CHECKS = ["ops.W208"]
+    assert warning.is_silenced()
+
+
+@pytest.mark.parametrize(
+    ("library", "version", "tested"),
+    [
+        ("django", "6.1", "5.2 to 6.0"),
+        ("channels", "4.4.0", "4.2 to 4.3"),
+        ("channels_redis", "5.0.0b1", "4.2 to 4.3"),
+        ("redis", "4.6.0", "5 to 8"),
+        ("hiredis", "4.0.0", "3"),
+    ],
+)
+def test_each_library_has_its_range_of_tested_versions(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, library: str, version: str, tested: str
+) -> None:
+    monkeypatch.setattr(import_module(library), "__version__", version)
+    (warning,) = found(settings, DROP_IN)
+    assert warning.id == "ops.W208"
+    assert f"{library} {version} has" in warning.msg.lower()
+    assert warning.msg.endswith(f"tested: {tested}.")
+
+
+def test_a_python_that_was_never_tested_is_warned_of(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
+    assert [one.library for one in untested_versions()] == ["Python"]
+    (warning,) = found(settings, DROP_IN)
+    assert "Python 3.99.0 has not been tested" in warning.msg

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ops.model.doctor.facts import KeyspaceFacts, Kind, Missing, ProcessFacts
+from ops.model.doctor.facts import KeyspaceFacts, Kind, Missing, ProcessFacts, UntestedVersion
 from tests.unit.facts_of import NOW, PROCESS, ended, facts, found, host, ids, server, settings_of, skipped_ids
 
 TIMED_OUT = {"cause": "redis_timeout", "lived_seconds": 5.0}
@@ -123,3 +123,13 @@ def test_what_cannot_be_read_is_skipped() -> None:
     assert skipped_ids(facts(ends=Missing("refused"))) == {"ops.E401", "ops.E412"}
     assert skipped_ids(facts(keyspace=Missing("refused"))) == {"ops.E407", "ops.E406", "ops.W408"}
     assert skipped_ids(facts(kind=Kind.PUBSUB, processes=())) == set()
+
+
+def test_each_version_that_was_never_tested_is_evidence_of_one_finding() -> None:
+    untested = (UntestedVersion("redis", "9.1.0", "5", "8"), UntestedVersion("hiredis", "4.0", "3", "3"))
+    finding = found(facts(settings=settings_of(untested_versions=untested)))["ops.W208"]
+    assert finding.level == "warning"
+    first, second = finding.evidence
+    assert first.startswith("redis 9.1.0 has not been tested with channels-ops ")
+    assert first.endswith("; tested: 5 to 8.")
+    assert second.endswith("; tested: 3.")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 
+from ops import compat
 from ops.application.background import start_task
 from ops.store.connection.waiting import spread, within
 
@@ -99,7 +100,7 @@ class Heart:
         try:
             await self._until_given_up(self._send(message))
         except Exception as error:
-            if not _says_that_it_is_gone(error):
+            if not compat.says_that_socket_is_closed(error):
                 raise
             # The server will say so in its own words, to receive().
             self._gone = True
@@ -120,7 +121,7 @@ class Heart:
         try:
             await self._send(message)
         except Exception as error:
-            if not _says_that_it_is_gone(error):
+            if not compat.says_that_socket_is_closed(error):
                 raise
 
     def _is_answer(self, message: Message) -> bool:
@@ -253,16 +254,3 @@ def _is_cancelled_otherwise(task: "asyncio.Task[Any] | None") -> bool:
     if task is None or sys.version_info < (3, 11):
         return False
     return task.uncancel() > 0
-
-
-def _says_that_it_is_gone(error: Exception) -> bool:
-    """Whether it means that the socket has been closed, by the client or by the server itself.
-
-    ASGI 2.4 has servers raise an OSError. Daphne passes on autobahn's ``Disconnected`` while a socket is closing.
-    uvicorn says that ``websocket.close`` has been sent, also where nobody but uvicorn has sent it.
-    """
-    return (
-        isinstance(error, OSError)
-        or type(error).__name__ == "Disconnected"
-        or (isinstance(error, RuntimeError) and "after sending 'websocket.close'" in str(error))
-    )

@@ -3,13 +3,10 @@
 The bound methods of the one layer instance are wrapped, once; the class and every other instance stay as they are.
 """
 
-import sys
 import weakref
 from typing import Any, Protocol
 
-from channels.consumer import AsyncConsumer
-
-_CONSUMER_START = getattr(AsyncConsumer.__call__, "__code__", None)
+from ops import compat
 
 
 class Watcher(Protocol):
@@ -32,10 +29,10 @@ def observe_layer(layer: Any, watcher: Watcher) -> None:
     _observed.add(layer)
     ask_new_channel, ask_group_add, ask_group_discard = layer.new_channel, layer.group_add, layer.group_discard
 
-    # Of that name: the drop-in layer looks through frames called `new_channel` for the consumer that asks.
+    # ops.compat finds the consumer behind functions of this name.
     async def new_channel(*args: Any, **options: Any) -> str:
         channel: str = await ask_new_channel(*args, **options)
-        watcher.created(channel, _consumer_that_starts())
+        watcher.created(channel, compat.consumer_that_starts())
         return channel
 
     async def group_add(group: str, channel: str, *args: Any, **options: Any) -> Any:
@@ -55,13 +52,3 @@ def observe_layer(layer: Any, watcher: Watcher) -> None:
         return discarded
 
     layer.new_channel, layer.group_add, layer.group_discard = new_channel, group_add, group_discard
-
-
-def _consumer_that_starts() -> object | None:
-    frame = sys._getframe(1)
-    while frame.f_code.co_name == "new_channel" and frame.f_back is not None:
-        frame = frame.f_back
-    if frame.f_code is not _CONSUMER_START and frame.f_code.co_name != "__call__":
-        return None
-    consumer = frame.f_locals.get("self")
-    return consumer if isinstance(consumer, AsyncConsumer) else None

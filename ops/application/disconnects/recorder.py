@@ -20,6 +20,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import create_pool
 from redis import asyncio as aioredis
 
+from ops import compat
 from ops.application.background import start_task
 from ops.model.disconnects.record import Disconnect
 from ops.model.keys import Keyspace
@@ -131,7 +132,7 @@ class Recorder:
 
     async def _send_all(self, client: Any) -> bool:
         """Send what waits; whether Redis took it. What it refuses is kept: a full one has room again some day."""
-        key = Keyspace(prefix_of(self._layer)).disconnects
+        key = Keyspace(str(self._layer.prefix)).disconnects
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             dropped, self._sending = self._dropped_unsaid, True
@@ -191,15 +192,10 @@ def has_stream(layer: Any) -> bool:
     return isinstance(layer, (RedisChannelLayer, RedisPubSubChannelLayer))
 
 
-def prefix_of(layer: Any) -> str:
-    inner = layer._get_layer() if isinstance(layer, RedisPubSubChannelLayer) else layer
-    return str(inner.prefix)
-
-
 def redis_of(layer: Any) -> Any:
     """A client of the first shard, with connections of its own."""
     if isinstance(layer, RedisPubSubChannelLayer):
-        pool = create_pool(layer._get_layer()._shards[0].host)
+        pool = create_pool(compat.pubsub_hosts(layer)[0])
     else:
         pool = layer.create_pool(0)
     return aioredis.Redis(connection_pool=pool)

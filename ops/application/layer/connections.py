@@ -7,8 +7,8 @@ to nothing, and notices a server that stands still just as soon.
 A server that calls itself a replica is asked no more on the same connection. Its address may lead to the new master by
 now, as that of a managed Redis does after a failover, while connections that were there still lead to the old one.
 
-Relies on ``pack_command``, ``send_packed_command``, ``read_response``, ``disconnect``, ``socket_timeout``, ``_writer``
-and ``_host_error`` of ``redis.asyncio.Connection`` (redis-py 5 to 8).
+Overrides ``pack_command``, ``send_packed_command`` and ``read_response`` of ``redis.asyncio.Connection`` and relies on
+its ``disconnect`` and ``socket_timeout`` (redis-py 5 to 8).
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ops import compat
 from ops.store.connection.failures import comes_from_a_replica
 
 LATE_AGAIN_SECONDS = 1.0
@@ -59,7 +60,7 @@ class _Watched(AbstractConnection):
         try:
             if self.socket_timeout is None or timeout is not None:
                 return await work
-            return await self._in_time(work, f"reading from {self._host_error()}")
+            return await self._in_time(work, f"reading from {compat.address_in_errors(self)}")
         except ResponseError as error:
             if comes_from_a_replica(error):
                 self._leads_to_a_replica = True
@@ -97,5 +98,4 @@ class _Watched(AbstractConnection):
         self._is_late = True
         # To connect has a limit of its own; what comes after it, or after another try, has no time left.
         self._alarm = loop.call_later(LATE_AGAIN_SECONDS, self._ring, loop)
-        if self._writer is not None:
-            self._writer.transport.abort()
+        compat.abort(self)

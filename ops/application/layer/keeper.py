@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
+from ops import compat
 from ops.application.background import start_task
 from ops.application.layer.outages import LONGEST_WAIT_SECONDS
 from ops.application.layer.repairs import MEMBERS_AT_ONCE, Member, Repairs, execute, on_shard
@@ -226,7 +227,7 @@ class Keeper:
         for start in range(0, len(mine), MEMBERS_AT_ONCE):
             pipe = connection.pipeline(transaction=False)
             for group, channel in mine[start : start + MEMBERS_AT_ONCE]:
-                pipe.zrem(layer._group_key(group), channel)
+                pipe.zrem(compat.group_key(layer, group), channel)
             await execute(pipe)
         await _forget_index(layer, connection)
         await delete_lease(connection, self._keyspace, process)

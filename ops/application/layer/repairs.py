@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ops import compat
 from ops.model.keys import index_entry
 from ops.store.connection.failures import will_pass
 
@@ -56,8 +57,8 @@ class Repairs:
             batch = [member for member in members[start : start + MEMBERS_AT_ONCE] if memberships.is_member(*member)]
             for group, channel in batch:
                 part = layer.index_key(channel)
-                pipe.zadd(layer._group_key(group), {channel: now}, xx=not anew)
-                pipe.expire(layer._group_key(group), layer.group_expiry)
+                pipe.zadd(compat.group_key(layer, group), {channel: now}, xx=not anew)
+                pipe.expire(compat.group_key(layer, group), layer.group_expiry)
                 if anew:
                     pipe.lrem(part, 0, index_entry(group, channel))
                     pipe.rpush(part, index_entry(group, channel))
@@ -79,7 +80,7 @@ class Repairs:
         if gone:
             pipe = layer.connection(shard).pipeline(transaction=False)
             for group, channel in gone:
-                pipe.zrem(layer._group_key(group), channel)
+                pipe.zrem(compat.group_key(layer, group), channel)
                 if layer.memberships.knows(channel):
                     pipe.lrem(layer.index_key(channel), 0, index_entry(group, channel))
             try:

@@ -100,6 +100,11 @@ CHECKS = (
     Check("ops.W307", "Redis closes idle connections", servers.check_idle_timeout),
     Check("ops.W306", "Few connections are left", servers.check_connections_left),
     Check("ops.W304", "A full Redis would drop groups", servers.check_eviction_policy),
+    Check(
+        "ops.W208",
+        "A version that has not been tested",
+        lambda facts: settings.check_versions(facts.settings.untested_versions),
+    ),
 )
 
 IDS = tuple(check.id for check in CHECKS)

@@ -63,6 +63,16 @@ class HostSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class UntestedVersion:
+    """An installed library whose version is outside of the tested ones, ``lowest`` to ``highest``."""
+
+    library: str
+    installed: str
+    lowest: str
+    highest: str
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSettings:
     """What the project's settings say of a layer, and of what it runs with. Nothing was connected to learn it.
 
@@ -70,6 +80,7 @@ class LayerSettings:
     ``group_expiry_seconds`` and ``lease_seconds`` are None where they are no number. ``other_prefixes``: those of the
     project's other layers. ``worker_count``: what WEB_CONCURRENCY says, 1 where it says nothing.
     ``ops_problems``: what is wrong with ``CHANNELS_OPS``, ``ops_keys``: what it may hold.
+    ``untested_versions``: the installed libraries with a version that the toolkit's tests have never run with.
     """
 
     alias: str
@@ -87,6 +98,7 @@ class LayerSettings:
     worker_count: int = 1
     ops_problems: tuple[str, ...] = ()
     ops_keys: tuple[str, ...] = ()
+    untested_versions: tuple[UntestedVersion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from redis import asyncio as aioredis
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import NoPermissionError, RedisError
 
+from ops import compat
 from ops.exceptions import LayerError, PermissionMissing, ShardError
 from ops.model.groups import ShardInfo
 from ops.model.keys import Keyspace, encode_name
@@ -183,9 +184,9 @@ def suppressing_outages() -> Iterator[None]:
 
 def address_of(pool: Any) -> str:
     """Where ``pool`` connects to, as a URL without user name and password."""
-    if (service := getattr(pool, "service_name", None)) is not None:
+    if (service := compat.sentinel_service(pool)) is not None:
         return f"sentinel://{service}"
-    options = pool.connection_kwargs
+    options = compat.pool_options(pool)
     database = options.get("db") or 0
     if "path" in options:
         return f"unix://{options['path']}?db={database}"
@@ -197,7 +198,7 @@ def address_of(pool: Any) -> str:
 
 def _without_secrets(text: str, pool: Any) -> str:
     for name in ("password", "username"):
-        secret = pool.connection_kwargs.get(name)
+        secret = compat.pool_options(pool).get(name)
         if secret:
             text = text.replace(str(secret), "***")
     return without_secrets(text)
@@ -293,8 +294,6 @@ async def open_layer(alias: str) -> AsyncIterator[OpenLayer]:
 
 
 def _prefix_of(layer: Any) -> str:
-    if isinstance(layer, RedisPubSubChannelLayer):
-        return str(layer._get_layer().prefix)
     return str(getattr(layer, "prefix", ""))
 
 
@@ -314,7 +313,7 @@ def _clients_of(alias: str, layer: Any) -> list["aioredis.Redis"]:
     if isinstance(layer, RedisChannelLayer):
         return [layer.connection(index) for index in range(layer.ring_size)]
     if isinstance(layer, RedisPubSubChannelLayer):
-        return [aioredis.Redis(connection_pool=create_pool(shard.host)) for shard in layer._get_layer()._shards]
+        return [aioredis.Redis(connection_pool=create_pool(host)) for host in compat.pubsub_hosts(layer)]
     if backend_of(layer).endswith("InMemoryChannelLayer"):
         raise LayerError(
             f"channel layer {alias!r} is an InMemoryChannelLayer: its groups live inside each process and cannot be "
@@ -329,7 +328,7 @@ def _clients_of(alias: str, layer: Any) -> list["aioredis.Redis"]:
 async def close_layer(layer: Any) -> None:
     """Close the connections of a layer made by ``make_layer``."""
     if isinstance(layer, RedisChannelLayer):
-        clients = [client for loop_layer in layer._layers.values() for client in loop_layer._connections.values()]
+        clients = compat.clients_of(layer)
         await layer.close_pools()
         for client in clients:
             await _close_client(client)
@@ -340,6 +339,5 @@ async def close_layer(layer: Any) -> None:
 async def _close_client(client: Any) -> None:
     """Close its connections, those to Sentinels among them, which redis-py leaves open."""
     await client.aclose(close_connection_pool=True)
-    manager = getattr(client.connection_pool, "sentinel_manager", None)
-    for sentinel in manager.sentinels if manager else ():
+    for sentinel in compat.sentinels_of(client.connection_pool):
         await sentinel.aclose()

@@ -3,8 +3,6 @@
 A scan of a large keyspace asks for hundreds of thousands of replies. redis-py spends more time on each of them than
 Redis does, so the census and the purge write many commands at once and parse the replies with hiredis' own reader.
 The connection itself is redis-py's: address, TLS, password, database and Sentinel are what the project configured.
-
-Relies on ``redis.asyncio.Connection._reader`` and ``._writer`` (asyncio streams; redis-py 5 to 8).
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -15,12 +13,13 @@ import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError, ResponseError
 
+from ops import compat
 from ops.store.connection.waiting import within
 
 READ_SIZE = 1 << 20
 UNSENT_BYTES = 1 << 16
 _INCOMPLETE = object()
-_PUSH: Any = getattr(hiredis, "PushNotification", ())  # since hiredis 3.1; before, redis-py asked for none
+_PUSH = compat.push_type()
 
 
 def pack(*words: bytes) -> bytes:
@@ -32,7 +31,7 @@ class Wire:
     """Sends packed commands and reads replies in order. An error reply is returned as an exception, not raised."""
 
     def __init__(self, connection: Any, timeout_seconds: float) -> None:
-        self._streams = (connection._reader, connection._writer)
+        self._streams = compat.streams_of(connection)
         self._timeout_seconds = timeout_seconds
         self._parser = hiredis.Reader(notEnoughData=_INCOMPLETE, replyError=hiredis.ReplyError)
 
@@ -73,7 +72,7 @@ class Wire:
 @asynccontextmanager
 async def open_wire(pool: Any, timeout_seconds: float) -> AsyncIterator[Wire]:
     """Borrow a connection of ``pool``. After a failure it is closed, so that no late reply reaches another user."""
-    connection = await within(timeout_seconds, _get_connection(pool))
+    connection = await within(timeout_seconds, compat.take_connection(pool))
     try:
         yield Wire(connection, timeout_seconds)
     except BaseException:
@@ -81,13 +80,6 @@ async def open_wire(pool: Any, timeout_seconds: float) -> AsyncIterator[Wire]:
         raise
     finally:
         await pool.release(connection)
-
-
-async def _get_connection(pool: Any) -> Any:
-    try:
-        return await pool.get_connection()
-    except TypeError:  # redis-py before 5.3 wants a command name
-        return await pool.get_connection("SCAN")
 
 
 def checked(reply: Any) -> Any:

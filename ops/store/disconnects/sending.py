@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ops import compat
 from ops.store.connection.shards import ANSWER_TIMEOUT_SECONDS, FAILURES, OpenLayer, Shard
 from ops.store.connection.waiting import within
 
@@ -23,12 +24,12 @@ class Sender:
         self._key_rule = ""
         self._used = 0
         if opened.is_pubsub:
-            self._used = _shard_of_published(opened.layer, target)
+            self._used = compat.pubsub_shard_of_group(opened.layer, target)
             return
         if to_group:
-            opened.layer.require_valid_group_name(target)
+            compat.require_group_name(opened.layer, target)
         else:
-            opened.layer.require_valid_channel_name(target)
+            compat.require_channel_name(opened.layer, target)
             self._key_rule = opened.keyspace.rule_for(opened.layer.non_local_name(target))
         self._connection = opened.layer.connection
         opened.layer.connection = self._note_connection
@@ -49,9 +50,3 @@ class Sender:
             await within(ANSWER_TIMEOUT_SECONDS, send(self._target, message))
         except FAILURES as error:
             raise self.shard.failure(error, key_rule=self._key_rule) from None
-
-
-def _shard_of_published(layer: Any, group: str) -> int:
-    published = layer._get_layer()
-    index: int = published._shards.index(published._get_shard(published._get_group_channel_name(group)))
-    return index

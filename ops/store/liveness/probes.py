@@ -27,6 +27,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from ops import compat
 from ops.exceptions import ShardError
 from ops.model.liveness.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
 from ops.store.connection.failures import will_pass
@@ -110,8 +111,7 @@ async def probe_processes(
 def _refuse_to_encrypt_by_a_wrong_clock(opened: OpenLayer, redis_now: float) -> None:
     """What is encrypted bears the time of this host; who takes a message that is too old by its own clock, or from the
     future, raises InvalidToken, and a consumer dies of it."""
-    serializer = getattr(opened.layer, "_serializer", None)
-    if getattr(serializer, "crypter", None) is None:
+    if not compat.encrypts(opened.layer):
         return
     ahead = time.time() - redis_now
     if abs(ahead) > ENCRYPTING_CLOCK_SECONDS:

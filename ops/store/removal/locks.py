@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError, ResponseError
 
+from ops import compat
 from ops.exceptions import AnotherRunHoldsTheLock, PermissionMissing
 from ops.store.connection.shards import OpenLayer
 from ops.store.connection.waiting import end, within
@@ -29,7 +30,7 @@ async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
     try:
         acquired = await opened.home.ask(lock.acquire(token=token))
     except asyncio.CancelledError:
-        lock.local.token = token  # The answer was not waited for, and may have been yes.
+        compat.set_lock_token(lock, token)  # The answer was not waited for, and may have been yes.
         await _release(opened, lock)
         raise
     if not acquired:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from ops.model.doctor.facts import HostSettings, Kind, LayerSettings
+from ops import __version__
+from ops.model.doctor.facts import HostSettings, Kind, LayerSettings, UntestedVersion
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.text import visible
 
@@ -129,6 +130,26 @@ def check_host_options(settings: LayerSettings) -> Symptom | None:
         return None
     managed = [host for host in settings.hosts if is_managed(host.name) and not survives_a_cut(host)]
     return symptom([f"{_nothing(host)}, and it is a managed server." for host in managed], HOST_OPTIONS_FIX)
+
+
+def check_versions(untested: Sequence[UntestedVersion]) -> Symptom | None:
+    """``ops.W208``: installed versions that the tests have never run with."""
+    evidence = [
+        f"{one.library} {visible(one.installed)} has not been tested with channels-ops {__version__}; "
+        f"tested: {_span(one)}."
+        for one in untested
+    ]
+    return symptom(evidence, VERSIONS_FIX)
+
+
+def _span(one: UntestedVersion) -> str:
+    return one.lowest if one.lowest == one.highest else f"{one.lowest} to {one.highest}"
+
+
+VERSIONS_FIX = (
+    "Install a tested version or upgrade channels-ops. To stay on this one, run it in staging first, then add ops.W208 "
+    "to SILENCED_SYSTEM_CHECKS."
+)
 
 
 def survives_a_cut(host: HostSettings) -> bool:
