@@ -44,7 +44,7 @@ def layer_settings(alias: str) -> LayerSettings | None:
         return None
     return LayerSettings(
         alias=str(alias),
-        backend=f"{backend.__module__}.{backend.__name__}",
+        backend=str(entry["BACKEND"]),
         kind=_kind(backend),
         hosts=_hosts(options),
         redis_py=redis.__version__,

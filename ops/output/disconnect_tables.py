@@ -114,8 +114,6 @@ def _notes(reading: Reading) -> Iterator[Text]:
 
 def cleanup_report(report: CleanupReport) -> RenderableType:
     """The answer of ``replay_disconnects --cleanup``."""
-    if report.not_applicable:
-        return Text(f"Layer {report.layer!r}: {report.not_applicable}.")
     parts: list[RenderableType] = []
     if report.processes:
         verb = "Would go" if report.dry_run else "Removed"

@@ -115,8 +115,6 @@ def _totals_line(inspection: Inspection) -> Text:
 
 def reap_report(report: ReapReport) -> RenderableType:
     """The answer of ``reap_stale``."""
-    if report.not_applicable:
-        return Text(f"Layer {report.layer!r}: {report.not_applicable}.")
     parts: list[RenderableType] = []
     silent = [process for process in report.processes if process.state in ("dead", "suspect")]
     if silent:

@@ -17,7 +17,7 @@ from channels.layers import channel_layers
 from channels_redis.core import RedisChannelLayer
 from django.conf import LazySettings
 
-from ops import middleware
+from ops.application.disconnects import connection
 from ops.application.disconnects import recorder as disconnect_recorder
 from ops.middleware import DisconnectLogMiddleware
 from ops.model.disconnects.record import Disconnect, parse_json
@@ -123,7 +123,7 @@ async def test_settings_that_are_no_dict_keep_nobody_from_connecting(
 async def test_consumers_that_do_not_end_are_recorded_all_the_same_and_once(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(middleware, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
     end = asyncio.Event()
 
     async def hang(scope: Any, receive: Any, send: Any) -> None:
@@ -196,8 +196,8 @@ async def test_each_layer_is_observed_once_and_does_what_it_did(
     assert records_in(redis_client) == []
     assert "group_add" not in vars(untouched)
     assert channel_layers["second"].group_add.__closure__ is not None
-    assert middleware._of_channel == {}
-    assert middleware._open == set()
+    assert connection._of_channel == {}
+    assert connection._open == set()
 
 
 async def test_a_channel_that_was_made_on_the_way_to_the_consumer_is_not_kept(
@@ -218,8 +218,8 @@ async def test_a_channel_that_was_made_on_the_way_to_the_consumer_is_not_kept(
         assert one.channel not in made
         assert redis_client.zscore("asgi:group:room", str(one.channel)) is not None
         assert "room" in one.groups
-    assert middleware._of_channel == {}
-    assert middleware._open == set()
+    assert connection._of_channel == {}
+    assert connection._open == set()
 
 
 def run_ending_process(how: str, server: EmbeddedRedis) -> None:

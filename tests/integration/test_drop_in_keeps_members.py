@@ -744,7 +744,7 @@ async def test_a_short_socket_timeout_of_the_users_own_is_no_outage(
 async def test_a_connection_that_is_dead_without_a_word_is_noticed_though_the_stock_layers_time_out_was_kept(
     redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.layers.SOCKET_TIMEOUT_MARGIN_SECONDS", 0.5)
+    monkeypatch.setattr("ops.application.layer.channel_layer.SOCKET_TIMEOUT_MARGIN_SECONDS", 0.5)
     layer = RedisChannelLayer(hosts=[{"address": redis_server.url, "socket_timeout": None}])
     layer.brpop_timeout = 0.5
     await layer.send("someone", {"type": "x"})

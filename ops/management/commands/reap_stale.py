@@ -103,6 +103,8 @@ class Command(OpsCommand):
             from ops.output.documents import dump, reap_document
 
             self.write(dump(reap_document(report)))
+        elif report.not_applicable:
+            self.write(f"Layer {report.layer!r}: {report.not_applicable}.")
         else:
             from ops.output.tables import reap_report
 

@@ -115,6 +115,8 @@ class Command(OpsCommand):
             from ops.output.documents import dump
 
             self.write(dump(cleanup_document(report)))
+        elif report.not_applicable:
+            self.write(f"Layer {report.layer!r}: {report.not_applicable}.")
         else:
             from ops.output.disconnect_tables import cleanup_report
 

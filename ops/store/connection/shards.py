@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from channels.exceptions import InvalidChannelLayerError
-from channels.layers import channel_layers
+from channels.layers import InMemoryChannelLayer, channel_layers
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import create_pool
@@ -275,8 +275,9 @@ def make_layer(alias: str) -> Any:
     return layer
 
 
-def backend_of(layer: Any) -> str:
-    return f"{type(layer).__module__}.{type(layer).__qualname__}"
+def backend_of(alias: str) -> str:
+    """The class of the layer, as the project's settings name it."""
+    return str(channel_layers.configs[alias]["BACKEND"])
 
 
 @asynccontextmanager
@@ -286,7 +287,7 @@ async def open_layer(alias: str) -> AsyncIterator[OpenLayer]:
     shards: tuple[Shard, ...] = ()
     try:
         shards = await _identified_shards(alias, layer)
-        yield OpenLayer(alias, backend_of(layer), layer, Keyspace(_prefix_of(layer)), shards)
+        yield OpenLayer(alias, backend_of(alias), layer, Keyspace(_prefix_of(layer)), shards)
     finally:
         await close_layer(layer)
         for shard in shards:
@@ -314,13 +315,13 @@ def _clients_of(alias: str, layer: Any) -> list["aioredis.Redis"]:
         return [layer.connection(index) for index in range(layer.ring_size)]
     if isinstance(layer, RedisPubSubChannelLayer):
         return [aioredis.Redis(connection_pool=create_pool(host)) for host in compat.pubsub_hosts(layer)]
-    if backend_of(layer).endswith("InMemoryChannelLayer"):
+    if isinstance(layer, InMemoryChannelLayer):
         raise LayerError(
             f"channel layer {alias!r} is an InMemoryChannelLayer: its groups live inside each process and cannot be "
             f"seen from here; use channels_redis.core.RedisChannelLayer"
         )
     raise LayerError(
-        f"channel layer {alias!r} is a {backend_of(layer)}, which is not built on channels_redis; only "
+        f"channel layer {alias!r} is a {backend_of(alias)}, which is not built on channels_redis; only "
         f"RedisChannelLayer, RedisPubSubChannelLayer and their subclasses are understood"
     )
 

@@ -1,0 +1,315 @@
+"""What is seen of each websocket while it is open, and the record of its end."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context, ContextVar
+from typing import Any
+
+from channels.layers import DEFAULT_CHANNEL_LAYER, channel_layers
+
+from ops.application.disconnects.layer_observer import observe_layer
+from ops.application.disconnects.recorder import Recorder, begin_in_child, has_stream, write_the_rest
+from ops.application.process_exit import at_exit
+from ops.model.disconnects.causes import Seen, conclude, describe_exception, is_of_a_client_that_left
+from ops.model.disconnects.record import MAX_TEXT, Disconnect, bounded
+from ops.model.keys import inbox_of
+from ops.model.settings import OpsSettings
+from ops.store.connection.waiting import within
+
+logger = logging.getLogger("ops.middleware")
+lines = logging.getLogger("ops.disconnects")
+
+LINGER_SECONDS = 30.0
+WRITTEN_WITHIN_SECONDS = 2.0
+RECORDED = "ops.disconnect_log"
+
+Application = Callable[[Any, Any, Any], Awaitable[Any]]
+
+
+async def run_recorded(
+    application: Application, scope: Mapping[str, Any], receive: Any, send: Any, settings: OpsSettings
+) -> Any:
+    """Run ``application`` for one websocket, and record the end of that in the sinks that ``settings`` ask for."""
+    _prepare(settings)
+    connection = Connection(scope, receive, send, settings)
+    _open.add(connection)
+    _current.set(connection)
+    try:
+        return await application({**scope, RECORDED: True}, connection.receive, connection.send)
+    except (asyncio.CancelledError, GeneratorExit):
+        connection.cancelled = True
+        raise
+    except BaseException as error:
+        if connection in _open:  # It is not, where the process has ended and takes its coroutines down.
+            connection.chain = describe_exception(error)
+        if is_of_a_client_that_left(connection.chain):
+            await connection.hear_the_rest()
+        raise
+    finally:
+        recorder = _end(connection)
+        if recorder is not None and connection.seen.closed_by == "shutdown" and not connection.cancelled:
+            # The server waits for this task, and for nothing that comes after it.
+            await recorder.written(WRITTEN_WITHIN_SECONDS)
+
+
+class Connection:
+    """What is seen of one websocket while it is open."""
+
+    __slots__ = (
+        "_receive",
+        "_scope",
+        "_send",
+        "_settings",
+        "alias",
+        "cancelled",
+        "chain",
+        "channel",
+        "closed_clock",
+        "consumer",
+        "groups",
+        "seen",
+        "started_at",
+        "started_clock",
+        "user",
+    )
+
+    def __init__(self, scope: Mapping[str, Any], receive: Any, send: Any, settings: OpsSettings) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._settings = settings
+        self.started_at, self.started_clock = time.time(), time.monotonic()
+        self.closed_clock: float | None = None
+        self.seen = Seen()
+        self.alias = DEFAULT_CHANNEL_LAYER
+        self.channel: str | None = None
+        self.consumer: str | None = None
+        self.user: object = scope.get("user")
+        self.groups: set[str] = set()
+        self.chain: tuple[str, ...] = ()
+        self.cancelled = False
+
+    @property
+    def to_lines(self) -> bool:
+        return self._settings.disconnect_log_logger
+
+    async def receive(self) -> Any:
+        event = await self._receive()
+        if event.get("type") == "websocket.disconnect":
+            # Since the version that passes reasons on, a server says which version it speaks.
+            self.seen.client_left(event, gives_reasons="spec_version" in self._scope.get("asgi", ()))
+            self._closed()
+        return event
+
+    async def send(self, message: Any) -> None:
+        kind = message.get("type")
+        if kind == "websocket.accept":
+            self.seen.accepted = True
+        elif kind == "websocket.close":
+            self.seen.application_closed(message.get("code"))
+            self._closed()
+        await self._send(message)
+
+    def _closed(self) -> None:
+        if self.closed_clock is None:
+            self.closed_clock = time.monotonic()
+            _lingering.add(self)
+
+    async def hear_the_rest(self) -> None:
+        """Take what the server had to say when the application wrote to somebody who had left: it has the code."""
+        with contextlib.suppress(Exception):
+            while self.seen.closed_by is None:
+                await within(0, self.receive())
+
+    def ended(self, *, exited: bool = False) -> Disconnect:
+        cause, closed_by = conclude(self.seen, chain=self.chain, cancelled=self.cancelled, exited=exited)
+        groups, omitted = bounded(self.groups)
+        end = time.monotonic() if self.closed_clock is None else self.closed_clock
+        lived = end - self.started_clock
+        inbox = inbox_of(self.channel) if self.channel else None
+        return Disconnect(
+            at=self.started_at + lived,
+            cause=cause,
+            closed_by=closed_by,
+            lived_seconds=lived,
+            code=self.seen.code,
+            exception=self.chain,
+            path=str(self._scope.get("path", ""))[:MAX_TEXT] or None,
+            consumer=self.consumer,
+            channel=self.channel,
+            process=inbox.process if inbox else None,
+            host=_host(),
+            pid=os.getpid(),
+            groups=groups,
+            groups_omitted=omitted,
+            layer=self.alias,
+            **self._personal(),
+        )
+
+    def _personal(self) -> dict[str, Any]:
+        """Client address, user and query string, as far as the settings ask for them."""
+        found: dict[str, Any] = {}
+        for name in self._settings.disconnect_log_personal:
+            # A user object is the application's own.
+            with contextlib.suppress(Exception):
+                if name == "client":
+                    found[name] = ":".join(map(str, self._scope.get("client") or ()))
+                elif name == "user":
+                    found[name] = getattr(self.user, "pk", None)
+                elif name == "query":
+                    found[name] = self._scope.get("query_string", b"").decode("utf-8", "replace")
+        return {name: str(value)[:MAX_TEXT] for name, value in found.items() if value not in (None, "")}
+
+
+@functools.cache
+def _host() -> str:
+    return socket.gethostname()[:MAX_TEXT]
+
+
+# The connections that are open, and what they do with their layer
+
+_open: set[Connection] = set()
+_current: ContextVar[Connection | None] = ContextVar("ops.middleware", default=None)
+_of_channel: dict[str, Connection] = {}
+
+
+class _Watch:
+    """Takes what is seen of the layer ``alias`` down in the connection that it belongs to."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+
+    def created(self, channel: str, consumer: Any | None) -> None:
+        connection = _current.get()
+        if connection is None or connection not in _open:
+            return
+        if connection.channel is not None and (consumer is None or connection.consumer is not None):
+            return  # It has its channel; this is one more that the consumer made for itself.
+        if connection.channel is not None:  # One that was made on the way to the consumer.
+            _of_channel.pop(connection.channel, None)
+        connection.channel, connection.alias = channel, self._alias
+        _of_channel[channel] = connection
+        if consumer is not None:
+            connection.consumer = f"{type(consumer).__module__}.{type(consumer).__qualname__}"[:MAX_TEXT]
+            connection.user = consumer.scope.get("user")
+
+    def joined(self, group: str, channel: str) -> None:
+        if (connection := _of_channel.get(channel)) is not None:
+            connection.groups.add(group)
+
+    def left(self, group: str, channel: str) -> None:
+        if (connection := _of_channel.get(channel)) is not None:
+            connection.groups.discard(group)
+
+
+def _end(connection: Connection, *, exited: bool = False) -> Recorder | None:
+    """Record the end of ``connection``, unless that is done; returns who writes it to the stream."""
+    if connection not in _open:
+        return None
+    _open.discard(connection)
+    if connection.channel is not None:
+        _of_channel.pop(connection.channel, None)
+    _lingering.discard(connection)
+    try:
+        return _record(connection.ended(exited=exited), to_lines=connection.to_lines)
+    except Exception:
+        logger.exception("the end of a websocket could not be recorded")
+        return None
+
+
+class _Lingering:
+    """Those that were closed, and whose consumer goes on.
+
+    It may never return: the stock layer sometimes misses that it was cancelled. One timer watches over all: if each had
+    its own, those that were cancelled would hold all that their connections had until their time is up.
+    """
+
+    def __init__(self) -> None:
+        self._closed: dict[Connection, None] = {}  # in the order in which they were closed
+        self._watched_by: asyncio.AbstractEventLoop | None = None
+
+    def add(self, connection: Connection) -> None:
+        self._closed[connection] = None
+        self._watch(LINGER_SECONDS)
+
+    def discard(self, connection: Connection) -> None:
+        self._closed.pop(connection, None)
+
+    def clear(self) -> None:
+        self._closed.clear()
+        self._watched_by = None
+
+    def _watch(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._watched_by is not loop:
+            self._watched_by = loop
+            loop.call_later(seconds, self._end_those_too_long, context=Context())
+
+    def _end_those_too_long(self) -> None:
+        self._watched_by = None
+        now = time.monotonic()
+        for connection in list(self._closed):
+            remaining = (connection.closed_clock or now) + LINGER_SECONDS - now
+            if remaining > 0:
+                self._watch(remaining)
+                break
+            self.discard(connection)
+            _end(connection)
+
+
+_lingering = _Lingering()
+
+
+# The sinks
+
+_recorders: dict[str, tuple[Any, Recorder | None]] = {}
+
+
+def _prepare(settings: OpsSettings) -> None:
+    """Have each layer of the application observed, and a recorder for it."""
+    for alias in channel_layers.configs:
+        try:
+            layer = channel_layers[alias]
+            if alias not in _recorders or _recorders[alias][0] is not layer:
+                observe_layer(layer, _Watch(alias))
+                wanted = settings.disconnect_log_stream and has_stream(layer)
+                _recorders[alias] = layer, Recorder(layer, settings.disconnect_log_length) if wanted else None
+        except Exception:
+            # Whoever uses that layer is told so; nobody else is to be kept from what he does.
+            logger.debug("the channel layer %r cannot be observed", alias, exc_info=True)
+    _watch_the_process()
+
+
+def _record(record: Disconnect, *, to_lines: bool) -> Recorder | None:
+    """Hand ``record`` to the sinks; returns who writes it to the stream."""
+    if to_lines:
+        lines.info("websocket ended: %s", record.cause, extra={"disconnect": record})
+    _, recorder = _recorders.get(record.layer or "", (None, None))
+    if recorder is not None:
+        recorder.put(record)
+    return recorder
+
+
+@functools.cache
+def _watch_the_process() -> None:
+    at_exit(_end_at_exit)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_in_child)
+
+
+def _end_at_exit() -> Coroutine[Any, Any, None] | None:
+    """The process takes with it what is still open."""
+    for connection in list(_open):
+        _end(connection, exited=True)
+    return write_the_rest()
+
+
+def _begin_in_child() -> None:
+    _lingering.clear()
+    _open.clear()
+    _of_channel.clear()
+    begin_in_child()
