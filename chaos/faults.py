@@ -235,7 +235,7 @@ class Faults:
         """What the latest run that found it silent wrote down."""
         process = next((client.process for client in self._stage.clients_of(actor)), "")
         with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self._stage.shards[0].url) as client:
-            found: bytes | None = client.hget(KEYSPACE.suspects(), process)
+            found: bytes | None = client.hget(KEYSPACE.suspects, process)
             return found
         return None
 

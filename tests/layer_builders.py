@@ -23,6 +23,8 @@ from channels_redis.core import RedisChannelLayer
 from ops.layers import RedisChannelLayer as DropInLayer
 from ops.model.disconnects.record import Disconnect
 from ops.model.keys import Keyspace
+from ops.model.liveness.moments import Moment
+from ops.model.liveness.stops import Absence
 from ops.model.liveness.suspicion import Suspicion
 from ops.model.runs import ReapReport
 from ops.model.settings import DEFAULTS
@@ -30,7 +32,7 @@ from ops.operations.observe import Look, observe
 from ops.operations.reaping.reap import ReapOptions, reap
 from ops.store.connection.shards import OpenLayer, close_layer, open_layer
 from ops.store.disconnects.log import append_records
-from ops.store.liveness.suspects import record_suspicions
+from ops.store.liveness.suspects import record_latest_look, record_suspicions
 from tests.waiting import until
 
 # A live process answers within a few milliseconds on a machine that has time for it; a silent one costs all of this.
@@ -146,18 +148,20 @@ def dump(client: redis.Redis, *, without: Sequence[bytes] = ()) -> Dump:
     return {key: (client.dump(key), client.pttl(key) >= 0) for key in keys}
 
 
-def let_time_pass(client: redis.Redis, seconds: float, keyspace: Keyspace = ASGI, glob: str | None = None) -> None:
-    """Move what earlier runs remembered of silent processes that far into the past."""
-    key = keyspace.suspects(glob)
-    for process, raw in client.hgetall(key).items():
-        entry = json.loads(raw)
-        entry["since"] -= seconds
-        entry["renewed_at"] -= seconds
-        client.hset(key, process, json.dumps(entry))
+def let_time_pass(client: redis.Redis, seconds: float, keyspace: Keyspace = ASGI) -> None:
+    """Move what earlier runs remembered that far into the past."""
+    for key in (keyspace.suspects, keyspace.looks):
+        for field, raw in client.hgetall(key).items():
+            entry = json.loads(raw)
+            for name in ("since", "renewed_at", "at"):
+                if name in entry:
+                    entry[name] -= seconds
+                    entry[f"{name}_boot"][1] -= seconds
+            client.hset(key, field, json.dumps(entry))
 
 
-def suspected(client: redis.Redis, keyspace: Keyspace = ASGI, glob: str | None = None) -> set[str]:
-    return {process.decode() for process in client.hkeys(keyspace.suspects(glob))}
+def suspected(client: redis.Redis, keyspace: Keyspace = ASGI) -> set[str]:
+    return {process.decode() for process in client.hkeys(keyspace.suspects)}
 
 
 async def run_reap(alias: str = "default", *, control_may_fail: bool = False, **options: Any) -> ReapReport:
@@ -180,17 +184,20 @@ async def record_ends(opened: OpenLayer, ends: Iterable[Disconnect], length: int
     return await append_records(opened.home.client, opened.keyspace.disconnects, ends, length)
 
 
-async def suspect_everybody(alias: str = "default", glob: str | None = None) -> None:
-    """Leave what a run would have left that found every process silent, a little more than the confirm time ago."""
+async def suspect_everybody(alias: str = "default", *, released: bool = True) -> None:
+    """Leave what two runs would have left that found every process silent, longer ago than the confirm time.
+
+    ``released``: and no receiver's connection idle.
+    """
     async with open_layer(alias) as opened:
-        look = Look(glob=glob, probe=False, scores=True, leftovers=True)
-        observation = await observe(opened, look, suspicions={})
-        since = observation.now - CONFIRM_AFTER_SECONDS - 1
+        observation = await observe(opened, Look(probe=False, scores=True, leftovers=True), suspicions={})
+        since = Moment(observation.now - CONFIRM_AFTER_SECONDS - 1)
         suspicions = [
-            Suspicion(process, since, since, opened.epoch, tally.newest_joined_at)
-            for process, tally in observation.census.processes.items()
+            Suspicion(process, since, since, opened.epoch, newest, looks=2)
+            for process, newest in observation.newest_joins.items()
         ]
-        await record_suspicions(opened, suspicions, glob)
+        await record_suspicions(opened, suspicions)
+        await record_latest_look(opened, since, Absence(since, opened.epoch) if released else None)
 
 
 def receipts(client: redis.Redis, run_id: str, keyspace: Keyspace = ASGI) -> dict[bytes, dict[bytes, float]]:

@@ -5,10 +5,10 @@ key                               type    what
 ================================  ======  ==================================================================
 ``{prefix}:group:{group}``        zset    a group: member = channel name, score = when it joined (host's clock)
 ``{prefix}{inbox}``               zset    an inbox; ``inbox`` ends in ``!``, e.g. ``specific.{client_prefix}!``
-``{prefix}{inbox}$inflight``      zset    messages of that inbox that were popped and not yet acknowledged
+``{prefix}{inbox}$inflight``      zset    messages of that inbox that were popped and not yet acknowledged; markers
 ``{prefix}{channel}``             zset    a general channel
 ``{prefix}:ops:suspects``         hash    process -> the suspicion of an earlier reap run
-``{prefix}:ops:suspects:{glob}``  hash    the same for runs that looked only at groups that match ``glob``
+``{prefix}:ops:looks``            hash    what the latest look of each host knows of clocks and idle receivers
 ``{prefix}:ops:seen``             hash    process -> when a reap run last saw it live
 ``{prefix}:ops:lease:{process}``  hash    the lease of a process with the drop-in layer, on every shard
 ``{prefix}:ops:index:{p}:{n}``    list    what process ``p`` has on this shard, INDEXED_CHANNELS of its channels in each
@@ -34,6 +34,9 @@ from functools import lru_cache
 from ops.model.text import visible
 
 INFLIGHT_SUFFIX = b"$inflight"
+MESSAGES_FROM, MESSAGES_BELOW = "0", "(+inf"
+"""The scores of real messages. Probes have lower ones, and markers have +inf."""
+
 DEFAULT_INBOX_PREFIX = "specific"
 _SHORT_IN_INDEX = re.compile(DEFAULT_INBOX_PREFIX + r"\.[0-9a-f]{32}!(?P<uuid>[0-9a-f]{32})")
 
@@ -192,13 +195,13 @@ class Keyspace:
     def _ops(self, name: str) -> bytes:
         return encode_name(f"{self.prefix}:ops:{name}")
 
-    def suspects(self, glob: str | None = None) -> bytes:
-        return self._ops("suspects" if glob is None else f"suspects:{glob}")
+    @property
+    def suspects(self) -> bytes:
+        return self._ops("suspects")
 
     @property
-    def suspects_pattern(self) -> bytes:
-        """A SCAN pattern for the suspicions of every glob."""
-        return escape_glob(self._ops("suspects")) + b"*"
+    def looks(self) -> bytes:
+        return self._ops("looks")
 
     @property
     def seen(self) -> bytes:

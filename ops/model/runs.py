@@ -29,7 +29,8 @@ class Leftover:
 class ReapReport:
     """What one run of ``reap_stale`` found and did. Times are unix seconds.
 
-    ``not_applicable``: why there is nothing to reap on a layer of this kind; ``run_id`` and the times are None then.
+    ``findings``: what needs a person, beside a stop. ``not_applicable``: why a layer of this kind has nothing to reap;
+    ``run_id`` and the times are None then.
     """
 
     run_id: str | None
@@ -49,6 +50,7 @@ class ReapReport:
     leftovers: tuple[Leftover, ...] = ()
     notes: tuple[str, ...] = ()
     orphans: int = 0
+    findings: tuple[str, ...] = ()
     not_applicable: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -12,16 +12,19 @@ from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox
 from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken
 from ops.model.liveness.judge import Policy, Verdict, judge
 from ops.model.liveness.lease import Lease, lease_evidence
-from ops.model.liveness.stops import Control
-from ops.model.liveness.suspicion import Recall, Suspicion, recall
+from ops.model.liveness.moments import Moment, clock_step_seconds
+from ops.model.liveness.stops import Absence, Control
+from ops.model.liveness.suspicion import Recall, Signs, Suspicion, recall
 from ops.model.settings import DEFAULTS, OpsSettings
 from ops.model.text import visible
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import Census, ProcessTally, ScanNotes, Selection, count_members
+from ops.store.liveness.clocks import read_moment
 from ops.store.liveness.leases import read_leases
+from ops.store.liveness.markers import count_markers, without_messages
 from ops.store.liveness.probes import control_receivers, probe_processes
-from ops.store.liveness.suspects import read_suspicions
+from ops.store.liveness.suspects import read_latest_look, read_suspicions
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +56,30 @@ def options_from(settings: OpsSettings, options: type[Any], chosen: Mapping[str,
 
 @dataclass(slots=True)
 class Observation:
-    """What one look found. ``now``: when the probes were sent, unix seconds of the first shard that answers, of this
-    host where none does."""
+    """What one look found. ``moment``: when the probes were sent, by the first shard that answers; without one, by this
+    host. ``latest_look`` and ``absence``: what earlier runs knew of clocks and idle receivers."""
 
-    now: float
+    moment: Moment
     census: Census
     verdicts: dict[str, Verdict]
     recalls: dict[str, Recall]
     controls: list[Control] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    absence: Absence | None = None
+
+    @property
+    def now(self) -> float:
+        return self.moment.redis
+
+    @property
+    def newest_joins(self) -> dict[str, float]:
+        return {process: tally.newest_joined_at for process, tally in self.census.processes.items()}
+
+    def inboxes_of(self, processes: Iterable[str]) -> dict[str, set[str]]:
+        """Every inbox that each of the processes may read: a stock process reads one at a time, be it in no group."""
+        prefixes = _inbox_prefixes(self.census)
+        return {process: {f"{prefix}.{process}!" for prefix in prefixes} for process in processes}
 
 
 def selection_on(opened: OpenLayer, shard: Shard, look: Look) -> Selection:
@@ -92,30 +109,21 @@ async def observe(
     look = replace(look, scores=look.scores or (look.probe and bool(suspicions)))
     census, notes = await take_census(opened, look, progress)
     if not opened.answering:
-        return Observation(time.time(), census, {}, {}, notes=notes)
-    now = await opened.answering[0].now()
-    observation = Observation(now, census, {}, {}, notes=notes)
+        return Observation(Moment(time.time()), census, {}, {}, notes=notes)
+    observation = Observation(await read_moment(opened), census, {}, {}, notes=notes)
+    began = time.monotonic()
     if opened.complete and not opened.epoch:
         notes.append("what earlier runs suspected cannot count where INFO is refused; add to the user's ACL: +info")
-    await _read_leases(opened, observation)
+    clock_step_seconds = await _read_what_is_known(opened, observation)
+    recalls = observation.recalls = await _recall(opened, look, observation, suspicions)
     probed = await _probe(opened, look, census, observation) if look.probe else {}
-    # Who is silent now was silent until now, all through the wait for its probes.
-    until = await opened.answering[0].now() if opened.answering else now
-    recalls = observation.recalls = _recall(opened, look, census, until, suspicions)
+    # A process that is silent now was silent until now, all through the wait for its probes.
+    until = observation.now + time.monotonic() - began
     policy = Policy(look.confirm_after_seconds)
     for process in census.processes:
         facts: list[Evidence] = []
         if process in observation.leases:
-            home = opened.home.identity
-            facts.extend(
-                lease_evidence(
-                    observation.leases[process],
-                    now=now,
-                    until=until,
-                    server_run=home.run_id,
-                    server_uptime_seconds=home.uptime_seconds,
-                )
-            )
+            facts.extend(_evidence_of_lease(opened, observation, process, until, clock_step_seconds))
         if process in probed:
             facts.append(probed[process])
         elif not facts or not look.probe:
@@ -158,15 +166,20 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
         total.add(census)
     total.absent = {opened.keyspace.group_name(key) for _, notes in found for key in notes.absent}
     if look.leftovers:
-        _add_leftover_processes(total, [inbox for _, notes in found for inbox in notes.inboxes])
+        await _add_leftover_processes(opened, total, [inbox for _, notes in found for inbox in notes.inboxes])
     return total, _scan_notes(opened, [notes for _, notes in found])
 
 
-def _add_leftover_processes(census: Census, inboxes: list[Inbox]) -> None:
-    """Processes of which only an inbox is left. Another layer's keys may begin like ours: known prefixes only."""
+async def _add_leftover_processes(opened: OpenLayer, census: Census, inboxes: list[Inbox]) -> None:
+    """Processes of which only messages are left. Another layer's keys may begin like ours: known prefixes only."""
     prefixes = _inbox_prefixes(census)
+    found = {inbox for inbox in inboxes if inbox.prefix in prefixes and inbox.process not in census.processes}
+    try:
+        empty = await without_messages(opened, {inbox.name for inbox in found})
+    except ShardError:  # The look will meet it again.
+        empty = set()
     for inbox in inboxes:
-        if inbox.prefix in prefixes:
+        if inbox.prefix in prefixes and inbox.name not in empty:
             census.processes.setdefault(inbox.process, ProcessTally()).inboxes.add(inbox.name)
 
 
@@ -184,36 +197,65 @@ def _scan_notes(opened: OpenLayer, notes: list[ScanNotes]) -> list[str]:
     return [f"{len(wrong)} group {keys} something else and cannot be read, '{visible(wrong[0])}' among them"]
 
 
-def _recall(
-    opened: OpenLayer, look: Look, census: Census, now: float, suspicions: Mapping[str, Suspicion]
+async def _read_what_is_known(opened: OpenLayer, observation: Observation) -> float:
+    """Read the leases, and what the latest look left; returns by how much Redis' clock was set forward since."""
+    if opened.home.problem is not None:
+        return 0.0
+    observation.leases = await read_leases(opened.home, opened.keyspace, observation.census.processes)
+    latest, observation.absence = await read_latest_look(opened, observation.moment.boot_id)
+    return clock_step_seconds(latest, observation.moment)
+
+
+async def _recall(
+    opened: OpenLayer, look: Look, observation: Observation, suspicions: Mapping[str, Suspicion]
 ) -> dict[str, Recall]:
+    """What the suspicions are worth. Markers are looked at only before probing: who may not probe may not read them."""
+    census, leases = observation.census, observation.leases
+    known = {process: suspicions[process] for process in census.processes if process in suspicions}
+    marked = [process for process, suspicion in known.items() if suspicion.marks and look.probe]
+    try:
+        marks = await count_markers(opened, observation.inboxes_of(marked))
+    except ShardError as error:
+        observation.notes.append(str(error))
+        marked = []
     return {
         process: recall(
-            suspicions[process],
-            now=now,
+            suspicion,
+            Signs(
+                census.processes[process].newest_joined_at,
+                marks[process] if process in marked else None,
+                leases[process].renewed_at if process in leases else None,
+            ),
+            now=observation.moment,
             epoch=opened.epoch,
-            newest_joined_at=tally.newest_joined_at,
+            evicted_keys=opened.evicted_keys,
             confirm_after_seconds=look.confirm_after_seconds,
         )
-        for process, tally in census.processes.items()
-        if process in suspicions
+        for process, suspicion in known.items()
     }
 
 
-async def _read_leases(opened: OpenLayer, observation: Observation) -> None:
-    if opened.home.problem is None:
-        processes = observation.census.processes
-        observation.leases = await read_leases(opened.home, opened.keyspace, processes)
+def _evidence_of_lease(
+    opened: OpenLayer, observation: Observation, process: str, until: float, clock_step_seconds: float
+) -> tuple[Evidence, ...]:
+    home = opened.home.identity
+    return lease_evidence(
+        observation.leases[process],
+        now=observation.now,
+        until=until,
+        server_run=home.run_id,
+        server_uptime_seconds=home.uptime_seconds,
+        clock_step_seconds=clock_step_seconds,
+    )
 
 
 async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Observation) -> Mapping[str, Evidence]:
-    # A process of the stock layer reads one of its inboxes at a time, which may be one that is in no group.
-    prefixes = _inbox_prefixes(census)
-    inboxes = {
-        process: {f"{prefix}.{process}!" for prefix in prefixes}
+    leases = observation.leases
+    inboxes = observation.inboxes_of(
+        process
         for process in census.processes
-        if process not in observation.leases or not observation.leases[process].is_fresh(observation.now)
-    }
+        if process not in leases or not leases[process].is_fresh(observation.now)
+    )
     try:
         async with AsyncExitStack() as stack:
             controls: dict[int, tuple[str, str]] = {}

@@ -149,6 +149,7 @@ def reap_document(report: ReapReport) -> dict[str, Any]:
             }
             for leftover in report.leftovers
         ],
+        "findings": list(report.findings),
         "notes": [*([report.not_applicable] if report.not_applicable else []), *report.notes],
         "duration_seconds": round(report.duration_seconds, 3),
     }

@@ -167,7 +167,7 @@ TYPES: dict[str, Write] = {
 def keys_that_are_read(dead: str, live: str) -> list[bytes]:
     inbox = f"specific.{dead}!"
     return [
-        ASGI.suspects(), ASGI.suspects("r*"), ASGI.seen, ASGI.runs, ASGI.run("run"), ASGI.journal("run"), ASGI.lock,
+        ASGI.suspects, ASGI.suspects("r*"), ASGI.seen, ASGI.runs, ASGI.run("run"), ASGI.journal("run"), ASGI.lock,
         ASGI.disconnects, ASGI.cleaned, ASGI.lease(dead), ASGI.lease(live), ASGI.index(dead, 0), ASGI.inbox(inbox),
         ASGI.inflight(inbox), ASGI.group("odd"), ASGI.inbox("work"), ASGI.aside("run", ASGI.inbox(inbox)),
         ASGI.acknowledgements("run"),
@@ -238,7 +238,7 @@ def test_damaged_memory_leases_and_indexes_kill_nobody(
     name = "a" * 32
     add_members(redis_client, "room", channels_of(name, 2))
     before = members_of(redis_client, "room")
-    redis_client.hset(ASGI.suspects(), mapping={name: entry, entry: seen})
+    redis_client.hset(ASGI.suspects, mapping={name: entry, entry: seen})
     redis_client.hset(ASGI.seen, mapping={name: seen, seen: entry})
     fields = (
         "renewed_at",

@@ -9,9 +9,10 @@ import pytest
 import pytest_asyncio
 import redis
 
+from ops.model.keys import inbox_part
 from ops.store.connection.scripts import script
 from ops.store.connection.shards import OpenLayer, open_layer
-from ops.store.removal.journal import Doomed, Purge, Purged, inbox_part, parse_receipt, restore_members, set_aside
+from ops.store.removal.journal import Doomed, Purge, Purged, parse_receipt, restore_members, set_aside
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import ASGI, channels_of, dump, members_of, new_process_name, receipts
 

@@ -101,7 +101,7 @@ async def test_reap_with_wait_spares_a_process_that_answers_in_the_second_round(
     resumed = asyncio.Event()
 
     def progress(what: str, _groups: int, _members: int) -> None:
-        if what.startswith("second look"):
+        if what.startswith("next look"):
             resumed.set()
 
     async def resume() -> None:
@@ -446,38 +446,48 @@ async def test_a_dry_run_with_wait_confirms_without_writing(
 # Part of the groups
 
 
-async def test_match_touches_only_matching_groups_and_leaves_the_suspicions_of_other_runs_alone(
+async def test_match_touches_only_matching_groups_and_judges_by_all(
     redis_client: redis.Redis, start_process: StartProcess
 ) -> None:
     dead = await start_process("room.1", "room.2", "lobby", count=2)
     await dead.layer.send((await dead.join("lobby"))[0], {"type": "a.message"})
     await suspect_everybody()
-    before = redis_client.hgetall(ASGI.suspects())
 
-    first = await run_reap(glob="room.*")
-    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1, glob="room.*")
-    assert first.removed == 0, "a run over some groups has suspicions of its own"
-    second = await run_reap(glob="room.*")
+    planned = await run_reap(glob="room.*", dry_run=True)
+    assert (planned.removed, len(members_of(redis_client, "room.1"))) == (4, 2)
+    report = await run_reap(glob="room.*")
 
-    assert (second.removed, second.groups_scanned) == (4, 2)
+    assert (report.removed, report.groups_scanned) == (4, 3)
     assert len(members_of(redis_client, "lobby")) == 3
-    assert redis_client.hgetall(ASGI.suspects()) == before
-    assert second.leftovers == ()
+    assert suspected(redis_client) == {dead.name}
+    assert report.leftovers == ()
     assert redis_client.zcard(dead.inbox_key) == 1, "the process may have members elsewhere"
     assert (await run_reap()).removed == 3
 
 
-async def test_runs_over_different_groups_do_not_clear_one_another(
+async def test_runs_over_different_groups_know_what_the_others_saw(
     redis_client: redis.Redis, start_process: StartProcess
 ) -> None:
     dead = await start_process("room")
     await dead.join("lobby")
 
-    for glob in ("room", None):
-        await run_reap(glob=glob)
-        let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1, glob=glob)
-    assert (await run_reap(glob="room")).removed == 1
-    assert (await run_reap()).removed == 1
+    assert (await run_reap(glob="room")).suspects == 2
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    assert (await run_reap()).removed == 2
+
+
+async def test_a_join_to_a_group_that_does_not_match_is_a_sign_of_life(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    process = await start_process("room")
+    await start_process("lobby", live=True)
+    await run_reap(glob="room")
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    await process.join("lobby")
+
+    report = await run_reap(glob="room")
+
+    assert (report.removed, about(report, process).state) == (0, "suspect")
 
 
 # What dead processes leave beside members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from ops.operations.reaping import reap as reap_module
 from ops.operations.reaping.reap import ReapOptions, reap
 from ops.operations.reaping.undo import read_history, undo
 from ops.store.connection.shards import OpenLayer, Shard, open_layer
-from ops.store.liveness import suspects
+from ops.store.liveness import receivers, suspects
 from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
@@ -98,7 +99,7 @@ async def test_the_control_leaves_nothing_behind(redis_client: redis.Redis, star
 
     await run_reap()
 
-    assert dump(redis_client, without=[b"asgi:ops:seen"]) == before
+    assert dump(redis_client, without=[b"asgi:ops:seen", b"asgi:ops:looks"]) == before
 
 
 # A restart of Redis
@@ -171,7 +172,7 @@ async def test_reap_with_wait_notices_a_restart_while_it_waits(
     restarts: list[str] = []
 
     def progress(what: str, _groups: int, _members: int) -> None:
-        if what.startswith("second look") and not restarts:
+        if what.startswith("next look") and not restarts:
             restarts.append(what)
             server.restart(keep_data=True)
 
@@ -210,7 +211,7 @@ async def test_reap_stops_when_more_of_the_fleet_went_silent_at_once_than_allowe
     await run_reap()
     for process in fleet[:dying]:
         await process.die()
-    await suspect_everybody()
+    await suspect_everybody(released=False)
 
     report = await run_reap()
 
@@ -220,8 +221,70 @@ async def test_reap_stops_when_more_of_the_fleet_went_silent_at_once_than_allowe
     if stops:
         assert report.stopped
         assert report.stopped.startswith(f"share: {dying} of {dying + living} processes")
-        assert (await run_reap()).stopped, "it does not go away by itself"
+        assert (await run_reap()).stopped, "it has not been so for long enough"
         assert (await run_reap(max_share=1.0)).removed == dying
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+async def test_a_stop_ends_when_no_connection_of_a_receiver_has_been_idle_for_the_confirm_time(
+    redis_client: redis.Redis, start_process: StartProcess, monkeypatch: pytest.MonkeyPatch, frozen: bool
+) -> None:
+    """As after a deploy with fewer workers; but a process that only stands still keeps its connection."""
+    monkeypatch.setattr(receivers, "IDLE_SECONDS", -1.0)
+    fleet = [await start_process("room", live=True) for _ in range(3)]
+    await run_reap()
+    for process in fleet[:2]:
+        await process.die()
+    if not frozen:
+        await fleet[2].die()
+    await suspect_everybody(released=False)
+    assert (await run_reap()).stopped
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+
+    report = await run_reap()
+
+    assert bool(report.stopped) is frozen
+    assert report.removed == (0 if frozen else 3)
+
+
+async def test_if_nobody_lives_and_nobody_was_ever_seen_live_it_stops_until_no_receiver_is_idle(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    await start_process("room", count=2)
+    await suspect_everybody(released=False)
+
+    report = await run_reap()
+
+    assert report.stopped
+    assert report.stopped.startswith(
+        "nobody live: all of 1 process are silent, and none was ever seen live; it ends by"
+    )
+    assert report.removed == 0
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    assert (await run_reap()).removed == 2
+
+
+async def test_the_dead_go_in_two_runs_if_nobody_lives(redis_client: redis.Redis, start_process: StartProcess) -> None:
+    await start_process("room", count=2)
+    assert (await run_reap()).suspects == 2
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    assert (await run_reap()).removed == 2
+
+
+async def test_processes_that_said_that_they_left_are_not_silent(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    fleet = [await start_process("room", live=True) for _ in range(3)]
+    await run_reap()
+    for process in fleet:
+        await process.die()
+        redis_client.hset(
+            ASGI.lease(process.name), mapping={"renewed_at": time.time(), "lease_seconds": 30, "ended": 1}
+        )
+
+    report = await run_reap()
+
+    assert (report.stopped, report.removed) == (None, 3)
 
 
 async def test_processes_that_no_run_ever_saw_live_say_nothing_about_the_fleet(
@@ -273,7 +336,7 @@ async def test_wait_does_not_wait_while_a_shard_is_away(
         options = ReapOptions(wait=True, confirm_after_seconds=0.5, probe_timeout_seconds=PROBE_TIMEOUT_SECONDS)
         report = await reap(opened, options, lambda what, _groups, _members: told.append(what))
     assert not report.complete
-    assert not [what for what in told if what.startswith("second look")]
+    assert not [what for what in told if what.startswith("next look")]
 
 
 async def test_reap_works_on_two_shards(

@@ -138,6 +138,7 @@ def test_a_reap_report_has_the_fields_of_the_contract() -> None:
         "kept": 5,
         "processes": [{"process": PROCESS, "state": "dead", "members": 7, "removed": 6, "evidence": ["took no probe"]}],
         "leftovers": [{"key": "asgi\\x1bkey", "shard": 1, "kind": "inflight", "process": PROCESS, "messages": 8}],
+        "findings": [],
         "notes": ["a note"],
         "duration_seconds": 1.235,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ops.model.liveness.evidence import (
+    AliveSince,
     AppearedMeanwhile,
     Bearing,
     Evidence,
@@ -40,6 +41,12 @@ CASES: list[tuple[Evidence, Bearing, str]] = [
         "inbox is full (100 messages, the oldest 42 s old) and nothing left it within 3 s",
     ),
     (SuspectedBefore(61), Bearing.EARLIER_SILENCE, "was already silent 61 s ago"),
+    (SuspectedBefore(61, 2, unbroken=True), Bearing.EARLIER_SILENCE, "was already silent 61 s ago, and ever since"),
+    (
+        AliveSince("took the marker that was left for it"),
+        Bearing.NONE,
+        "was alive after it was suspected: it took the marker that was left for it",
+    ),
     (JoinedSince(5), Bearing.NONE, "joined a group 5 s after it was suspected"),
     (NotProbed("not asked to"), Bearing.NONE, "not probed: not asked to"),
     (NoProcessInName(general=True), Bearing.NONE, "a general channel: any worker may read it"),

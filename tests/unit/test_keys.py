@@ -146,7 +146,7 @@ def test_keys_are_those_of_channels_redis_and_our_own() -> None:
     assert keyspace.group("room.1") == b"asgi:group:room.1"
     assert keyspace.inbox(inbox) == f"asgi{inbox}".encode()
     assert keyspace.inflight(inbox) == f"asgi{inbox}$inflight".encode()
-    assert keyspace.suspects() == b"asgi:ops:suspects"
+    assert keyspace.suspects == b"asgi:ops:suspects"
     assert keyspace.suspects("r*") == b"asgi:ops:suspects:r*"
     assert keyspace.suspects_pattern == b"asgi:ops:suspects*"
     assert keyspace.seen == b"asgi:ops:seen"

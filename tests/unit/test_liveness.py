@@ -32,7 +32,9 @@ life = (
 silence = st.builds(ProbeUnanswered, seconds, st.integers(0, 1)) | st.builds(
     InboxStuck, st.integers(1), seconds, seconds
 )
-earlier = st.builds(SuspectedBefore, seconds) | st.builds(LeaseLapsed, seconds, st.just("host"))
+earlier = st.builds(SuspectedBefore, seconds, st.integers(1, 4), st.booleans()) | st.builds(
+    LeaseLapsed, seconds, st.just("host")
+)
 nothing = (
     st.builds(NotProbed, st.just("why"))
     | st.builds(JoinedSince, seconds)
@@ -67,7 +69,9 @@ def test_silence_in_earlier_rounds_alone_never_makes_dead(evidence: list[Evidenc
 def test_nobody_is_dead_before_the_confirm_time_is_over(
     evidence: list[Evidence], shares: list[float], policy: Policy
 ) -> None:
-    young: list[Evidence] = [SuspectedBefore(share * policy.confirm_after_seconds) for share in shares]
+    young: list[Evidence] = [
+        SuspectedBefore(share * policy.confirm_after_seconds, 5, unbroken=True) for share in shares
+    ]
     young += [LeaseLapsed(share * policy.confirm_after_seconds, "host") for share in shares]
     assert judge(evidence + young, policy).state is not State.DEAD
 
@@ -76,8 +80,17 @@ def test_nobody_is_dead_before_the_confirm_time_is_over(
 def test_silence_now_and_long_enough_ago_makes_dead(
     now: Evidence, others: list[Evidence], policy: Policy, times: float
 ) -> None:
+    long_ago = policy.confirm_after_seconds * times
+    for ago in (SuspectedBefore(long_ago, unbroken=True), SuspectedBefore(long_ago, looks=2)):
+        assert judge([*others, now, ago], policy).state is State.DEAD
+
+
+@given(silence, facts(silence, nothing), policies, st.floats(min_value=1, max_value=1000))
+def test_two_looks_between_which_it_may_have_lived_do_not_make_dead(
+    now: Evidence, others: list[Evidence], policy: Policy, times: float
+) -> None:
     ago = SuspectedBefore(policy.confirm_after_seconds * times)
-    assert judge([*others, now, ago], policy).state is State.DEAD
+    assert judge([*others, now, ago], policy).state is State.SUSPECT
 
 
 @given(end, facts(silence, earlier, nothing), policies)

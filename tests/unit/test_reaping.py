@@ -2,26 +2,81 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.liveness.evidence import JoinedSince, SuspectedBefore
+from ops.model.liveness.evidence import AliveSince, JoinedSince, LeaseEnded, SuspectedBefore
 from ops.model.liveness.judge import State, Verdict
-from ops.model.liveness.plan import ReapPlan, plan_reap
-from ops.model.liveness.stops import Control
-from ops.model.liveness.suspicion import Recall, Suspicion, recall, suspicion_lifetime_seconds
+from ops.model.liveness.moments import Moment, clock_step_seconds, elapsed_seconds
+from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
+from ops.model.liveness.stops import Absence, Control, absence_after, is_released
+from ops.model.liveness.suspicion import (
+    MOST_VANISHED,
+    Recall,
+    Signs,
+    Suspicion,
+    always_back,
+    recall,
+    suspicion_lifetime_seconds,
+    suspicions_after,
+)
 
-SUSPICION = Suspicion("p", since=1000.0, renewed_at=1100.0, epoch="run-1", newest_joined_at=500.0)
+BOOT = "boot-1"
+SUSPICION = Suspicion("p", Moment(1000.0, BOOT, 10.0), Moment(1100.0, BOOT, 110.0), "run-1", newest_joined_at=500.0)
+NOW = Moment(1200.0, BOOT, 210.0)
 times = st.floats(min_value=0, max_value=4e9)
-suspicions = st.builds(Suspicion, st.just("p"), times, times, st.sampled_from("ab"), times)
+moments = st.builds(Moment, times, st.sampled_from(["", "a", "b"]), st.floats(0, 1e6))
+suspicions = st.builds(
+    Suspicion, st.just("p"), moments, moments, st.sampled_from("ab"), times, st.integers(1, 5), st.integers(0, 3)
+)
 
 
-def recalled(**changes: Any) -> Recall:
-    known: dict[str, Any] = {"now": 1200.0, "epoch": "run-1", "newest_joined_at": 500.0, "confirm_after_seconds": 60.0}
-    return recall(SUSPICION, **{**known, **changes})
+def recalled(suspicion: Suspicion = SUSPICION, **changes: Any) -> Recall:
+    signs = {name: changes.pop(name) for name in ("newest_joined_at", "marks", "lease_renewed_at") if name in changes}
+    known: dict[str, Any] = {"now": NOW, "epoch": "run-1", "evicted_keys": 0, "confirm_after_seconds": 60.0}
+    return recall(suspicion, Signs(**{"newest_joined_at": 500.0, **signs}), **{**known, **changes})
+
+
+# How long ago something was
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "elapsed"),
+    [
+        (Moment(100.0), Moment(160.0), 60.0),
+        (Moment(100.0, "a", 1.0), Moment(220.0, "a", 8.0), 7.0),  # Redis' clock was set forward
+        (Moment(100.0, "a", 1.0), Moment(107.0, "a", 121.0), 7.0),  # it was set back
+        (Moment(100.0, "a", 1.0), Moment(160.0, "b", 5000.0), 60.0),  # another host
+        (Moment(100.0, "", 0.0), Moment(160.0, "a", 5000.0), 60.0),  # written by a host that does not tell
+        (Moment(86500.0), Moment(160.0), None),  # from the future
+        (Moment(100.0, "a", 900.0), Moment(160.0, "a", 10.0), None),
+        (Moment(161.0), Moment(160.0), 0.0),  # two servers' clocks are never equal
+    ],
+)
+def test_time_between_runs_is_the_shorter_of_two_clocks_and_never_comes_from_the_future(
+    then: Moment, now: Moment, elapsed: float | None
+) -> None:
+    assert elapsed_seconds(then, now) == elapsed
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "step"),
+    [
+        (Moment(100.0, "a", 1.0), Moment(280.0, "a", 61.0), 120.0),
+        (Moment(100.0, "a", 1.0), Moment(160.5, "a", 61.0), 0.0),
+        (Moment(100.0, "a", 1.0), Moment(40.0, "a", 61.0), 0.0),
+        (Moment(100.0, "b", 1.0), Moment(280.0, "a", 61.0), 0.0),
+        (None, Moment(280.0, "a", 61.0), 0.0),
+    ],
+)
+def test_a_step_of_redis_clock_is_seen_from_the_host_that_looked_before(
+    then: Moment | None, now: Moment, step: float
+) -> None:
+    assert clock_step_seconds(then, now) == step
 
 
 # What an earlier suspicion is worth
@@ -49,38 +104,101 @@ def test_a_join_hides_a_restart() -> None:
     assert not recalled(newest_joined_at=1150.0, epoch="run-2").restarted
 
 
+def test_a_lease_that_was_renewed_since_makes_it_void() -> None:
+    assert recalled(lease_renewed_at=1100.5) == Recall(SUSPICION, (AliveSince("renewed its lease"),), void=True)
+    assert not recalled(lease_renewed_at=1100.0).void
+
+
+@pytest.mark.parametrize(
+    ("left", "there", "evicted_keys", "found"),
+    [
+        (0, None, 0, "not certain"),  # none were left
+        (2, None, 0, "not certain"),  # nobody was allowed to count them
+        (2, 2, 0, "unbroken"),
+        (2, 3, 0, "unbroken"),
+        (2, 1, 0, "alive"),
+        (2, 0, 0, "alive"),
+        (2, 0, 7, "not certain"),  # the server may have evicted them
+        (2, 2, 7, "unbroken"),
+    ],
+)
+def test_markers_tell_whether_it_was_alive_in_between(
+    left: int, there: int | None, evicted_keys: int, found: str
+) -> None:
+    was = recalled(replace(SUSPICION, marks=left, looks=2), marks=there, evicted_keys=evicted_keys)
+    if found == "alive":
+        assert (was.void, was.took_marker) == (True, True)
+        assert isinstance(was.evidence[0], AliveSince)
+    else:
+        assert was.evidence == (SuspectedBefore(200.0, 2, unbroken=found == "unbroken"),)
+
+
 @pytest.mark.parametrize(("confirm_after", "lifetime"), [(1.0, 900.0), (60.0, 900.0), (300.0, 900.0), (600.0, 1800.0)])
 def test_a_suspicion_that_no_run_renewed_is_void_after_its_lifetime(confirm_after: float, lifetime: float) -> None:
     assert suspicion_lifetime_seconds(confirm_after) == lifetime
-    at_the_end, after = SUSPICION.renewed_at + lifetime, SUSPICION.renewed_at + lifetime + 1
+    at_the_end, after = Moment(1100.0 + lifetime), Moment(1101.0 + lifetime)
     assert not recalled(now=at_the_end, confirm_after_seconds=confirm_after).void
     assert recalled(now=after, confirm_after_seconds=confirm_after) == Recall(SUSPICION, (), void=True)
 
 
-def test_a_clock_that_was_set_back_makes_no_silence_older() -> None:
-    assert recalled(now=900.0).evidence == (SuspectedBefore(0.0),)
+def test_a_suspicion_from_the_future_is_void() -> None:
+    assert recalled(now=Moment(900.0)) == Recall(SUSPICION, (), void=True)
 
 
-@given(suspicions, times, st.sampled_from("ab"), times, st.floats(0.001, 1e6))
+@given(suspicions, moments, st.sampled_from("ab"), times, st.none() | st.integers(0, 3), st.floats(0.001, 1e6))
 def test_a_void_suspicion_never_bears_silence(
-    suspicion: Suspicion, now: float, epoch: str, newest: float, confirm_after: float
+    suspicion: Suspicion, now: Moment, epoch: str, newest: float, marks: int | None, confirm_after: float
 ) -> None:
-    found = recall(suspicion, now=now, epoch=epoch, newest_joined_at=newest, confirm_after_seconds=confirm_after)
+    found = recalled(
+        suspicion, now=now, epoch=epoch, newest_joined_at=newest, marks=marks, confirm_after_seconds=confirm_after
+    )
     silent = any(isinstance(fact, SuspectedBefore) for fact in found.evidence)
     assert silent is not found.void
     assert not (silent and (epoch != suspicion.epoch or newest > suspicion.newest_joined_at))
+    assert not (silent and marks is not None and marks < suspicion.marks)
+
+
+def test_looks_in_a_row_are_counted_and_a_void_one_begins_again() -> None:
+    silent = {"p": Verdict(State.SUSPECT, ())}
+    how: dict[str, Any] = {"now": NOW, "epoch": "run-1", "evicted_keys": 3}
+    first = suspicions_after(silent, {}, {"p": 500.0}, **how)["p"]
+    assert (first.looks, first.since, first.renewed, first.evicted_keys) == (1, NOW, NOW, 3)
+    again = suspicions_after(silent, {"p": recalled()}, {"p": 500.0}, **how)["p"]
+    assert (again.looks, again.since, again.renewed) == (2, SUSPICION.since, NOW)
+    void = suspicions_after(silent, {"p": recalled(epoch="run-2")}, {"p": 500.0}, **how)["p"]
+    assert (void.looks, void.since, void.vanished) == (1, NOW, 0)
+
+
+def test_a_process_that_is_always_back_between_the_looks_is_named_after_the_fifth() -> None:
+    suspicion = replace(SUSPICION, marks=1)
+    for look in range(1, MOST_VANISHED + 1):
+        assert always_back({"p": suspicion}) == []
+        was = recalled(suspicion, marks=0)
+        after = suspicions_after(
+            {"p": Verdict(State.SUSPECT, ())}, {"p": was}, {"p": 500.0}, now=NOW, epoch="run-1", evicted_keys=0
+        )
+        suspicion = replace(after["p"], marks=1)
+        assert suspicion.vanished == look
+    assert always_back({"p": suspicion}) == ["p"]
 
 
 # The plan
 
 
+def judged(states: str) -> dict[str, Verdict]:
+    """One letter for each process, (l)ive, (s)uspect, (d)ead, (e)nded by itself, (u)nknown; named by its position."""
+    names = {"l": State.LIVE, "s": State.SUSPECT, "d": State.DEAD, "e": State.DEAD, "u": State.UNKNOWN}
+    own_word = (LeaseEnded("host pid 1"),)
+    return {str(at): Verdict(names[letter], own_word if letter == "e" else ()) for at, letter in enumerate(states)}
+
+
 def plan(states: str, **changes: Any) -> ReapPlan:
-    """``states``: one letter for each process, (l)ive, (s)uspect, (d)ead, (u)nknown; it is called by its position."""
-    names = {"l": State.LIVE, "s": State.SUSPECT, "d": State.DEAD, "u": State.UNKNOWN}
-    verdicts = {str(at): Verdict(names[letter], ()) for at, letter in enumerate(states)}
+    verdicts = judged(states)
     known: dict[str, Any] = {
         "controls": [Control(0, 2.0)],
         "probe_timeout_seconds": 10.0,
+        "confirm_after_seconds": 60.0,
+        "released": False,
         "voided_by_restart": [],
         "seen_live": [],
         "max_share": 0.5,
@@ -89,8 +207,9 @@ def plan(states: str, **changes: Any) -> ReapPlan:
 
 
 def test_the_dead_go_and_nobody_else() -> None:
-    assert plan("dlsud") == ReapPlan(frozenset({"0", "4"}))
-    assert plan("") == plan("lsu") == ReapPlan(frozenset())
+    assert plan("dlsud") == ReapPlan(frozenset({"0", "4"}), waits=True)
+    assert plan("dlud") == ReapPlan(frozenset({"0", "3"}))
+    assert plan("") == plan("lu") == ReapPlan(frozenset())
 
 
 @pytest.mark.parametrize("states", ["d", "s", "lds"])
@@ -102,8 +221,8 @@ def test_a_control_that_took_no_probe_stops(states: str) -> None:
 
 
 def test_a_control_that_was_slow_stops() -> None:
-    assert plan("d", controls=[Control(0, 5000.0)]).stopped is None
-    found = plan("d", controls=[Control(0, 5000.1)])
+    assert plan("dl", controls=[Control(0, 5000.0)]).stopped is None
+    found = plan("dl", controls=[Control(0, 5000.1)])
     assert found.stopped
     assert "took 5000 ms, more than half of the probe timeout" in found.stopped
     assert found.control_failed
@@ -127,6 +246,9 @@ def test_a_restart_inside_the_confirm_time_stops_all() -> None:
     ("states", "seen_live", "max_share", "stops"),
     [
         ("d", "0", 0.0, False),  # one alone never stops
+        ("eel", "01", 0.5, False),  # what says itself that it has left is not silent
+        ("edl", "01", 0.5, False),
+        ("eddl", "012", 0.5, True),
         ("dd", "01", 0.5, True),
         ("dd", "01", 0.99, True),
         ("dd", "01", 1.0, False),
@@ -145,20 +267,80 @@ def test_the_share_of_the_fleet_that_may_go_silent_at_once(
 ) -> None:
     found = plan(states, seen_live=list(seen_live), max_share=max_share)
     assert bool(found.stopped) is stops
-    assert len(found.dead) == (0 if stops else states.count("d"))
+    assert len(found.dead) == (0 if stops else states.count("d") + states.count("e"))
     if found.stopped:
         assert found.stopped.startswith("share: ")
         assert "--max-share 1" in found.stopped
 
 
+def test_a_stop_of_a_common_cause_is_released_by_evidence_and_says_how_it_ends() -> None:
+    found = plan("ddl", seen_live=["0", "1"])
+    assert found.stopped
+    assert "it ends by itself in a run 60 s after one that found no receiver's connection idle" in found.stopped
+    assert found.waits
+    assert plan("ddl", seen_live=["0", "1"], released=True) == ReapPlan(frozenset({"0", "1"}))
+
+
+@pytest.mark.parametrize(
+    ("states", "seen_live", "max_share", "stops"),
+    [
+        ("d", "", 0.5, True),
+        ("ddd", "", 0.99, True),
+        ("ddd", "", 1.0, False),
+        ("dddl", "", 0.5, False),  # a live one answers: it would have been recognized
+        ("d", "0", 0.5, False),  # it was seen live once
+        ("dd", "7", 0.5, True),  # of another deploy
+        ("e", "", 0.5, False),  # its own word
+        ("ed", "", 0.5, True),
+        ("sss", "", 0.5, False),  # nobody would go
+        ("u", "", 0.5, False),
+    ],
+)
+def test_if_nobody_lives_and_nobody_was_ever_seen_live_nothing_goes(
+    states: str, seen_live: str, max_share: float, stops: bool
+) -> None:
+    found = plan(states, seen_live=list(seen_live), max_share=max_share)
+    assert bool(found.stopped) is stops
+    if found.stopped:
+        assert found.stopped.startswith("nobody live: all of ")
+        assert plan(states, seen_live=list(seen_live), max_share=max_share, released=True).stopped is None
+
+
+def test_a_stop_to_come_is_foreseen_while_its_processes_are_suspects() -> None:
+    """So that the look which finds them silent first is also the first one without idle receivers."""
+    verdicts = judged("ss")
+    assert common_cause_of(verdicts, (State.DEAD,), seen_live=[], max_share=0.5) is None
+    assert common_cause_of(verdicts, (State.DEAD, State.SUSPECT), seen_live=[], max_share=0.5)
+
+
+def test_only_looks_a_confirm_time_apart_without_idle_receivers_release() -> None:
+    first = absence_after(None, 0, now=NOW, epoch="e")
+    assert first == Absence(NOW, "e")
+    later = Moment(NOW.redis + 61, BOOT, NOW.boot_seconds + 61)
+    assert absence_after(first, 0, now=later, epoch="e") == first
+    assert absence_after(first, 1, now=later, epoch="e") is None, "one stands idle"
+    assert absence_after(first, None, now=later, epoch="e") is None, "nobody knows"
+    assert absence_after(first, 0, now=later, epoch="f") == Absence(later, "f"), "it begins again after a restart"
+
+    def released(absence: Absence | None, now: Moment, epoch: str = "e") -> bool:
+        return is_released(absence, now=now, epoch=epoch, confirm_after_seconds=60.0)
+
+    assert released(first, later)
+    assert not released(first, NOW)
+    assert not released(None, later)
+    assert not released(first, later, epoch="f")
+    stepped = Moment(NOW.redis + 120, BOOT, NOW.boot_seconds + 4)
+    assert not released(first, stepped), "Redis' clock was set forward"
+
+
 controls = st.lists(st.builds(Control, st.integers(0, 2), st.none() | st.floats(0, 1e5)), max_size=3)
 
 
-@given(st.text("lsdu", max_size=8), controls, st.sets(st.sampled_from("01234567")), st.booleans(), st.floats(0, 1))
+@given(st.text("lsdue", max_size=8), controls, st.sets(st.sampled_from("01234567")), st.booleans(), st.floats(0, 1))
 def test_a_plan_removes_all_the_dead_or_stops_and_removes_nobody(
     states: str, found_controls: list[Control], seen: set[str], restarted: bool, max_share: float
 ) -> None:
-    dead = {str(at) for at, letter in enumerate(states) if letter == "d"}
+    dead = {str(at) for at, letter in enumerate(states) if letter in "de"}
     found = plan(
         states,
         controls=found_controls,

@@ -31,7 +31,8 @@ class Job(MinutelyJob):
             raise _failed(str(error), error.exit_code) from None
         if not report.complete:
             raise _failed(reap_line(report), OpsError.exit_code)
-        logger.log(logging.WARNING if report.stopped else logging.INFO, "reap_stale: %s", reap_line(report))
+        level = logging.WARNING if report.stopped or report.findings else logging.INFO
+        logger.log(level, "reap_stale: %s", "; ".join([reap_line(report), *report.findings]))
 
 
 def _failed(why: str, code: int) -> CommandError:

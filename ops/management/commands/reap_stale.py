@@ -118,7 +118,9 @@ class Command(OpsCommand):
             return 1
         if report.stopped:
             self.warn(f"safety stop: {report.stopped}; nothing was removed")
-        return 3 if report.stopped or (report.dry_run and report.orphans) else 0
+        for finding in report.findings:
+            self.warn(finding)
+        return 3 if report.stopped or report.findings or (report.dry_run and report.orphans) else 0
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:

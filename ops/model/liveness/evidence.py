@@ -106,14 +106,35 @@ class InboxStuck(Evidence):
 
 @dataclass(frozen=True, slots=True)
 class SuspectedBefore(Evidence):
-    """A reap run found the process silent ``seconds_ago``, and no run has seen it live since."""
+    """Earlier runs found the process silent: ``looks`` in a row, the first ``seconds_ago``. None saw it live since.
+
+    ``unbroken``: it cannot have been alive in between, because it did not take the marker that was left for it.
+    """
 
     bearing = Bearing.EARLIER_SILENCE
     seconds_ago: float
+    looks: int = 1
+    unbroken: bool = False
 
     @property
     def words(self) -> str:
-        return f"was already silent {format_seconds(self.seconds_ago)} ago"
+        said = f"was already silent {format_seconds(self.seconds_ago)} ago"
+        return f"{said}, and ever since" if self.unbroken else said
+
+
+@dataclass(frozen=True, slots=True)
+class AliveSince(Evidence):
+    """The process gave a sign of life after it had been suspected: that suspicion is void.
+
+    It lived then, which says nothing about now.
+    """
+
+    bearing = Bearing.NONE
+    sign: str
+
+    @property
+    def words(self) -> str:
+        return f"was alive after it was suspected: it {self.sign}"
 
 
 @dataclass(frozen=True, slots=True)

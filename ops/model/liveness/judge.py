@@ -4,7 +4,8 @@ The rule, in this order:
 
 1. Any sign of life, and the process is live.
 2. Its own word that it left: dead.
-3. Silence now, and silence that began at least ``confirm_after_seconds`` ago: dead.
+3. Silence now, and silence that began at least ``confirm_after_seconds`` ago: dead. If it is not certain that the
+   silence was unbroken, it takes a third look: SURE_LOOKS earlier ones.
 4. Silence now or in an earlier round: suspect.
 5. Otherwise: unknown.
 
@@ -30,6 +31,9 @@ class State(str, Enum):
     def of_members(self) -> str:
         return "orphan" if self is State.DEAD else self.value
 
+
+SURE_LOOKS = 2
+"""How many silent looks before this one replace the certainty that the silence was unbroken."""
 
 MEMBER_STATES = ("live", "suspect", "orphan", "unknown")
 
@@ -67,12 +71,15 @@ def judge(evidence: Iterable[Evidence], policy: Policy) -> Verdict:
         return Verdict(State.LIVE, facts)
     if Bearing.DEATH in bearings:
         return Verdict(State.DEAD, facts)
-    silent_before = any(
-        isinstance(fact, (SuspectedBefore, LeaseLapsed)) and fact.seconds_ago >= policy.confirm_after_seconds
-        for fact in facts
-    )
-    if Bearing.SILENCE in bearings and silent_before:
+    if Bearing.SILENCE in bearings and any(_confirms(fact, policy) for fact in facts):
         return Verdict(State.DEAD, facts)
     if bearings & {Bearing.SILENCE, Bearing.EARLIER_SILENCE}:
         return Verdict(State.SUSPECT, facts)
     return Verdict(State.UNKNOWN, facts)
+
+
+def _confirms(fact: Evidence, policy: Policy) -> bool:
+    """Whether ``fact`` shows a silence that began long enough ago."""
+    if isinstance(fact, SuspectedBefore) and not (fact.unbroken or fact.looks >= SURE_LOOKS):
+        return False
+    return isinstance(fact, (SuspectedBefore, LeaseLapsed)) and fact.seconds_ago >= policy.confirm_after_seconds

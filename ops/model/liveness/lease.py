@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ops.model.liveness.evidence import Evidence, LeaseEnded, LeaseFresh, LeaseLapsed
+from ops.model.liveness.moments import FUTURE_TOLERANCE_SECONDS
 from ops.model.text import visible
 
 
@@ -30,21 +31,28 @@ class Lease:
     server_run: str = ""
 
     def is_fresh(self, now: float) -> bool:
-        """Whether its holder lives, as far as it says so."""
-        return not self.ended and now - self.renewed_at <= self.lease_seconds
+        """Whether its holder lives, as far as it says so. A renewal in the future says nothing."""
+        return not self.ended and -FUTURE_TOLERANCE_SECONDS <= now - self.renewed_at <= self.lease_seconds
 
 
 LEASE_COUNTS = ("outages", "leases_lost", "members_put_back", "members_refreshed", "channels_discarded")
 
 
 def lease_evidence(
-    lease: Lease, *, now: float, until: float, server_run: str, server_uptime_seconds: float
+    lease: Lease,
+    *,
+    now: float,
+    until: float,
+    server_run: str,
+    server_uptime_seconds: float,
+    clock_step_seconds: float = 0.0,
 ) -> tuple[Evidence, ...]:
     """What the lease says. Times are unix seconds by the clock of the lease's shard.
 
     ``now``: when it was decided which processes to probe. A process that was not probed, for a lease that was fresh
     then, has not been silent. ``until``: when the probes had been waited for. ``server_run`` and
-    ``server_uptime_seconds`` are those of the lease's shard.
+    ``server_uptime_seconds`` are those of the lease's shard. ``clock_step_seconds``: by how much its clock was set
+    forward since the last run; a lease cannot have lapsed by that.
     """
     holder = f"{visible(lease.host)} pid {visible(lease.pid)}"
     if lease.ended:
@@ -55,5 +63,9 @@ def lease_evidence(
     if lease.server_run and lease.server_run != server_run:
         # Another server has taken over since, or it has started again: the holder may be looking for it.
         return ()
+    if silent_since > now:
+        # From the future: the clock was ahead when it was renewed, and nobody knows how long ago that was.
+        return ()
     # While Redis was down no lease could be renewed.
-    return (LeaseLapsed(max(0.0, min(until - silent_since, server_uptime_seconds)), holder),)
+    lapsed = min(until - silent_since - clock_step_seconds, server_uptime_seconds)
+    return (LeaseLapsed(lapsed, holder),) if lapsed > 0 else ()

@@ -3,8 +3,10 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from ops.model.liveness.evidence import Bearing
 from ops.model.liveness.judge import State, Verdict
-from ops.model.liveness.stops import Control, check_control, check_restart, check_share
+from ops.model.liveness.stops import RELEASE, Control, check_control, check_nobody_live, check_restart, check_share
+from ops.model.text import format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,8 @@ class ReapPlan:
     dead: frozenset[str]
     stopped: str | None = None
     control_failed: bool = False
+    waits: bool = False
+    """Whether a later look may decide more: there are suspects, or a stop that ends by itself."""
 
 
 def plan_reap(
@@ -24,18 +28,45 @@ def plan_reap(
     *,
     controls: Collection[Control],
     probe_timeout_seconds: float,
+    confirm_after_seconds: float,
     voided_by_restart: Collection[str],
     seen_live: Collection[str],
     max_share: float,
+    released: bool,
 ) -> ReapPlan:
     """Decide which processes' members may go.
 
     ``voided_by_restart``: processes that were silent twice, but with a restart of Redis in between.
     ``seen_live``: processes that an earlier run saw live. Only they can have gone silent *now*: a process that was
-    dead before the first run looked says nothing about the health of the fleet.
+    dead before the first run looked says nothing about the health of the fleet. ``released``: what the stops fear for
+    is ruled out, see ``is_released``.
     """
-    silent = {process for process, verdict in verdicts.items() if verdict.state in (State.DEAD, State.SUSPECT)}
-    dead = frozenset(process for process, verdict in verdicts.items() if verdict.state is State.DEAD)
+    silent = _in_states(verdicts, State.DEAD, State.SUSPECT)
+    dead = _in_states(verdicts, State.DEAD)
     control_failed = check_control(controls, probe_timeout_seconds) if silent else None
-    stopped = control_failed or check_restart(voided_by_restart) or check_share(dead, verdicts, seen_live, max_share)
-    return ReapPlan(frozenset() if stopped else dead, stopped, control_failed is not None)
+    stopped = control_failed or check_restart(voided_by_restart)
+    waits = stopped is None and len(silent) > len(dead)
+    common_cause = common_cause_of(verdicts, (State.DEAD,), seen_live=seen_live, max_share=max_share)
+    if stopped is None and common_cause is not None and not released:
+        stopped = f"{common_cause}; {RELEASE.format(confirm=format_seconds(confirm_after_seconds))}"
+        waits = True
+    return ReapPlan(frozenset() if stopped else frozenset(dead), stopped, control_failed is not None, waits)
+
+
+def common_cause_of(
+    verdicts: Mapping[str, Verdict], states: Collection[State], *, seen_live: Collection[str], max_share: float
+) -> str | None:
+    """Why the silence of the processes in ``states`` may have a common cause that is not their death; None if not."""
+    # A process that said itself that it has left is not silent.
+    silent = {
+        process: verdict
+        for process, verdict in _in_states(verdicts, *states).items()
+        if not any(fact.bearing is Bearing.DEATH for fact in verdict.evidence)
+    }
+    return check_share(silent, verdicts, seen_live, max_share) or check_nobody_live(
+        silent, verdicts, seen_live, max_share
+    )
+
+
+def _in_states(verdicts: Mapping[str, Verdict], *states: State) -> dict[str, Verdict]:
+    return {process: verdict for process, verdict in verdicts.items() if verdict.state in states}

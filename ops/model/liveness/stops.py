@@ -4,8 +4,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.moments import Moment, elapsed_seconds
 from ops.model.liveness.suspicion import Recall
-from ops.model.text import format_seconds
+from ops.model.text import counted, format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def check_control(controls: Collection[Control], probe_timeout_seconds: float) -
 
 
 def voided_by_restart(
-    verdicts: Mapping[str, Verdict], recalls: Mapping[str, Recall], *, now: float, confirm_after_seconds: float
+    verdicts: Mapping[str, Verdict], recalls: Mapping[str, Recall], *, now: Moment, confirm_after_seconds: float
 ) -> list[str]:
     """Processes that would have been confirmed dead now, had Redis not restarted since they were suspected."""
     return [
@@ -41,7 +42,7 @@ def voided_by_restart(
         for process, earlier in recalls.items()
         if earlier.restarted
         and verdicts[process].state is State.SUSPECT
-        and now - earlier.suspicion.since >= confirm_after_seconds
+        and (elapsed_seconds(earlier.suspicion.since, now) or 0.0) >= confirm_after_seconds
     ]
 
 
@@ -60,19 +61,63 @@ def check_epoch(judged_in: str, now: str) -> str | None:
     return None if judged_in == now else "restart: Redis restarted or failed over while the processes were judged"
 
 
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """That a look found no receiver's connection standing idle on any shard, and no look since has found one.
+
+    A frozen or cut-off process keeps the connection on which it waited for messages, and that stands idle; a process
+    that was killed or stopped has none. ``since``: the first of these looks; ``epoch``: on which servers.
+    """
+
+    since: Moment
+    epoch: str
+
+
+def absence_after(earlier: Absence | None, idle_receivers: int | None, *, now: Moment, epoch: str) -> Absence | None:
+    """What to remember after a look that counted ``idle_receivers``; None if they could not be counted."""
+    if idle_receivers is None or idle_receivers > 0:
+        return None
+    if earlier is not None and earlier.epoch == epoch and elapsed_seconds(earlier.since, now) is not None:
+        return earlier
+    return Absence(now, epoch)
+
+
+def is_released(absence: Absence | None, *, now: Moment, epoch: str, confirm_after_seconds: float) -> bool:
+    """Whether the silence of many has the ordinary cause: they have ended, since no connection of theirs is left."""
+    elapsed = None if absence is None or absence.epoch != epoch else elapsed_seconds(absence.since, now)
+    return elapsed is not None and elapsed >= confirm_after_seconds
+
+
+RELEASE = (
+    "it ends by itself in a run {confirm} after one that found no receiver's connection idle; if they are known to be "
+    "gone, run once with --max-share 1"
+)
+
+
 def check_share(
-    dead: Collection[str], verdicts: Mapping[str, Verdict], seen_live: Collection[str], max_share: float
+    silent: Mapping[str, Verdict], verdicts: Mapping[str, Verdict], seen_live: Collection[str], max_share: float
 ) -> str | None:
     """Much of a fleet that goes silent at once has a common cause, such as a cut network, more often than it is dead.
 
-    It takes at least two: one process alone cannot tell a common cause from a death of its own.
+    ``silent``: those whose members would go, but for those that said themselves that they have left. It takes at least
+    two that were seen live: one process alone cannot tell a common cause from a death of its own.
     """
-    went_silent = [process for process in dead if process in seen_live]
+    went_silent = [process for process in silent if process in seen_live]
     live = sum(verdict.state is State.LIVE for verdict in verdicts.values())
     fleet = len(went_silent) + live
     if len(went_silent) < 2 or len(went_silent) <= max_share * fleet:
         return None
     return (
         f"share: {len(went_silent)} of {fleet} processes that were live went silent at once, more than --max-share "
-        f"{max_share:g} allows; if they are known to be gone, run once with --max-share 1"
+        f"{max_share:g} allows"
     )
+
+
+def check_nobody_live(
+    silent: Mapping[str, Verdict], verdicts: Mapping[str, Verdict], seen_live: Collection[str], max_share: float
+) -> str | None:
+    """If every process is silent and none was ever seen live, nothing shows that a live one would be recognized."""
+    live = any(verdict.state is State.LIVE for verdict in verdicts.values())
+    if not silent or live or max_share >= 1 or any(process in seen_live for process in silent):
+        return None
+    return f"nobody live: {counted(len(silent), 'silent process', 'silent processes')}, none of them ever seen live"

@@ -3,41 +3,65 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ops.model.liveness.evidence import Evidence, JoinedSince, SuspectedBefore
+from ops.model.liveness.evidence import AliveSince, Evidence, JoinedSince, SuspectedBefore
 from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.moments import Moment, elapsed_seconds
 
 SUSPICION_LIFETIME_ROUNDS = 3
 SUSPICION_LIFETIME_FLOOR_SECONDS = 900.0
 SEEN_LIVE_SECONDS = 3600.0
+MOST_VANISHED = 5
+"""After so many silent looks in a row whose markers were always taken, a process is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """That a reap run found a process silent. Times are unix seconds by the first shard's clock.
+    """That reap runs found a process silent.
 
-    ``since``: when the first of the rounds in a row that found it silent sent its probes; ``renewed_at``: the latest.
-    ``epoch``: which run of which Redis servers it was seen on. ``newest_joined_at``: the score of the member of that
-    process which had joined last (application host's clock).
+    ``since``: when the first of the looks in a row that found it silent sent its probes; ``renewed``: the latest;
+    ``looks``: how many these are. ``epoch``: which run of which Redis servers it was seen on. ``newest_joined_at``: the
+    score of the member of that process which had joined last (application host's clock). ``marks``: how many markers
+    the latest look left for the process, 0 if none; ``evicted_keys``: how many keys the servers had evicted by then.
+    ``vanished``: how many silent looks in a row found the markers of the look before taken.
     """
 
     process: str
-    since: float
-    renewed_at: float
+    since: Moment
+    renewed: Moment
     epoch: str
     newest_joined_at: float
+    looks: int = 1
+    marks: int = 0
+    evicted_keys: int = 0
+    vanished: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What is known now of a process that an earlier run suspected.
+
+    ``newest_joined_at``: its newest join. ``marks``: its markers that are still there, None if they were not counted.
+    ``lease_renewed_at``: unix seconds by the first shard's clock, None without a lease.
+    """
+
+    newest_joined_at: float
+    marks: int | None = None
+    lease_renewed_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
     """What an earlier suspicion is worth now: the evidence in it, and whether it counts at all.
 
-    It is ``void`` where it does not, and ``restarted`` where that is because Redis restarted or failed over since.
+    It is ``void`` if it does not, ``restarted`` if that is because Redis restarted or failed over since, and
+    ``took_marker`` if that is because the process took what was left for it.
     """
 
     suspicion: Suspicion
     evidence: tuple[Evidence, ...]
     void: bool = False
     restarted: bool = False
+    took_marker: bool = False
 
 
 def suspicion_lifetime_seconds(confirm_after_seconds: float) -> float:
@@ -49,17 +73,29 @@ def suspicion_lifetime_seconds(confirm_after_seconds: float) -> float:
 
 
 def recall(
-    suspicion: Suspicion, *, now: float, epoch: str, newest_joined_at: float, confirm_after_seconds: float
+    suspicion: Suspicion,
+    signs: Signs,
+    *,
+    now: Moment,
+    epoch: str,
+    evicted_keys: int,
+    confirm_after_seconds: float,
 ) -> Recall:
     """Weigh an earlier ``suspicion`` against what is known now."""
-    if newest_joined_at > suspicion.newest_joined_at:
-        sign = JoinedSince(max(0.0, newest_joined_at - suspicion.since))
+    if signs.newest_joined_at > suspicion.newest_joined_at:
+        sign = JoinedSince(max(0.0, signs.newest_joined_at - suspicion.since.redis))
         return Recall(suspicion, (sign,), void=True)
+    if signs.lease_renewed_at is not None and signs.lease_renewed_at > suspicion.renewed.redis:
+        return Recall(suspicion, (AliveSince("renewed its lease"),), void=True)
     if suspicion.epoch != epoch:
         return Recall(suspicion, (), void=True, restarted=True)
-    if now - suspicion.renewed_at > suspicion_lifetime_seconds(confirm_after_seconds):
+    ago, renewed_ago = elapsed_seconds(suspicion.since, now), elapsed_seconds(suspicion.renewed, now)
+    if ago is None or renewed_ago is None or renewed_ago > suspicion_lifetime_seconds(confirm_after_seconds):
         return Recall(suspicion, (), void=True)
-    return Recall(suspicion, (SuspectedBefore(max(0.0, now - suspicion.since)),))
+    unbroken = bool(suspicion.marks) and signs.marks is not None and signs.marks >= suspicion.marks
+    if suspicion.marks and not unbroken and signs.marks is not None and evicted_keys == suspicion.evicted_keys:
+        return Recall(suspicion, (AliveSince("took the marker that was left for it"),), void=True, took_marker=True)
+    return Recall(suspicion, (SuspectedBefore(ago, suspicion.looks, unbroken),))
 
 
 def suspicions_after(
@@ -67,20 +103,36 @@ def suspicions_after(
     recalls: Mapping[str, Recall],
     newest_joined_at: Mapping[str, float],
     *,
-    now: float,
+    now: Moment,
     epoch: str,
+    evicted_keys: int,
 ) -> dict[str, Suspicion]:
-    """Process -> the suspicion to remember: which are silent, and since when.
+    """Process -> the suspicion to remember: which are silent, and since when. Markers are left for them later.
 
     ``recalls``: what earlier suspicions were worth in this round. ``newest_joined_at``: process -> its newest join.
     """
     after: dict[str, Suspicion] = {}
     for process, verdict in verdicts.items():
-        if verdict.state in (State.SUSPECT, State.DEAD):
-            earlier = recalls.get(process)
-            since = earlier.suspicion.since if earlier and not earlier.void else now
-            after[process] = Suspicion(process, since, now, epoch, newest_joined_at[process])
+        if verdict.state not in (State.SUSPECT, State.DEAD):
+            continue
+        earlier = recalls.get(process)
+        goes_on = earlier is not None and not earlier.void
+        after[process] = Suspicion(
+            process,
+            since=earlier.suspicion.since if earlier is not None and goes_on else now,
+            renewed=now,
+            epoch=epoch,
+            newest_joined_at=newest_joined_at[process],
+            looks=earlier.suspicion.looks + 1 if earlier is not None and goes_on else 1,
+            evicted_keys=evicted_keys,
+            vanished=earlier.suspicion.vanished + 1 if earlier is not None and earlier.took_marker else 0,
+        )
     return after
+
+
+def always_back(suspicions: Mapping[str, Suspicion]) -> list[str]:
+    """Processes that are silent at every look and yet take their marker between all of them."""
+    return [process for process, suspicion in suspicions.items() if suspicion.vanished >= MOST_VANISHED]
 
 
 def seen_live_after(seen_live: Mapping[str, float], verdicts: Mapping[str, Verdict], now: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import GroupSlice, ScanNotes, read_slices
 from ops.store.groups.index import forget_index, read_indexed
 from ops.store.liveness.leases import forget_leases
+from ops.store.liveness.markers import remove_markers
 from ops.store.removal import journal
 
 Reader = Callable[[Shard], AsyncIterator[list[GroupSlice]]]
@@ -47,8 +48,7 @@ async def purge(opened: OpenLayer, doom: Doom, purged: Purged, *, dry_run: bool,
     """
     work = _Purging(opened, doom, purged, dry_run, progress)
     if dry_run:
-        tallies = doom.observation.census.processes
-        purged.removed.update({process: tallies[process].members for process in doom.dead})
+        await work.count_members()
     else:
         await work.remove_members()
     if doom.glob is None and opened.complete:
@@ -63,6 +63,27 @@ class _Purging:
         self._dry_run = dry_run
         self._progress = progress
         self._tallies = doom.observation.census.processes
+
+    async def count_members(self) -> None:
+        """What would go: what was counted, or with a glob what is in the groups that match it."""
+        if self._doom.glob is None:
+            self.purged.removed.update({process: self._tallies[process].members for process in self._doom.dead})
+            return
+        judged = self._judged(self._doom.dead)
+        process_of = {encode_name(inbox): p for p in self._doom.dead for inbox in self._tallies[p].inboxes}
+        for shard in self._opened.answering:
+            async for slices in self._by_group(shard):
+                for found in slices:
+                    chosen, _ = _judged_among(found.members, judged)
+                    self.purged.removed.update(process_of[inbox] for inbox in inbox_parts(chosen))
+
+    def _judged(self, processes: Collection[str]) -> dict[bytes, float]:
+        """Inbox -> the join time up to which its members were judged."""
+        return {
+            encode_name(inbox): self._tallies[process].newest_joined_at
+            for process in processes
+            for inbox in self._tallies[process].inboxes
+        }
 
     async def remove_members(self) -> None:
         """By the index of the processes that keep one; then, where that was not all, by reading the groups."""
@@ -96,12 +117,7 @@ class _Purging:
         await asyncio.gather(*(self._on_shard(shard, read, processes) for shard in self._opened.answering))
 
     async def _on_shard(self, shard: Shard, read: Reader, processes: Collection[str]) -> None:
-        judged = {
-            # inbox -> the join time up to which its members were judged
-            encode_name(inbox): self._tallies[process].newest_joined_at
-            for process in processes
-            for inbox in self._tallies[process].inboxes
-        }
+        judged = self._judged(processes)
         purged = journal.Purged()
         try:
             async with shard.wire() as writing:
@@ -131,6 +147,9 @@ class _Purging:
     async def set_aside_leftovers(self) -> None:
         """Inboxes and in-flight messages of the dead: nobody will read them, and the latter never expire."""
         keyspace = self._opened.keyspace
+        if not self._dry_run:
+            inboxes = self._doom.observation.inboxes_of(self._doom.dead)
+            await remove_markers(self._opened, {name for names in inboxes.values() for name in names})
         for process in sorted(self._doom.dead):
             tally = self._tallies[process]
             # One that joined or left a group since it was judged is alive: it may want its messages.

@@ -3,15 +3,23 @@
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from ops.exceptions import ShardError
 from ops.model.liveness.judge import State
-from ops.model.liveness.plan import ReapPlan, plan_reap
-from ops.model.liveness.stops import check_epoch, voided_by_restart
-from ops.model.liveness.suspicion import Suspicion, seen_live_after, suspicions_after
+from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
+from ops.model.liveness.stops import Absence, absence_after, check_epoch, is_released, voided_by_restart
+from ops.model.liveness.suspicion import (
+    MOST_VANISHED,
+    Suspicion,
+    always_back,
+    seen_live_after,
+    suspicion_lifetime_seconds,
+    suspicions_after,
+)
 from ops.model.runs import ReapedProcess, ReapReport
 from ops.model.settings import DEFAULTS, OpsSettings
 from ops.operations.observe import Look, Observation, observe, options_from
@@ -20,9 +28,13 @@ from ops.operations.reaping.purge import Doom, Purged, purge
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped
 from ops.store.liveness import suspects
+from ops.store.liveness.markers import place_markers
+from ops.store.liveness.receivers import count_idle_receivers
 from ops.store.removal import journal
 from ops.store.removal.locks import run_lock
 
+LOOKS_AT_MOST = 3
+MARKER_SPARE_SECONDS = 300.0
 NOTHING_TO_REAP = "publish/subscribe memberships end with their connection: there is nothing to reap"
 
 
@@ -47,8 +59,8 @@ class ReapOptions:
 
     @property
     def look(self) -> Look:
+        """All groups are counted and judged, whatever ``glob`` is: a join to any of them is a sign of life."""
         return Look(
-            glob=self.glob,
             probe_timeout_seconds=self.probe_timeout_seconds,
             confirm_after_seconds=self.confirm_after_seconds,
             scores=True,
@@ -99,6 +111,7 @@ class _Run:
         self._progress = progress
         self._clock = time.monotonic()
         self._suspicions: dict[str, Suspicion] = {}
+        self._absence: Absence | None = None
         self._purged = Purged()
         self._notes: list[str] = []
 
@@ -110,11 +123,14 @@ class _Run:
                 "add to its ACL: +info"
             )
         if opened.home.problem is None:
-            self._suspicions = await suspects.read_suspicions(opened, self._options.glob)
+            self._suspicions = await suspects.read_suspicions(opened)
         observation = await self._look()
         started_at, run_id = observation.now, new_run_id(observation.now)
+        self._absence = observation.absence
         plan = await self._conclude(observation)
-        if self._options.wait and opened.complete and not plan.stopped and _has(observation, State.SUSPECT):
+        for _ in range(LOOKS_AT_MOST - 1):
+            if not (self._options.wait and opened.complete and plan.waits):
+                break
             observation, plan = await self._look_again()
         if plan.dead and opened.complete:
             try:
@@ -134,7 +150,7 @@ class _Run:
     async def _look_again(self) -> tuple[Observation, ReapPlan]:
         until = time.monotonic() + self._options.confirm_after_seconds
         while (left := until - time.monotonic()) > 0:
-            self._progress(f"second look in {left:.0f} s", 0, 0)
+            self._progress(f"next look in {left:.0f} s", 0, 0)
             await asyncio.sleep(min(1.0, left))
         await asyncio.gather(*(shard.identify() for shard in self._opened.shards))
         observation = await self._look()
@@ -145,33 +161,60 @@ class _Run:
         opened, options = self._opened, self._options
         if not opened.complete:
             return ReapPlan(frozenset(), None)
+        verdicts, now = observation.verdicts, observation.moment
         seen_live = await suspects.read_seen_live(opened)
+        await self._look_for_idle_receivers(observation, seen_live)
         plan = plan_reap(
-            observation.verdicts,
+            verdicts,
             controls=observation.controls,
             probe_timeout_seconds=options.probe_timeout_seconds,
+            confirm_after_seconds=options.confirm_after_seconds,
             voided_by_restart=voided_by_restart(
-                observation.verdicts,
-                observation.recalls,
-                now=observation.now,
-                confirm_after_seconds=options.confirm_after_seconds,
+                verdicts, observation.recalls, now=now, confirm_after_seconds=options.confirm_after_seconds
             ),
             seen_live=seen_live,
             max_share=options.max_share,
+            released=is_released(
+                self._absence, now=now, epoch=opened.epoch, confirm_after_seconds=options.confirm_after_seconds
+            ),
         )
         if plan.control_failed:
             return plan
         self._suspicions = suspicions_after(
-            observation.verdicts,
+            verdicts,
             observation.recalls,
-            {process: tally.newest_joined_at for process, tally in observation.census.processes.items()},
-            now=observation.now,
+            observation.newest_joins,
+            now=now,
             epoch=opened.epoch,
+            evicted_keys=opened.evicted_keys,
         )
         if not options.dry_run:
-            await suspects.record_suspicions(opened, list(self._suspicions.values()), options.glob)
-            await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
+            await self._remember(observation, seen_live)
         return plan
+
+    async def _look_for_idle_receivers(self, observation: Observation, seen_live: Collection[str]) -> None:
+        """Note whether any stands idle, if a stop may depend on it now or at the next look."""
+        silent = (State.DEAD, State.SUSPECT)
+        share = self._options.max_share
+        if common_cause_of(observation.verdicts, silent, seen_live=seen_live, max_share=share) is None:
+            self._absence = None
+            return
+        idle = await count_idle_receivers(self._opened)
+        self._absence = absence_after(self._absence, idle, now=observation.moment, epoch=self._opened.epoch)
+
+    async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> None:
+        """Leave for the next run what it needs: markers for the silent, and what was seen."""
+        opened = self._opened
+        # A process with a lease says by that whether it has been alive.
+        unleased = [process for process in self._suspicions if process not in observation.leases]
+        lifetime = suspicion_lifetime_seconds(self._options.confirm_after_seconds) + MARKER_SPARE_SECONDS
+        marks = await place_markers(opened, observation.inboxes_of(unleased), lifetime)
+        self._suspicions = {
+            process: replace(suspicion, marks=marks[process]) for process, suspicion in self._suspicions.items()
+        }
+        await suspects.record_suspicions(opened, list(self._suspicions.values()))
+        await suspects.record_latest_look(opened, observation.moment, self._absence)
+        await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
 
     async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
         """Remove the members of ``dead`` as they were judged, then what else these processes left behind."""
@@ -249,11 +292,12 @@ class _Run:
             duration_seconds=duration,
             leftovers=tuple(self._purged.leftovers),
             notes=tuple(dict.fromkeys([*opened.problems, *observation.notes, *self._notes])),
+            findings=tuple(
+                f"process {process} was silent at {MOST_VANISHED} looks in a row and alive between all of them: its "
+                f"event loop is often blocked, or another process reads its inbox"
+                for process in always_back(self._suspicions)
+            ),
         )
-
-
-def _has(observation: Observation, state: State) -> bool:
-    return any(verdict.state is state for verdict in observation.verdicts.values())
 
 
 def new_run_id(now: float) -> str:

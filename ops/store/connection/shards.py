@@ -36,13 +36,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
-    """Which run of which server answered. ``run_id`` changes at each restart; empty where INFO is not allowed.
+    """Which run of which server answered. ``run_id`` changes at each restart; empty if INFO is not allowed.
 
-    ``uptime_seconds``: how long it had been up then; 0 where that cannot be known.
+    ``replication_id`` changes when a replica becomes the master. ``uptime_seconds``: how long it had been up then, 0 if
+    that cannot be known. ``evicted_keys``: how many it had evicted.
     """
 
     run_id: str = ""
     uptime_seconds: float = 0.0
+    replication_id: str = ""
+    evicted_keys: int = 0
 
 
 class Shard:
@@ -117,13 +120,17 @@ class Shard:
 
     async def _identity(self) -> ServerIdentity:
         try:
-            info = await within(ANSWER_TIMEOUT_SECONDS, self.client.info("server"))
+            info = await within(ANSWER_TIMEOUT_SECONDS, self.client.info())
         except NoPermissionError:
             return ServerIdentity()
         except (RedisError, OSError, asyncio.TimeoutError) as error:
             raise self.failure(error) from None
-        uptime = float(info.get("uptime_in_seconds", 0))
-        return ServerIdentity(str(info.get("run_id", "")), uptime)
+        return ServerIdentity(
+            run_id=str(info.get("run_id", "")),
+            uptime_seconds=float(info.get("uptime_in_seconds", 0)),
+            replication_id=str(info.get("master_replid", "")),
+            evicted_keys=int(info.get("evicted_keys", 0)),
+        )
 
     @contextmanager
     def naming_failures(self, *, asked: str = "", key_rule: str = "") -> Iterator[None]:
@@ -242,9 +249,19 @@ class OpenLayer:
 
     @property
     def epoch(self) -> str:
-        """Changes when any server of the layer restarts or fails over; empty where that cannot be known."""
-        run_ids = [shard.identity.run_id for shard in self.shards]
-        return "+".join(run_ids) if all(run_ids) else ""
+        """Changes when any server of the layer restarts or fails over; empty if that cannot be known.
+
+        A server that was the master before, and is again, has its old run id, and a new replication id.
+        """
+        identities = [shard.identity for shard in self.shards]
+        if not all(identity.run_id for identity in identities):
+            return ""
+        return "+".join(f"{identity.run_id}/{identity.replication_id}" for identity in identities)
+
+    @property
+    def evicted_keys(self) -> int:
+        """How many keys the servers had evicted when they were identified."""
+        return sum(shard.identity.evicted_keys for shard in self.shards)
 
     def shard_of_group(self, group: str) -> Shard:
         return self._shard_by_hash(encode_name(group))

@@ -4,7 +4,6 @@ A command that is refused, unknown or slow makes a ``Missing`` fact with the rea
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -13,15 +12,14 @@ from typing import Any, TypeVar
 from ops.exceptions import ShardError
 from ops.model.doctor.facts import Client, LatencyEvent, Missing, SlowCommand
 from ops.model.keys import decode_name
+from ops.store.connection.addresses import read_addresses
 from ops.store.connection.shards import Shard
 from ops.store.connection.waiting import within
-from ops.store.connection.wire import checked, pack
 
 FACT_SECONDS = 5.0
 MOST_CLIENTS = 10_000
 SLOW_COMMANDS = 128
 DIRECTIVES = ("timeout", "client-output-buffer-limit")
-_OUR_ADDRESS = re.compile(rb"(?:^| )addr=(\S+)")
 T = TypeVar("T")
 
 
@@ -122,18 +120,6 @@ async def read_clock_ahead(shard: Shard) -> float:
     before = time.time()
     theirs = await shard.now()
     return (before + time.time()) / 2 - theirs
-
-
-async def read_addresses(shard: Shard) -> tuple[str, str]:
-    """Where one of our connections comes from: as the server sees it, and as we do. They differ behind a proxy."""
-    async with shard.wire() as wire:
-        ours = wire.local_address
-        with shard.naming_failures(asked="CLIENT INFO"):
-            await wire.send(pack(b"CLIENT", b"INFO"))
-            [reply] = await wire.replies(1)
-            said = _OUR_ADDRESS.search(checked(reply))
-        seen = decode_name(said[1])[:100].replace("::ffff:", "") if said else ours
-    return (seen if ours else ""), ours
 
 
 def _text(value: Any) -> str:

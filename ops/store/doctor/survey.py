@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.model.keys import ANY_GROUP_PATTERN, decode_name, inbox_of, split_group_key
+from ops.model.keys import ANY_GROUP_PATTERN, MESSAGES_BELOW, MESSAGES_FROM, decode_name, inbox_of, split_group_key
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import ScanNotes, Selection, read_slices
 
@@ -56,7 +56,7 @@ def _questions(inbox: bytes, in_flight: bytes) -> list[tuple[Any, ...]]:
         # Below 0 are probes of another run.
         ("ZRANGE", inbox, 0, "+inf", "BYSCORE", "LIMIT", 0, 1, "WITHSCORES"),
         ("ZRANGE", inbox, "+inf", 0, "BYSCORE", "REV", "LIMIT", 0, 1, "WITHSCORES"),
-        ("ZCARD", in_flight),
+        ("ZCOUNT", in_flight, MESSAGES_FROM, MESSAGES_BELOW),
     ]
 
 

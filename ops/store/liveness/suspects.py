@@ -8,6 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ops.model.keys import decode_name, encode_name
+from ops.model.liveness.moments import Moment
+from ops.model.liveness.stops import Absence
 from ops.model.liveness.suspicion import Suspicion
 from ops.store.connection.shards import OpenLayer
 
@@ -16,48 +18,118 @@ FIELDS_AT_ONCE = 1000
 _NUMBER = re.compile(rb"\d+(\.\d+)?")
 
 
-async def read_suspicions(opened: OpenLayer, glob: str | None = None) -> dict[str, Suspicion]:
-    """Process -> the suspicion of earlier runs with the same ``glob``. An entry that cannot be read counts as none.
-
-    Runs with different globs see different members of a process, so what one knows is not for the other.
-    """
-    stored = await _read_hash(opened, opened.keyspace.suspects(glob))
+async def read_suspicions(opened: OpenLayer) -> dict[str, Suspicion]:
+    """Process -> the suspicion of earlier runs. An entry that cannot be read counts as none."""
+    stored = await _read_hash(opened, opened.keyspace.suspects)
     suspicions = (_parse(decode_name(process), raw) for process, raw in stored)
     return {suspicion.process: suspicion for suspicion in suspicions if suspicion}
 
 
 def _parse(process: str, raw: bytes) -> Suspicion | None:
-    try:
-        stored = json.loads(raw)
-        times = [float(stored[name]) for name in ("since", "renewed_at", "newest_joined_at")]
-        epoch = stored["epoch"]
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    stored = _json_object(raw)
+    since, renewed = _moment(stored, "since"), _moment(stored, "renewed_at")
+    newest, epoch = stored.get("newest_joined_at"), stored.get("epoch")
+    if since is None or renewed is None or not isinstance(epoch, str):
         return None
     # A score can be infinite, a clock cannot.
-    if not all(map(math.isfinite, times[:2])) or math.isnan(times[2]) or not isinstance(epoch, str):
+    if not isinstance(newest, (int, float)) or isinstance(newest, bool) or math.isnan(newest):
         return None
-    return Suspicion(process, times[0], times[1], epoch, times[2])
+    return Suspicion(
+        process,
+        since,
+        renewed,
+        epoch,
+        float(newest),
+        looks=max(1, _whole(stored.get("looks"))),
+        marks=_whole(stored.get("marks")),
+        evicted_keys=_whole(stored.get("evicted_keys")),
+        vanished=_whole(stored.get("vanished")),
+    )
 
 
-async def record_suspicions(opened: OpenLayer, suspicions: Collection[Suspicion], glob: str | None = None) -> None:
-    """Remember exactly ``suspicions``, in place of all earlier ones with the same ``glob``."""
-    key = opened.keyspace.suspects(glob)
+async def record_suspicions(opened: OpenLayer, suspicions: Collection[Suspicion]) -> None:
+    """Remember exactly ``suspicions``, in place of all earlier ones."""
     values = {suspicion.process: _format(suspicion) for suspicion in suspicions}
-    await _replace_hash(opened, key, values)
+    await _replace_hash(opened, opened.keyspace.suspects, values)
 
 
 async def forget_suspicions(opened: OpenLayer) -> None:
-    """Forget those of every glob."""
-    # By type, too: a layer whose prefix begins as these keys do has its groups there.
-    async for keys in opened.home.scan(opened.keyspace.suspects_pattern, "TYPE", "hash"):
-        if keys:
-            await opened.home.execute("UNLINK", *keys)
+    await opened.home.execute("UNLINK", opened.keyspace.suspects)
 
 
 def _format(suspicion: Suspicion) -> str:
     values = asdict(suspicion)
-    del values["process"]
-    return json.dumps(values)
+    del values["process"], values["since"], values["renewed"]
+    moments = _moment_fields("since", suspicion.since) | _moment_fields("renewed_at", suspicion.renewed)
+    return json.dumps(moments | values)
+
+
+def _moment_fields(name: str, moment: Moment) -> dict[str, Any]:
+    return {name: moment.redis, f"{name}_boot": [moment.boot_id, moment.boot_seconds]}
+
+
+def _moment(stored: Mapping[str, Any], name: str) -> Moment | None:
+    """A moment as ``_moment_fields`` writes it; None if there is none that can be used."""
+    boot = stored.get(f"{name}_boot")
+    boot_id, boot_seconds = boot if isinstance(boot, list) and len(boot) == 2 else ("", 0.0)
+    at = _seconds(stored.get(name))
+    if at is None:
+        return None
+    usable = isinstance(boot_id, str) and _seconds(boot_seconds) is not None
+    return Moment(at, boot_id, float(boot_seconds)) if usable else Moment(at)
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15:
+        return None
+    return float(value)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62 else 0
+
+
+def _json_object(raw: bytes | None) -> dict[str, Any]:
+    try:
+        stored = json.loads(raw or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+# What the latest look knows of clocks and connections
+
+_ABSENCE = b"absence"
+
+
+async def read_latest_look(opened: OpenLayer, boot_id: str) -> tuple[Moment | None, Absence | None]:
+    """When this host last looked, and since when no receiver's connection has been idle."""
+    key = opened.keyspace.looks
+    moment, absence = await opened.home.execute("HMGET", key, _clock_field(boot_id), _ABSENCE)
+    found = _json_object(absence)
+    since, epoch = _moment(found, "since"), found.get("epoch")
+    seen = Absence(since, epoch) if since is not None and isinstance(epoch, str) else None
+    return _moment(_json_object(moment), "at"), seen
+
+
+async def record_latest_look(opened: OpenLayer, now: Moment, absence: Absence | None) -> None:
+    key = opened.keyspace.looks
+    pipe = opened.home.client.pipeline(transaction=True)
+    if now.boot_id:
+        pipe.hset(key, _clock_field(now.boot_id), json.dumps(_moment_fields("at", now)))
+    if absence is None:
+        pipe.hdel(key, _ABSENCE)
+    else:
+        pipe.hset(key, _ABSENCE, json.dumps(_moment_fields("since", absence.since) | {"epoch": absence.epoch}))
+    pipe.expire(key, MEMORY_SECONDS)
+    await opened.home.ask(pipe.execute())
+
+
+def _clock_field(boot_id: str) -> bytes:
+    return encode_name(f"clock:{boot_id}")
+
+
+# Which processes were seen live
 
 
 async def read_seen_live(opened: OpenLayer) -> dict[str, float]:

@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 from redis.exceptions import ResponseError
 
-from ops.model.keys import INFLIGHT_SUFFIX, decode_name, encode_name, inbox_parts
+from ops.model.keys import INFLIGHT_SUFFIX, MESSAGES_BELOW, MESSAGES_FROM, decode_name, encode_name, inbox_parts
 from ops.model.runs import RunRecord
 from ops.store.connection.permissions import refusal_of_script
 from ops.store.connection.scripts import call_script, script
@@ -140,7 +140,7 @@ async def set_aside(
 
 async def count_messages(shard: Shard, key: bytes) -> int:
     """How many messages the key holds; 0 where it is gone or holds something else."""
-    (count,) = await shard.pipeline([("ZCARD", key)])
+    (count,) = await shard.pipeline([("ZCOUNT", key, MESSAGES_FROM, MESSAGES_BELOW)])
     return count if isinstance(count, int) else 0
 
 
