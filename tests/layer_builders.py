@@ -148,15 +148,15 @@ def dump(client: redis.Redis, *, without: Sequence[bytes] = ()) -> Dump:
     return {key: (client.dump(key), client.pttl(key) >= 0) for key in keys}
 
 
-def let_time_pass(client: redis.Redis, seconds: float, keyspace: Keyspace = ASGI) -> None:
-    """Move what earlier runs remembered that far into the past."""
+def let_time_pass(client: redis.Redis, seconds: float, keyspace: Keyspace = ASGI, *, boots: bool = True) -> None:
+    """Move what earlier runs remembered that far into the past; without ``boots`` by Redis' clock alone."""
     for key in (keyspace.suspects, keyspace.looks):
         for field, raw in client.hgetall(key).items():
             entry = json.loads(raw)
             for name in ("since", "renewed_at", "at"):
                 if name in entry:
                     entry[name] -= seconds
-                    entry[f"{name}_boot"][1] -= seconds
+                    entry[f"{name}_boot"][1] -= seconds * boots
             client.hset(key, field, json.dumps(entry))
 
 

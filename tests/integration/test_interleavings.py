@@ -12,7 +12,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -24,6 +24,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ops.model.liveness import plan
 from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.moments import Moment
+from ops.model.liveness.suspicion import Signs
 from ops.model.runs import ReapReport
 from ops.operations import observe
 from ops.operations.reaping import purge, reap, undo
@@ -52,6 +54,8 @@ class Process:
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     state: str = "awake"
     holds_out_a_hand: bool = False  # frozen while it waited: the server gives it the next message
+    woke_after: int = 0  # how many looks there had been when it was last woken
+    woke_at: str = ""  # at which moment of a run; empty between runs
 
     @property
     def inbox(self) -> str:
@@ -119,6 +123,8 @@ class World(RuleBasedStateMachine):
         self.looks: list[Look] = []
         self.runs: dict[str, Members] = {}
         self.blackout = False
+        self.evicted_keys = 0
+        self.moment = ""
         self.under_way: list[Look | None] = []  # of each run that is at work, the outer first: its round of probes
         self.runs_met = False
         self.violated = False
@@ -164,7 +170,15 @@ class World(RuleBasedStateMachine):
         process = self._process(who)
         if process.state == "frozen":
             process.state, process.holds_out_a_hand = "awake", False
+            process.woke_after, process.woke_at = len(self.looks), self.moment
             bench.client.delete(ASGI.inbox(process.inbox))
+            self._take_markers()
+
+    def _take_markers(self) -> None:
+        """What is awake waits for messages, and takes what lies in its in-flight key first."""
+        for process in self.processes:
+            if process.state == "awake" and not self.blackout:
+                bench.client.delete(ASGI.inflight(process.inbox))
 
     @rule(who=st.integers(0, 2))
     def crash(self, who: int) -> None:
@@ -179,7 +193,19 @@ class World(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([20.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
         self.clock += seconds
+        self._take_markers()
         let_time_pass(bench.client, seconds)
+
+    @rule(seconds=st.sampled_from([-3600.0, -61.0, 61.0, 3600.0]))
+    def redis_clock_is_set(self, seconds: float) -> None:
+        """It says that so much more time has passed; no other clock does."""
+        let_time_pass(bench.client, seconds, boots=False)
+
+    @rule()
+    def a_marker_is_evicted(self) -> None:
+        keys = bench.client.keys("*$inflight")
+        if keys:
+            self.evicted_keys += bench.client.delete(*keys)
 
     @rule(dark=st.booleans())
     def messages_are_held_up(self, dark: bool) -> None:
@@ -210,13 +236,17 @@ class World(RuleBasedStateMachine):
 
     async def comes_between(self, moment: str) -> None:
         step = self.between.pop(moment, None)
+        self.moment = moment
         outcome = step() if step else None
+        self.moment = ""
         if asyncio.iscoroutine(outcome):
             await outcome
 
     async def _reap(self) -> None:
         self.under_way.append(None)
         self.runs_met |= len(self.under_way) > 1
+        self._take_markers()
+        bench.opened.home.identity = replace(bench.opened.home.identity, evicted_keys=self.evicted_keys)
         options = ReapOptions(confirm_after_seconds=CONFIRM_SECONDS, probe_timeout_seconds=1.0, max_share=1.0)
         report = await reap.reap(bench.opened, options)
         look = self.under_way.pop()
@@ -254,18 +284,22 @@ class World(RuleBasedStateMachine):
             before
             for at, before in enumerate(self.looks)
             if before.at <= look.at - CONFIRM_SECONDS
+            and (at >= process.woke_after or process.woke_at in ("judged", "removing"))
             and before.trusted
             and process.name in before.silent
             and before.newest.get(process.name, -1.0) >= look.newest[process.name]
             and (self.runs_met or not any(process.name in between.live for between in self.looks[at:]))
         ]
-        self.must(bool(earlier), "removed without an earlier silence of which nobody has seen the end")
+        self.must(bool(earlier), "removed without an earlier silence that has lasted since")
 
     def must(self, holds: bool, otherwise: str) -> None:
         self.violated |= not holds
         assert holds, otherwise
 
-    @rule(who=st.integers(0, 2), how=st.sampled_from(["frozen", "crashed", "held up", "frozen, and joined since"]))
+    @rule(
+        who=st.integers(0, 2),
+        how=st.sampled_from(["frozen", "crashed", "held up", "frozen twice", "frozen, and joined since"]),
+    )
     def is_silent_for_a_round(self, who: int, how: str) -> None:
         """What most that can go wrong begins with; chance alone would seldom put it together."""
         if how == "held up":
@@ -276,9 +310,10 @@ class World(RuleBasedStateMachine):
             self.crash(who)
         bench.run(self._reap())
         self.time_passes(CONFIRM_SECONDS + 1)
-        if how == "frozen, and joined since":
+        if how in ("frozen twice", "frozen, and joined since"):
             self.wake(who)
-            self._join(self._process(who), GROUPS[0], 1)
+            if how == "frozen, and joined since":
+                self._join(self._process(who), GROUPS[0], 1)
             self.pause(who)
 
     @rule(who=st.integers(0, 2), moment=moments)
@@ -308,20 +343,20 @@ class World(RuleBasedStateMachine):
         self.must(found == {**strangers, **self.expected}, "a group holds others than it should")
 
     def teardown(self) -> None:
-        """Every dead member goes, in two rounds."""
+        """Every dead member goes, in three rounds at most."""
         if self.violated:
             return
         self.blackout = False
         for who, process in enumerate(self.processes):
             if process.state == "frozen":
                 self.wake(who)
-        bench.run(self._reap())
-        self.time_passes(CONFIRM_SECONDS + 1)
-        bench.run(self._reap())
+        for _ in range(3):
+            bench.run(self._reap())
+            self.time_passes(CONFIRM_SECONDS + 1)
         self.redis_has_what_should_be_there()
         dead = [p.inbox.encode() for p in self.processes if p.state == "crashed"]
         left = [member for member in self.expected if member[1].startswith(tuple(dead))] if dead else []
-        assert left == [], "dead members are still there after two rounds"
+        assert left == [], "dead members are still there after three rounds"
 
     # What the processes and the reaper's own receiver make of messages
 
@@ -486,8 +521,26 @@ def without_a_receipt(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_regard_to_joins_between_two_silences(patch: pytest.MonkeyPatch) -> None:
+    """And to markers, which tell the same."""
+    _with_signs(patch, lambda signs: Signs(0.0, marks=1))
+
+
+def without_markers(patch: pytest.MonkeyPatch) -> None:
+    _with_signs(patch, lambda signs: replace(signs, marks=1))
+
+
+def _with_signs(patch: pytest.MonkeyPatch, change: Callable[[Signs], Signs]) -> None:
     real = observe.recall
-    patch.setattr(observe, "recall", lambda suspicion, **now: real(suspicion, **{**now, "newest_joined_at": 0.0}))
+    patch.setattr(observe, "recall", lambda suspicion, signs, **how: real(suspicion, change(signs), **how))
+
+
+def by_redis_clock_alone(patch: pytest.MonkeyPatch) -> None:
+    real = observe.read_moment
+
+    async def read_moment(opened: OpenLayer) -> Moment:
+        return Moment((await real(opened)).redis)
+
+    patch.setattr(observe, "read_moment", read_moment)
 
 
 @pytest.mark.parametrize(
@@ -497,9 +550,11 @@ def without_regard_to_joins_between_two_silences(patch: pytest.MonkeyPatch) -> N
         (without_a_second_round, "without an earlier silence"),
         (without_a_control, "could not be trusted"),
         (without_a_second_probe, "who is frozen was taken for live"),
-        (by_the_clock_of_this_host, "joined after it was judged|still there after two rounds"),
+        (by_the_clock_of_this_host, "joined after it was judged|still there after three rounds"),
         (without_a_receipt, "not each removal has a receipt"),
         (without_regard_to_joins_between_two_silences, "without an earlier silence"),
+        (without_markers, "without an earlier silence"),
+        (by_redis_clock_alone, "without an earlier silence"),
     ],
 )
 def test_each_safety_is_needed(

@@ -1,6 +1,6 @@
 """What an earlier run remembers of a silent process, and what that is worth now."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ops.model.liveness.evidence import AliveSince, Evidence, JoinedSince, SuspectedBefore
@@ -128,6 +128,18 @@ def suspicions_after(
             vanished=earlier.suspicion.vanished + 1 if earlier is not None and earlier.took_marker else 0,
         )
     return after
+
+
+def came_back(
+    suspicions: Mapping[str, Suspicion], processes: Collection[str], marks: Mapping[str, int], evicted_keys: int
+) -> set[str]:
+    """Those of the dead ``processes`` that have taken a marker since they were judged. ``marks``: what is left now."""
+    known = {process: suspicions[process] for process in processes if process in suspicions}
+    return {
+        process
+        for process, suspicion in known.items()
+        if marks.get(process, 0) < suspicion.marks and evicted_keys == suspicion.evicted_keys
+    }
 
 
 def always_back(suspicions: Mapping[str, Suspicion]) -> list[str]:

@@ -16,6 +16,7 @@ from ops.model.liveness.suspicion import (
     MOST_VANISHED,
     Suspicion,
     always_back,
+    came_back,
     seen_live_after,
     suspicion_lifetime_seconds,
     suspicions_after,
@@ -28,7 +29,7 @@ from ops.operations.reaping.purge import Doom, Purged, purge
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped
 from ops.store.liveness import suspects
-from ops.store.liveness.markers import place_markers
+from ops.store.liveness.markers import count_markers, place_markers
 from ops.store.liveness.receivers import count_idle_receivers
 from ops.store.removal import journal
 from ops.store.removal.locks import run_lock
@@ -135,6 +136,7 @@ class _Run:
         if plan.dead and opened.complete:
             try:
                 plan = await self._refuse_another_epoch(plan)
+                plan = replace(plan, dead=plan.dead - await self._came_back(observation, plan.dead))
                 if plan.dead:
                     await self._purge(run_id, observation, plan.dead)
             except ShardError as error:
@@ -260,6 +262,13 @@ class _Run:
             raise ShardError(self._opened.problems[0])
         stopped = check_epoch(epoch, self._opened.epoch)
         return plan if stopped is None else ReapPlan(frozenset(), stopped)
+
+    async def _came_back(self, observation: Observation, dead: Collection[str]) -> set[str]:
+        """Which of the dead have given a sign of life since they were judged."""
+        marks = await count_markers(self._opened, observation.inboxes_of(dead))
+        back = came_back(self._suspicions, dead, marks, self._opened.evicted_keys)
+        self._notes.extend(f"process {process} came back while it was judged: its members stay" for process in back)
+        return back
 
     def _report(self, run_id: str, started_at: float, observation: Observation, plan: ReapPlan) -> ReapReport:
         opened, census, verdicts = self._opened, observation.census, observation.verdicts
