@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ops.model.liveness.evidence import AliveSince, Evidence, JoinedSince, SuspectedBefore
 from ops.model.liveness.judge import State, Verdict
-from ops.model.liveness.moments import Moment, elapsed_seconds
+from ops.model.liveness.moments import FUTURE_TOLERANCE_SECONDS, Moment, elapsed_seconds
 
 SUSPICION_LIFETIME_ROUNDS = 3
 SUSPICION_LIFETIME_FLOOR_SECONDS = 900.0
@@ -85,7 +85,7 @@ def recall(
     if signs.newest_joined_at > suspicion.newest_joined_at:
         sign = JoinedSince(max(0.0, signs.newest_joined_at - suspicion.since.redis))
         return Recall(suspicion, (sign,), void=True)
-    if signs.lease_renewed_at is not None and signs.lease_renewed_at > suspicion.renewed.redis:
+    if _is_between(suspicion.renewed, signs.lease_renewed_at, now):
         return Recall(suspicion, (AliveSince("renewed its lease"),), void=True)
     if suspicion.epoch != epoch:
         return Recall(suspicion, (), void=True, restarted=True)
@@ -96,6 +96,11 @@ def recall(
     if suspicion.marks and not unbroken and signs.marks is not None and evicted_keys == suspicion.evicted_keys:
         return Recall(suspicion, (AliveSince("took the marker that was left for it"),), void=True, took_marker=True)
     return Recall(suspicion, (SuspectedBefore(ago, suspicion.looks, unbroken),))
+
+
+def _is_between(then: Moment, at: float | None, now: Moment) -> bool:
+    """Whether ``at`` (unix seconds by the first shard's clock) came after ``then``, and not in the future."""
+    return at is not None and then.redis < at <= now.redis + FUTURE_TOLERANCE_SECONDS
 
 
 def suspicions_after(
