@@ -65,6 +65,7 @@ class Interruptible:
     """Runs one command at a time, in forks of a process that has loaded Django already. `env` adds to ours."""
 
     def __init__(self, **env: str) -> None:
+        self.settings = env
         self._env = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", **env}
         self._process: asyncio.subprocess.Process | None = None
 

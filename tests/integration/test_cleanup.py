@@ -117,6 +117,7 @@ async def test_the_document_says_all_of_it_and_the_exit_code_whether_it_was_done
         "sources": ["the disconnect log in Redis"],
         "dry_run": False,
         "complete": True,
+        "stopped": None,
         "records": 4,
         "channels": 4,
         "groups_scanned": 1,

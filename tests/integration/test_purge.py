@@ -9,11 +9,13 @@ import pytest
 import pytest_asyncio
 import redis
 
+from ops.model.keys import inbox_part
 from ops.store.connection.scripts import script
 from ops.store.connection.shards import OpenLayer, open_layer
-from ops.store.removal.journal import Doomed, Purge, Purged, inbox_part, parse_receipt, restore_members, set_aside
+from ops.store.removal.journal import Doomed, Purge, Purged, parse_receipt, restore_members, set_aside
+from ops.store.removal.judgement import Judgement
 from project.embedded_redis import EmbeddedRedis
-from tests.layer_builders import ASGI, channels_of, dump, members_of, new_process_name, receipts
+from tests.layer_builders import ASGI, NoLock, channels_of, dump, members_of, new_process_name, receipts
 
 RUN = "20260102T030405Z-abcdef"
 ROOM = ASGI.group("room")
@@ -27,7 +29,8 @@ async def opened(redis_server: EmbeddedRedis) -> AsyncIterator[OpenLayer]:
 
 async def purge(opened: OpenLayer, *doomed: Doomed, journal_seconds: float = 1000) -> Purged:
     async with opened.home.wire() as wire:
-        purge = Purge(wire, opened.keyspace.journal(RUN), journal_seconds)
+        judgement = Judgement(opened, RUN, NoLock())
+        purge = Purge(wire, opened.home, opened.keyspace.journal(RUN), journal_seconds, judgement)
         await purge.load()
         for key, members, scores in doomed:
             await purge.remove(key, members, scores)
@@ -161,6 +164,36 @@ async def test_any_bytes_are_removed_and_restored_as_they_are(
     assert receipts(redis_client, RUN) == {key: {name: 1.5}}
     assert await restore_members(opened, opened.home, [(key, [name], [1.5])]) == (1, 0, 0)
     assert redis_client.zrange(key, 0, -1, withscores=True) == [(name, 1.5)]
+
+
+# A judgement that is too old
+
+
+@pytest.mark.parametrize("seconds", [-100, 100])
+async def test_a_judgement_that_is_too_old_removes_nothing_and_says_so(
+    each_redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Or one that is yet to come, by a clock that was set back: its age is not known."""
+    with redis.Redis.from_url(each_redis_server.url) as client:
+        members = names(3)
+        client.zadd(ROOM, dict.fromkeys(members, 1))
+        async with open_layer("default") as opened, opened.home.wire() as wire:
+            judgement = Judgement(opened, RUN, NoLock())
+            now = opened.home.now
+
+            async def at_another_time() -> float:
+                return await now() + seconds
+
+            monkeypatch.setattr(opened.home, "now", at_another_time)
+            script = Purge(wire, opened.home, opened.keyspace.journal(RUN), 1000, judgement)
+            await script.load()
+            await script.remove(ROOM, members, [1.0] * 3)
+            purged = await script.finish()
+
+        assert (purged.removed, purged.kept, client.zcard(ROOM)) == (0, 0, 3)
+        assert judgement.stopped
+        assert judgement.stopped.startswith("judgement: it was more than 30 s old")
+        assert not client.exists(ASGI.journal(RUN))
 
 
 # Putting back

@@ -23,6 +23,7 @@ from tests.layer_builders import (
     CONFIRM_AFTER_SECONDS,
     PROBE_TIMEOUT_SECONDS,
     AppProcess,
+    NoLock,
     StartProcess,
     add_members,
     channels_of,
@@ -568,7 +569,7 @@ async def test_two_runs_at_once_remove_each_member_once(
     """The lock only saves work: without it, the scripts still decide."""
     await start_process("room", count=300)
     await suspect_everybody()
-    monkeypatch.setattr(reap_module, "run_lock", lambda opened: opened_without_lock())
+    monkeypatch.setattr(reap_module, "run_lock", lambda opened: NoLock())
 
     reports = await asyncio.gather(run_reap(), run_reap())
 
@@ -576,14 +577,6 @@ async def test_two_runs_at_once_remove_each_member_once(
     found = [receipts(redis_client, report.run_id).get(ASGI.group("room"), {}) for report in reports]
     assert sum(map(len, found)) == 300
     assert not found[0].keys() & found[1].keys()
-
-
-class opened_without_lock:
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
 
 
 async def test_reap_works_on_each_server_version(each_redis_server: EmbeddedRedis, start_process: StartProcess) -> None:

@@ -12,6 +12,7 @@ from ops.model.disconnects.cleanup import CleanupReport
 from ops.model.disconnects.emitting import EmitReport
 from ops.model.disconnects.report.report import DisconnectReport
 from ops.model.text import visible
+from ops.output.lines import safety_stop
 
 FINDINGS = 3
 
@@ -125,7 +126,9 @@ class Command(OpsCommand):
             self.warn(problem)
         if not report.complete:
             return 1
-        return FINDINGS if report.dry_run and report.removed else 0
+        if report.stopped:
+            self.warn(safety_stop(report.stopped, report.removed, report.run_id))
+        return FINDINGS if report.stopped or (report.dry_run and report.removed) else 0
 
     def _show_report(self, report: DisconnectReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":

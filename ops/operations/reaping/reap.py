@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,7 +21,8 @@ from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped
 from ops.store.liveness import suspects
 from ops.store.removal import journal
-from ops.store.removal.locks import run_lock
+from ops.store.removal.judgement import Judgement
+from ops.store.removal.locks import RunLock, run_lock
 
 NOTHING_TO_REAP = "publish/subscribe memberships end with their connection: there is nothing to reap"
 
@@ -66,8 +67,8 @@ async def reap(opened: OpenLayer, options: ReapOptions, progress: Progress = no_
         return _nothing_to_reap(opened, options)
     if options.dry_run or not opened.complete:
         return await _Run(opened, options, progress).run()
-    async with run_lock(opened):
-        return await _Run(opened, options, progress).run()
+    async with run_lock(opened) as lock:
+        return await _Run(opened, options, progress, lock).run()
 
 
 def _nothing_to_reap(opened: OpenLayer, options: ReapOptions) -> ReapReport:
@@ -91,12 +92,15 @@ def _nothing_to_reap(opened: OpenLayer, options: ReapOptions) -> ReapReport:
 
 
 class _Run:
-    """The state of one run."""
+    """The state of one run. ``lock``: not held by one that changes nothing."""
 
-    def __init__(self, opened: OpenLayer, options: ReapOptions, progress: Progress) -> None:
+    def __init__(
+        self, opened: OpenLayer, options: ReapOptions, progress: Progress, lock: RunLock | None = None
+    ) -> None:
         self._opened = opened
         self._options = options
         self._progress = progress
+        self._lock = lock
         self._clock = time.monotonic()
         self._suspicions: dict[str, Suspicion] = {}
         self._purged = Purged()
@@ -120,7 +124,8 @@ class _Run:
             try:
                 plan = await self._refuse_another_epoch(plan)
                 if plan.dead:
-                    await self._purge(run_id, observation, plan.dead)
+                    stopped = await self._purge(run_id, observation, plan.dead)
+                    plan = replace(plan, stopped=stopped)
             except ShardError as error:
                 self._notes.append(str(error))
                 await asyncio.gather(*(shard.identify() for shard in opened.shards))
@@ -173,29 +178,29 @@ class _Run:
             await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
         return plan
 
-    async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
-        """Remove the members of ``dead`` as they were judged, then what else these processes left behind."""
+    async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> str | None:
+        """Remove the members of ``dead`` as they were judged, then what else these processes left behind.
+
+        Returns why that was stopped, if it was.
+        """
         opened, options = self._opened, self._options
-        if not options.dry_run:
+        judgement = None if self._lock is None else Judgement(opened, run_id, self._lock)
+        if judgement is not None:
             await journal.record_run_started(
                 opened, run_id, observation.now, options.journal_seconds, options.glob, takes_leases=True
             )
-        await purge(
-            opened,
-            Doom(run_id, dead, observation, options.glob, options.journal_seconds),
-            self._purged,
-            dry_run=options.dry_run,
-            progress=self._progress,
-        )
+        doom = Doom(run_id, dead, observation, options.glob, options.journal_seconds)
+        await purge(opened, doom, self._purged, judgement, self._progress)
         await self._log(run_id)
         # Without an end the run is listed as interrupted, with what its receipts say.
-        if not options.dry_run and opened.complete:
+        if judgement is not None and opened.complete:
             summary = {
                 "removed": self._purged.removed.total(),
                 "processes": len(dead),
                 "set_aside": len(self._purged.leftovers),
             }
             await journal.record_run_ended(opened, run_id, summary)
+        return judgement.stopped if judgement is not None else None
 
     async def _log(self, run_id: str) -> None:
         """Have the disconnect log say what went. It is only told: a run does not fail of it."""

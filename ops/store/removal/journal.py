@@ -19,11 +19,13 @@ import msgpack
 from redis.exceptions import ResponseError
 
 from ops.model.keys import INFLIGHT_SUFFIX, decode_name, encode_name, inbox_parts
+from ops.model.liveness.judgement import JUDGEMENT_SECONDS
 from ops.model.runs import RunRecord
 from ops.store.connection.permissions import refusal_of_script
 from ops.store.connection.scripts import call_script, script
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.connection.wire import Wire, checked, pack
+from ops.store.removal.judgement import Judgement
 
 MEMBERS_AT_ONCE = 100  # of one script call: some 0.3 ms of the server's time
 GROUPS_AT_ONCE = 100
@@ -59,12 +61,17 @@ class Purged:
 
 
 class Purge:
-    """Removes members of one shard, many groups to a script call and several calls under way at a time."""
+    """Removes members of one shard, many groups to a script call and several calls under way at a time.
 
-    def __init__(self, wire: Wire, journal: bytes, journal_seconds: float) -> None:
+    When the judgement holds no more, nothing more is sent; what is under way is still waited for and counted.
+    """
+
+    def __init__(self, wire: Wire, shard: Shard, journal: bytes, journal_seconds: float, judgement: Judgement) -> None:
         self._wire = wire
+        self._shard = shard
         self._journal = journal
         self._journal_seconds = b"%d" % math.ceil(journal_seconds)
+        self._judgement = judgement
         self._script = script("purge_members")
         self._batch: list[Doomed] = []
         self._members = 0
@@ -91,19 +98,24 @@ class Purge:
         self._members += len(doomed[1])
 
     async def _send(self) -> None:
-        if not self._batch:
+        batch, self._batch, self._members = self._batch, [], 0
+        if not batch or not await self._judgement.holds():
             return
-        keys = [key for key, _, _ in self._batch]
-        members = msgpack.packb([(key, members) for key, members, _ in self._batch], use_bin_type=False)
-        joined_by = msgpack.packb([at for _, _, joined_by in self._batch for at in joined_by])
-        count = b"%d" % (len(keys) + 1)
-        await self._wire.send(
-            pack(b"EVALSHA", self._script.sha, count, self._journal, *keys, self._journal_seconds, members, joined_by)
-        )
-        self._under_way.append(self._batch)
-        self._batch, self._members = [], 0
+        await self._call(batch)
         if len(self._under_way) >= CALLS_AHEAD:
             await self._collect(1)
+
+    async def _call(self, batch: list[Doomed]) -> None:
+        keys = [key for key, _, _ in batch]
+        words = (
+            self._journal_seconds,
+            msgpack.packb([(key, members) for key, members, _ in batch], use_bin_type=False),
+            msgpack.packb([at for _, _, joined_by in batch for at in joined_by]),
+            b"%.6f" % self._judgement.time_on(self._shard),
+            b"%g" % JUDGEMENT_SECONDS,
+        )
+        await self._wire.send(pack(b"EVALSHA", self._script.sha, b"%d" % (len(keys) + 1), self._journal, *keys, *words))
+        self._under_way.append(batch)
 
     async def finish(self) -> Purged:
         """Send what is left and wait for every answer."""
@@ -113,8 +125,12 @@ class Purge:
 
     async def _collect(self, calls: int) -> None:
         for reply in await self._wire.replies(calls):
-            _, kept = self._checked(reply)
-            self.purged.note(self._under_way.popleft(), kept)
+            batch = self._under_way.popleft()
+            removed, kept = self._checked(reply)
+            if removed < 0:
+                self._judgement.refuse()
+            else:
+                self.purged.note(batch, kept)
 
     def _checked(self, reply: Any) -> Any:
         try:
