@@ -400,13 +400,14 @@ async def test_an_undo_killed_at_any_command_loses_nothing_and_can_be_done_again
 # A run that stands still in the middle of its removal
 
 
+SCRIPT = script("purge_members").sha.decode()
 HALFWAY = 3  # calls of the script, on two shards: two are sent, and the third when the process goes on
 
 
 async def test_a_run_that_stood_still_while_it_was_undone_removes_nothing_more(shards: list[EmbeddedRedis]) -> None:
     async with open_lane("lane", shards) as lane, lane.another_host() as frozen:
         lane.restore()
-        await frozen.run_until_stopped(*REAP, words=script("purge_members").sha.decode(), nth=HALFWAY)
+        await frozen.run_until_stopped(*REAP, words=SCRIPT, nth=HALFWAY, questions=False)
         assert 0 < len(lane.others | lane.doomed) - len(lane.present()) < len(lane.doomed)
         await until(lambda: not lane.is_locked(), within_seconds=2 * LOCK_SECONDS)
         [run_id] = lane.runs_with_receipts()
@@ -427,7 +428,7 @@ async def test_a_run_that_stood_still_while_it_was_undone_removes_nothing_more(s
 async def test_a_run_that_stood_still_for_a_moment_removes_every_dead_member(shards: list[EmbeddedRedis]) -> None:
     async with open_lane("lane", shards) as lane, lane.another_host() as frozen:
         lane.restore()
-        await frozen.run_until_stopped(*REAP, words=script("purge_members").sha.decode(), nth=HALFWAY)
+        await frozen.run_until_stopped(*REAP, words=SCRIPT, nth=HALFWAY, questions=False)
         report = json.loads((await frozen.go_on()).out)
         assert (report["stopped"], report["removed"]) == (None, len(lane.doomed))
         lane.assert_all_reaped()

@@ -58,10 +58,10 @@ def after_some_batches(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None], 
     """Have something happen in the middle of the removal."""
     call, calls = journal.Purge._call, iter(range(10**9))
 
-    async def call_after(purge: journal.Purge, batch: list[journal.Doomed]) -> None:
+    async def call_after(purge: journal.Purge, *args: object) -> None:
         if next(calls) == batches:
             do()
-        await call(purge, batch)
+        await call(purge, *args)
 
     monkeypatch.setattr(journal.Purge, "_call", call_after)
 

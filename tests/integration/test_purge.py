@@ -288,3 +288,26 @@ async def test_a_receipt_has_one_form_whoever_stays(opened: OpenLayer, redis_cli
     raws = redis_client.lrange(ASGI.journal(RUN), 0, -1)
     assert [msgpack.unpackb(raw, raw=True) for raw in raws] == [[[[ROOM, [going]]], [1.5]]] * 2
     assert [parse_receipt(raw) for raw in raws] == [[(ROOM, [going], [1.5])]] * 2
+
+
+async def test_a_server_that_forgets_the_scripts_during_the_removal_gets_them_again(
+    each_redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several calls are under way then, of which each did nothing."""
+    with redis.Redis.from_url(each_redis_server.url) as client:
+        expected = {name: 1000.0 + at for at, name in enumerate(names(3000))}
+        client.zadd(ROOM, expected)
+        send, sent = Purge._send, iter(range(10**9))
+
+        async def forget_now_and_then(purge: Purge) -> None:
+            if next(sent) in (3, 4, 11, 27):
+                client.script_flush()
+            await send(purge)
+
+        monkeypatch.setattr(Purge, "_send", forget_now_and_then)
+        async with open_layer("default") as opened:
+            purged = await purge(opened, (ROOM, list(expected), list(expected.values())))
+
+        assert (purged.removed, purged.kept) == (3000, 0)
+        assert receipts(client, RUN) == {ROOM: expected}
+        assert not client.exists(ROOM)

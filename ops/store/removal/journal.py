@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import hiredis
 import msgpack
 from redis.exceptions import ResponseError
 
@@ -101,11 +102,11 @@ class Purge:
         batch, self._batch, self._members = self._batch, [], 0
         if not batch or not await self._judgement.holds():
             return
-        await self._call(batch)
+        await self._call(batch, b"EVALSHA", self._script.sha)
         if len(self._under_way) >= CALLS_AHEAD:
             await self._collect(1)
 
-    async def _call(self, batch: list[Doomed]) -> None:
+    async def _call(self, batch: list[Doomed], *command: bytes) -> None:
         keys = [key for key, _, _ in batch]
         words = (
             self._journal_seconds,
@@ -114,18 +115,23 @@ class Purge:
             b"%.6f" % self._judgement.time_on(self._shard),
             b"%g" % JUDGEMENT_SECONDS,
         )
-        await self._wire.send(pack(b"EVALSHA", self._script.sha, b"%d" % (len(keys) + 1), self._journal, *keys, *words))
+        await self._wire.send(pack(*command, b"%d" % (len(keys) + 1), self._journal, *keys, *words))
         self._under_way.append(batch)
 
     async def finish(self) -> Purged:
         """Send what is left and wait for every answer."""
         await self._send()
-        await self._collect(len(self._under_way))
+        while self._under_way:
+            await self._collect(len(self._under_way))
         return self.purged
 
     async def _collect(self, calls: int) -> None:
         for reply in await self._wire.replies(calls):
             batch = self._under_way.popleft()
+            if _is_forgotten(reply):
+                if await self._judgement.holds():
+                    await self._call(batch, b"EVAL", self._script.source)
+                continue
             removed, kept = self._checked(reply)
             if removed < 0:
                 self._judgement.refuse()
@@ -140,6 +146,11 @@ class Purge:
             if refusal is None:
                 raise
             raise refusal from None
+
+
+def _is_forgotten(reply: Any) -> bool:
+    """Whether the server did nothing, since it has lost its scripts after they were loaded (``SCRIPT FLUSH``)."""
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 async def set_aside(
