@@ -7,7 +7,7 @@ from ops import api
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import moment, speed
 from ops.management.command import OpsCommand
-from ops.management.files import write_text
+from ops.management.files import write_page
 from ops.model.disconnects.cleanup import CleanupReport
 from ops.model.disconnects.emitting import EmitReport
 from ops.model.disconnects.report.report import DisconnectReport
@@ -143,7 +143,7 @@ class Command(OpsCommand):
         if options["html"]:
             from ops.output.disconnect_page import disconnect_page
 
-            write_text(options["html"], disconnect_page(report))
+            write_page(options["html"], disconnect_page(report))
         for problem in report.reading.problems:
             self.warn(problem)
         return 1 if report.reading.problems else 0
