@@ -26,7 +26,7 @@ from ops.operations.progress import Progress, no_progress
 from ops.operations.reaping.reap import new_run_id
 from ops.operations.reaping.undo import refuse_missing_shards
 from ops.store.connection.shards import OpenLayer, Shard
-from ops.store.disconnects.log import BEGINNING, read_position, record_position
+from ops.store.disconnects.log import BEGINNING, ends_before, read_position, record_position
 from ops.store.groups.census import GroupSlice, ScanNotes, Selection, read_slices
 from ops.store.removal import journal
 from ops.store.removal.judgement import Judgement
@@ -110,12 +110,13 @@ class _Cleanup:
         self._removed: Counter[bytes] = Counter()
         self._run_id: str | None = None
         self._judgement: Judgement | None = None
+        self._notes: list[str] = []
         self._starting = asyncio.Lock()
 
     async def run(self) -> CleanupReport:
         opened, options = self._opened, self._options
         if options.resume:
-            self._resumed_from = self._records.position = await read_position(opened)
+            self._resumed_from = self._records.position = await self._resume_at()
         gone: dict[bytes, float] = {}
         started_at = await opened.home.now()
         async for batch in self._batches():
@@ -135,6 +136,16 @@ class _Cleanup:
         if opened.complete:
             await self._note_end()
         return self._report()
+
+    async def _resume_at(self) -> str:
+        position = await read_position(self._opened)
+        if not await ends_before(self._opened, position):
+            return position
+        self._notes.append(
+            f"the disconnect log ends before {position}, up to which the last clean-up came: it was deleted, or "
+            f"replaced by an older one, so this clean-up began at its beginning"
+        )
+        return BEGINNING
 
     @property
     def _stopped(self) -> str | None:
@@ -265,5 +276,5 @@ class _Cleanup:
             reading=reading,
             duration_seconds=time.monotonic() - self._clock,
             stopped=self._stopped,
-            notes=tuple(opened.problems),
+            notes=(*opened.problems, *self._notes),
         )
