@@ -33,6 +33,7 @@ GROUPS_AT_ONCE = 100
 CALLS_AHEAD = 4
 RECEIPTS_AT_ONCE = 20
 RUNS_KEPT = 10_000
+RECORDS_AT_ONCE = 1000
 
 Doomed = tuple[bytes, list[bytes], list[float]]
 """A group's key, channels to remove from it, and the time by which each had joined when it was judged, unix seconds."""
@@ -202,25 +203,53 @@ async def record_run_ended(opened: OpenLayer, run_id: str, summary: Mapping[str,
 
 
 async def record_run_undone(opened: OpenLayer, run_id: str, now: float) -> None:
-    await opened.home.execute("HSET", opened.keyspace.run(run_id), "undone_at", repr(now))
+    """Note it where the run's record is: the host that made it may call another shard the first."""
+    record = opened.keyspace.run(run_id)
+    held = [shard for shard in opened.shards if (await _read_records(shard, [record]))[0]]
+    for shard in held or [opened.home]:
+        await shard.execute("HSET", record, "undone_at", repr(now))
 
 
 async def read_runs(opened: OpenLayer) -> list[RunRecord]:
-    """Every run that removed something and whose receipts are kept, the latest first."""
-    run_ids = [decode_name(raw) for raw in await opened.home.execute("ZREVRANGE", opened.keyspace.runs, 0, -1)]
-    records = [await read_run(opened, run_id) for run_id in run_ids]
-    return [
-        record for record in records if record and (record.removed or record.set_aside or record.state == "interrupted")
+    """Every run that removed something and whose receipts are kept, the latest first.
+
+    From every shard, since each run is listed on the one that its host calls the first.
+    """
+    listed: dict[bytes, float] = {}
+    stored: dict[bytes, dict[bytes, bytes]] = {}
+    for shard in opened.shards:
+        client: Any = shard.client
+        found = dict(await shard.ask(client.zrevrange(opened.keyspace.runs, 0, -1, withscores=True)))
+        listed |= found
+        records = await _read_records(shard, [opened.keyspace.run(decode_name(run_id)) for run_id in found])
+        for run_id, record in zip(found, records, strict=True):
+            stored[run_id] = {**stored.get(run_id, {}), **record}
+    runs = [
+        await _parse_run(opened, decode_name(run_id), stored[run_id])
+        for run_id in sorted(listed, key=lambda run_id: (listed[run_id], run_id), reverse=True)
     ]
+    return [run for run in runs if run and (run.removed or run.set_aside or run.state == "interrupted")]
 
 
 async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
-    """One run, or None when it is unknown or its receipts have expired.
+    """One run, from whichever shard has its record, or None when it is unknown or its receipts have expired."""
+    stored: dict[bytes, bytes] = {}
+    for shard in opened.shards:
+        stored |= (await _read_records(shard, [opened.keyspace.run(run_id)]))[0]
+    return await _parse_run(opened, run_id, stored)
 
-    Where the first shard has lost its record, and another one has its receipts, it counts as interrupted.
-    """
-    client: Any = opened.home.client
-    stored: dict[bytes, bytes] = await opened.home.ask(client.hgetall(opened.keyspace.run(run_id)))
+
+async def _read_records(shard: Shard, keys: Sequence[bytes]) -> list[dict[bytes, bytes]]:
+    """What ``shard`` has under these keys; nothing where that is no hash."""
+    found: list[dict[bytes, bytes]] = []
+    for start in range(0, len(keys), RECORDS_AT_ONCE):
+        replies = await shard.pipeline([("HGETALL", key) for key in keys[start : start + RECORDS_AT_ONCE]])
+        found.extend(reply if isinstance(reply, dict) else {} for reply in replies)
+    return found
+
+
+async def _parse_run(opened: OpenLayer, run_id: str, stored: Mapping[bytes, bytes]) -> RunRecord | None:
+    """Where its record is lost, and a shard has its receipts, it counts as interrupted."""
     if not stored:
         receipts = await count_receipts(opened, run_id)
         return RunRecord(run_id, 0.0, "interrupted", receipts, 0, takes_leases=True) if receipts else None
