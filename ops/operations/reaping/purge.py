@@ -153,9 +153,7 @@ async def _set_aside_leftovers(opened: OpenLayer, doom: Doom, purged: Purged, ju
                 if judgement is None:
                     messages = await journal.count_messages(shard, key)
                 else:
-                    messages = await journal.set_aside(
-                        opened, doom.run_id, shard, key, doom.journal_seconds, expiring_too=expiring_too
-                    )
+                    messages = await journal.set_aside(opened, doom.run_id, shard, key, expiring_too=expiring_too)
                 if messages:
                     purged.leftovers.append(Leftover(decode_name(key), shard.index, kind, process, messages))
 

@@ -154,15 +154,14 @@ def _is_forgotten(reply: Any) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
-async def set_aside(
-    opened: OpenLayer, run_id: str, shard: Shard, key: bytes, journal_seconds: float, *, expiring_too: bool
-) -> int:
+async def set_aside(opened: OpenLayer, run_id: str, shard: Shard, key: bytes, *, expiring_too: bool) -> int:
     """Move an inbox or in-flight key of a dead process out of the way; returns how many messages it held.
 
+    It is kept for as long as its messages can be used: the layer's ``expiry``.
     ``expiring_too``: also where it would expire by itself.
     """
     aside = opened.keyspace.aside(run_id, key)
-    args = [math.ceil(journal_seconds), int(expiring_too)]
+    args = [math.ceil(opened.layer.expiry), int(expiring_too)]
     return int(await call_script(shard, "set_aside_key", [key, aside], args))
 
 
