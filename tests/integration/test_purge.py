@@ -14,6 +14,7 @@ from ops.store.connection.scripts import script
 from ops.store.connection.shards import OpenLayer, open_layer
 from ops.store.removal.journal import Doomed, Purge, Purged, parse_receipt, restore_members, set_aside
 from ops.store.removal.judgement import Judgement
+from ops.store.removal.retention import read_retention
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import ASGI, NoLock, channels_of, dump, members_of, new_process_name, receipts
 
@@ -27,7 +28,7 @@ async def opened(redis_server: EmbeddedRedis) -> AsyncIterator[OpenLayer]:
         yield layer
 
 
-async def purge(opened: OpenLayer, *doomed: Doomed, journal_seconds: float = 1000) -> Purged:
+async def purge(opened: OpenLayer, *doomed: Doomed, journal_seconds: int = 1000) -> Purged:
     async with opened.home.wire() as wire:
         judgement = Judgement(opened, RUN, NoLock())
         purge = Purge(wire, opened.home, opened.keyspace.journal(RUN), journal_seconds, judgement)
@@ -123,7 +124,7 @@ async def test_receipts_expire_after_the_journal_time_counted_from_the_last(
 ) -> None:
     (member,) = names(1)
     redis_client.zadd(ROOM, {member: 1})
-    await purge(opened, (ROOM, [member], [1.0]), journal_seconds=12.3)
+    await purge(opened, (ROOM, [member], [1.0]), journal_seconds=13)
     assert 12 <= redis_client.ttl(ASGI.journal(RUN)) <= 13
     redis_client.zadd(ROOM, {member: 1})
     await purge(opened, (ROOM, [member], [1.0]), journal_seconds=5000)
@@ -238,10 +239,15 @@ async def test_restoring_writes_no_key_but_groups_of_this_layer(opened: OpenLaye
 # Setting aside
 
 
+async def put_aside(opened: OpenLayer, key: bytes, *, expiring_too: bool) -> int:
+    retention = await read_retention(opened, 1000)
+    return await set_aside(opened, RUN, retention, opened.home, key, expiring_too=expiring_too)
+
+
 async def test_a_key_is_set_aside_whole_and_expires_later(opened: OpenLayer, redis_client: redis.Redis) -> None:
     key = ASGI.inbox("specific.x!")
     redis_client.zadd(key, {b"one": 1, b"two": 2})
-    assert await set_aside(opened, RUN, opened.home, key, expiring_too=True) == 2
+    assert await put_aside(opened, key, expiring_too=True) == 2
     aside = ASGI.aside(RUN, key)
     assert redis_client.keys("*") == [aside]
     assert 0 < redis_client.ttl(aside) <= 60, "as long as a message can be used"
@@ -252,9 +258,9 @@ async def test_a_key_that_expires_by_itself_may_stay(opened: OpenLayer, redis_cl
     key = ASGI.inbox("specific.x!")
     redis_client.zadd(key, {b"one": 1})
     redis_client.expire(key, 60)
-    assert await set_aside(opened, RUN, opened.home, key, expiring_too=False) == 0
+    assert await put_aside(opened, key, expiring_too=False) == 0
     redis_client.persist(key)
-    assert await set_aside(opened, RUN, opened.home, key, expiring_too=False) == 1
+    assert await put_aside(opened, key, expiring_too=False) == 1
 
 
 @pytest.mark.parametrize("command", ["SET {} x", "RPUSH {} x", "SADD {} x", "HSET {} x y"])
@@ -262,10 +268,10 @@ async def test_a_key_that_holds_no_messages_is_not_set_aside(
     opened: OpenLayer, redis_client: redis.Redis, command: str
 ) -> None:
     key = ASGI.inbox("specific.x!")
-    assert await set_aside(opened, RUN, opened.home, key, expiring_too=True) == 0
+    assert await put_aside(opened, key, expiring_too=True) == 0
     redis_client.execute_command(*command.format(key.decode()).split())
     before = dump(redis_client)
-    assert await set_aside(opened, RUN, opened.home, key, expiring_too=True) == 0
+    assert await put_aside(opened, key, expiring_too=True) == 0
     assert dump(redis_client) == before
 
 
@@ -274,7 +280,7 @@ async def test_a_server_that_forgot_the_scripts_gets_them_again(opened: OpenLaye
     for _ in range(2):
         redis_client.script_flush()
         redis_client.zadd(key, {b"one": 1})
-        assert await set_aside(opened, RUN, opened.home, key, expiring_too=True) == 1
+        assert await put_aside(opened, key, expiring_too=True) == 1
 
 
 async def test_a_receipt_has_one_form_whoever_stays(opened: OpenLayer, redis_client: redis.Redis) -> None:

@@ -31,6 +31,7 @@ from ops.store.groups.census import GroupSlice, ScanNotes, Selection, read_slice
 from ops.store.removal import journal
 from ops.store.removal.judgement import Judgement
 from ops.store.removal.locks import RunLock, run_lock
+from ops.store.removal.retention import Retention, delete_what_is_over, read_retention
 
 NOTHING_TO_CLEAN = "publish/subscribe memberships end with their connection: there is nothing to clean up"
 CHANNELS_AT_ONCE = 100_000  # for each of these batches, all groups are read once
@@ -110,6 +111,7 @@ class _Cleanup:
         self._removed: Counter[bytes] = Counter()
         self._run_id: str | None = None
         self._judgement: Judgement | None = None
+        self._retention: Retention | None = None
         self._notes: list[str] = []
         self._starting = asyncio.Lock()
 
@@ -135,6 +137,8 @@ class _Cleanup:
         await self._clean(gone)
         if opened.complete:
             await self._note_end()
+        if self._lock is not None and opened.complete:
+            self._notes.extend(await delete_what_is_over(opened))
         return self._report()
 
     async def _resume_at(self) -> str:
@@ -214,23 +218,26 @@ class _Cleanup:
 
     async def _open_script(self, stack: AsyncExitStack, shard: Shard) -> journal.Purge:
         """The script on ``shard``; the run is listed before anything is removed anywhere."""
-        opened, seconds = self._opened, self._options.journal_seconds
+        opened = self._opened
         async with self._starting:
-            if self._run_id is None or self._judgement is None:
-                self._run_id, self._judgement = await self._start_run()
+            if self._run_id is None or self._judgement is None or self._retention is None:
+                self._run_id, self._judgement, self._retention = await self._start_run()
         writing = await stack.enter_async_context(shard.wire())
         receipts = opened.keyspace.journal(self._run_id)
-        script = journal.Purge(writing, shard, receipts, seconds, self._judgement)
+        journal_seconds = await self._retention.of_receipts(shard, receipts)
+        script = journal.Purge(writing, shard, receipts, journal_seconds, self._judgement)
         await script.load()
         return script
 
-    async def _start_run(self) -> tuple[str, Judgement]:
+    async def _start_run(self) -> tuple[str, Judgement, Retention]:
         opened, options = self._opened, self._options
         assert self._lock is not None, "a dry run removes nothing"
         now = await opened.home.now()
         run_id = new_run_id(now)
-        await journal.record_run_started(opened, run_id, now, options.journal_seconds, None, takes_leases=False)
-        return run_id, Judgement(opened, run_id, self._lock)
+        retention = await read_retention(opened, options.journal_seconds)
+        self._notes.extend(retention.notes)
+        await journal.record_run_started(opened, run_id, now, retention, None, takes_leases=False)
+        return run_id, Judgement(opened, run_id, self._lock), retention
 
     async def _note_position(self) -> None:
         """What has been cleaned up need not be read again, if nothing before it was left out."""

@@ -17,6 +17,7 @@ from ops.store.groups.index import forget_index, read_indexed
 from ops.store.liveness.leases import forget_leases
 from ops.store.removal import journal
 from ops.store.removal.judgement import Judgement
+from ops.store.removal.retention import Retention
 
 Reader = Callable[[Shard], AsyncGenerator[list[GroupSlice], None]]
 
@@ -29,7 +30,7 @@ class Doom:
     dead: frozenset[str]
     observation: Observation
     glob: str | None
-    journal_seconds: float
+    retention: Retention
 
 
 @dataclass(slots=True)
@@ -111,7 +112,8 @@ class _Removal:
         try:
             async with shard.wire() as writing:
                 receipts = self._opened.keyspace.journal(self._doom.run_id)
-                script = journal.Purge(writing, shard, receipts, self._doom.journal_seconds, self._judgement)
+                journal_seconds = await self._doom.retention.of_receipts(shard, receipts)
+                script = journal.Purge(writing, shard, receipts, journal_seconds, self._judgement)
                 purged = script.purged
                 await script.load()
                 groups = members = 0
@@ -153,7 +155,9 @@ async def _set_aside_leftovers(opened: OpenLayer, doom: Doom, purged: Purged, ju
                 if judgement is None:
                     messages = await journal.count_messages(shard, key)
                 else:
-                    messages = await journal.set_aside(opened, doom.run_id, shard, key, expiring_too=expiring_too)
+                    messages = await journal.set_aside(
+                        opened, doom.run_id, doom.retention, shard, key, expiring_too=expiring_too
+                    )
                 if messages:
                     purged.leftovers.append(Leftover(decode_name(key), shard.index, kind, process, messages))
 

@@ -23,6 +23,7 @@ from ops.store.liveness import suspects
 from ops.store.removal import journal
 from ops.store.removal.judgement import Judgement
 from ops.store.removal.locks import RunLock, run_lock
+from ops.store.removal.retention import delete_what_is_over, read_retention
 
 NOTHING_TO_REAP = "publish/subscribe memberships end with their connection: there is nothing to reap"
 
@@ -131,6 +132,8 @@ class _Run:
                 await asyncio.gather(*(shard.identify() for shard in opened.shards))
                 if opened.complete:  # It answers, but this run could not do its work.
                     opened.home.problem = str(error)
+        if self._lock is not None and opened.complete:
+            self._notes.extend(await delete_what_is_over(opened))
         return self._report(run_id, started_at, observation, plan)
 
     async def _look(self) -> Observation:
@@ -184,12 +187,14 @@ class _Run:
         Returns why that was stopped, if it was.
         """
         opened, options = self._opened, self._options
+        retention = await read_retention(opened, options.journal_seconds)
+        self._notes.extend(retention.notes)
         judgement = None if self._lock is None else Judgement(opened, run_id, self._lock)
         if judgement is not None:
             await journal.record_run_started(
-                opened, run_id, observation.now, options.journal_seconds, options.glob, takes_leases=True
+                opened, run_id, observation.now, retention, options.glob, takes_leases=True
             )
-        doom = Doom(run_id, dead, observation, options.glob, options.journal_seconds)
+        doom = Doom(run_id, dead, observation, options.glob, retention)
         await purge(opened, doom, self._purged, judgement, self._progress)
         await self._log(run_id)
         # Without an end the run is listed as interrupted, with what its receipts say.

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the journal of this run (list) on the shard of the groups
 -- KEYS[2…] the groups (zset: channel -> time it joined), in the order of ARGV[2]
--- ARGV[1]  seconds that the journal is kept from now
+-- ARGV[1]  seconds that the journal is kept from now; 0: until a later run deletes it
 -- ARGV[2]  MessagePack: for each group {group key, members}
 -- ARGV[3]  MessagePack: for each of all these members the time by which it had joined when it was judged
 -- ARGV[4]  when they were judged, unix seconds by the clock of this server
@@ -64,7 +64,9 @@ else
     receipt = cmsgpack.pack({groups, chosen})
 end
 call('RPUSH', KEYS[1], receipt)
-call('EXPIRE', KEYS[1], ARGV[1])
+if ARGV[1] ~= '0' then
+    call('EXPIRE', KEYS[1], ARGV[1])
+end
 for i = 1, #groups do
     call('ZREM', groups[i][1], unpack(groups[i][2]))
 end

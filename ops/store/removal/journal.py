@@ -27,6 +27,7 @@ from ops.store.connection.scripts import call_script, script
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.connection.wire import Wire, checked, pack
 from ops.store.removal.judgement import Judgement
+from ops.store.removal.retention import Retention
 
 MEMBERS_AT_ONCE = 100  # of one script call: some 0.3 ms of the server's time
 GROUPS_AT_ONCE = 100
@@ -68,11 +69,12 @@ class Purge:
     When the judgement holds no more, nothing more is sent; what is under way is still waited for and counted.
     """
 
-    def __init__(self, wire: Wire, shard: Shard, journal: bytes, journal_seconds: float, judgement: Judgement) -> None:
+    def __init__(self, wire: Wire, shard: Shard, journal: bytes, journal_seconds: int, judgement: Judgement) -> None:
+        """``journal_seconds``: how long the receipts are kept; 0: until a later run deletes them."""
         self._wire = wire
         self._shard = shard
         self._journal = journal
-        self._journal_seconds = b"%d" % math.ceil(journal_seconds)
+        self._journal_seconds = b"%d" % journal_seconds
         self._judgement = judgement
         self._script = script("purge_members")
         self._batch: list[Doomed] = []
@@ -154,14 +156,16 @@ def _is_forgotten(reply: Any) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
-async def set_aside(opened: OpenLayer, run_id: str, shard: Shard, key: bytes, *, expiring_too: bool) -> int:
+async def set_aside(
+    opened: OpenLayer, run_id: str, retention: Retention, shard: Shard, key: bytes, *, expiring_too: bool
+) -> int:
     """Move an inbox or in-flight key of a dead process out of the way; returns how many messages it held.
 
     It is kept for as long as its messages can be used: the layer's ``expiry``.
     ``expiring_too``: also where it would expire by itself.
     """
     aside = opened.keyspace.aside(run_id, key)
-    args = [math.ceil(opened.layer.expiry), int(expiring_too)]
+    args = [await retention.of_messages(shard, aside), int(expiring_too)]
     return int(await call_script(shard, "set_aside_key", [key, aside], args))
 
 
@@ -175,24 +179,29 @@ async def count_messages(shard: Shard, key: bytes) -> int:
 
 
 async def record_run_started(
-    opened: OpenLayer, run_id: str, now: float, journal_seconds: float, glob: str | None, *, takes_leases: bool
+    opened: OpenLayer, run_id: str, now: float, retention: Retention, glob: str | None, *, takes_leases: bool
 ) -> None:
     """List the run before it removes anything, and forget runs whose receipts have expired.
 
     ``takes_leases``: whose members it removes finds its lease gone, and puts them back if it lives.
     """
-    runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), math.ceil(journal_seconds)
+    runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), retention.journal_seconds
+    expiry = await retention.of_receipts(opened.home, run)
     pipe = opened.home.client.pipeline(transaction=True)
     pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep)})
     if glob is not None:
         pipe.hset(run, "match", encode_name(glob))
     if takes_leases:
         pipe.hset(run, "takes_leases", "1")
-    pipe.expire(run, keep)
+    if expiry:
+        pipe.expire(run, expiry)
     pipe.zadd(runs, {run_id: now})
     pipe.zremrangebyscore(runs, "-inf", now - keep)
     pipe.zremrangebyrank(runs, 0, -RUNS_KEPT - 1)
-    pipe.expire(runs, keep)
+    if expiry:
+        pipe.expire(runs, expiry)
+    else:
+        pipe.persist(runs)
     await opened.home.ask(pipe.execute())
 
 
