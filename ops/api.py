@@ -298,7 +298,7 @@ async def areap(
 
     ``match``: only from groups that match this Redis glob. ``dry_run``: change nothing. ``wait``: suspect, wait for the
     confirm time, and remove in this one call. None stands for the setting in ``CHANNELS_OPS``. A safety stop is in
-    ``stopped``, a shard that did not answer makes the report not ``complete``; nothing was removed then.
+    ``stopped``, a shard that did not answer makes the report not ``complete``; ``removed`` says what had gone by then.
     Raises AnotherRunHoldsTheLock if another run is at work.
     """
     from ops.operations.reaping import reap

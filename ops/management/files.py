@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 from ops.exceptions import OpsError
@@ -25,42 +26,51 @@ def write_reap_metrics(path: Path, report: ReapReport) -> None:
     """
     from ops.output.metrics import reap_metrics
 
+    _write(path, reap_metrics(report, _read_text(path)), WORLD_READABLE, what="metrics", option="--metrics-file")
+
+
+def write_page(path: Path, page: str) -> None:
+    """Replace the file at ``path`` with ``page``, in one step. A file that is replaced hands on its permissions.
+
+    Raises OpsError when the file cannot be written.
+    """
+    _write(path, page.encode("utf-8"), None, what="the page", option="--html")
+
+
+def _write(path: Path, content: bytes, mode: int | None, *, what: str, option: str) -> None:
+    """``mode``: the permissions; None for those of the file that is replaced, if there is one."""
+    shown = visible(str(path))
     try:
         if path.exists() and not path.is_file():
-            raise OpsError(f"cannot write metrics to {path}: not a regular file; give --metrics-file another path")
-        _replace_file(path, reap_metrics(report, _read_text(path)))
+            raise OpsError(f"cannot write {what} to {shown}: not a regular file; give {option} another path")
+        if mode is None and path.exists():
+            mode = stat.S_IMODE(path.stat().st_mode)
+        _replace_file(path, content, mode)
     except OSError as problem:
         raise OpsError(
-            f"cannot write metrics to {path}: {problem.strerror or problem}; the directory must exist and be writable "
-            f"for the user that runs this, or give --metrics-file another path"
+            f"cannot write {what} to {shown}: {problem.strerror or problem}; the directory must exist and be writable "
+            f"for the user that runs this, or give {option} another path"
         ) from problem
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``. Raises OpsError if that is not possible."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise OpsError(f"{visible(str(path))} cannot be written: {problem.strerror}") from None
 
 
 def _read_text(path: Path) -> str:
     """The text of the file that is to be replaced; empty if there is none that can be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
     except (OSError, ValueError):
         return ""
 
 
-def _replace_file(path: Path, content: bytes) -> None:
-    """As prometheus_client's ``write_to_textfile``, but readable for everybody whatever the umask of the caller is.
+def _replace_file(path: Path, content: bytes, mode: int | None) -> None:
+    """As prometheus_client's ``write_to_textfile``. ``mode``: its permissions; None for those that the umask leaves.
 
     The temporary file lies beside ``path``, because only a rename within one file system is atomic.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), WORLD_READABLE)
+        with open(temporary, "xb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
         os.replace(temporary, path)
     except BaseException:

@@ -16,6 +16,7 @@ key                               type    what
 ``{prefix}:ops:run:{id}``         hash    what that run did
 ``{prefix}:ops:journal:{id}``     list    receipts of that run, on the shard of the groups they speak of
 ``{prefix}:ops:aside:{id}:{key}`` zset    an inbox or in-flight key that the run set aside, until it expires
+``{prefix}:ops:kept``             zset    run, journal or aside key without an expiry -> when its time is over
 ``{prefix}:ops:lock``             string  held while a run removes or restores
 ``{prefix}:ops:disconnects``      stream  the disconnect log: a record for each websocket that ended, capped
 ``{prefix}:ops:cleaned``          string  the entry of that log up to which the recorded ends have been cleaned up
@@ -23,7 +24,8 @@ key                               type    what
 ================================  ======  ==================================================================
 
 The first four are those of channels_redis (``RedisChannelLayer``), the others are the toolkit's own. Leases are on
-every shard; indexes, receipts and what was set aside on the shard of what they speak of; all else on the first shard.
+every shard; indexes, receipts and what was set aside on the shard of what they speak of, the keys without an expiry in
+``kept`` on their own shard; all else on the first shard.
 """
 
 import re
@@ -233,6 +235,14 @@ class Keyspace:
 
     def aside_pattern(self, run_id: str) -> bytes:
         return escape_glob(self._ops(f"aside:{run_id}:")) + b"*"
+
+    @property
+    def kept(self) -> bytes:
+        return self._ops("kept")
+
+    def is_of_a_run(self, key: bytes) -> bool:
+        """Whether ``key`` is the record of a run, its receipts, or what it set aside."""
+        return key.startswith((self.run(""), self.journal(""), self.aside("", b"")[:-1]))
 
     def acknowledgements(self, run: str) -> bytes:
         return self._ops(f"ack:{run}")

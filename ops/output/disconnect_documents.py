@@ -57,6 +57,7 @@ def cleanup_document(report: CleanupReport) -> dict[str, Any]:
         "sources": [visible(source) for source in report.sources],
         "dry_run": report.dry_run,
         "complete": report.complete,
+        "stopped": report.stopped,
         "records": report.records,
         "channels": report.channels,
         "groups_scanned": report.groups_scanned,

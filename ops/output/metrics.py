@@ -50,7 +50,7 @@ def reap_registry(report: ReapReport, *, last_success_at: float) -> CollectorReg
         report.kept,
     )
     gauge("complete", "1 when every shard answered, else 0; then nothing was removed.", report.complete)
-    gauge("safety_stop", "1 when the latest run refused to remove anything, else 0.", report.stopped is not None)
+    gauge("safety_stop", "1 when a safety stop ended the latest run, else 0.", report.stopped is not None)
     gauge("info", "The version of channels-ops that wrote this file.", 1, version=__version__)
 
     processes = Gauge(

@@ -65,6 +65,7 @@ class Interruptible:
     """Runs one command at a time, in forks of a process that has loaded Django already. `env` adds to ours."""
 
     def __init__(self, **env: str) -> None:
+        self.settings = env
         self._env = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", **env}
         self._process: asyncio.subprocess.Process | None = None
 
@@ -94,9 +95,9 @@ class Interruptible:
         """Run it to its end, which may be the interrupt. `broken`: as a control, see `separate_receipt_from_removal`"""
         return Ended(**await self._ask(argv=argv, interrupt=interrupt and asdict(interrupt), broken=broken))
 
-    async def run_until_stopped(self, *argv: str, words: str, nth: int = 1) -> None:
+    async def run_until_stopped(self, *argv: str, words: str, nth: int = 1, questions: bool = True) -> None:
         """Run it, and hold it right before the first write with these words, or later; `go_on()` lets it continue."""
-        interrupt = Interrupt(nth=nth, since=words, questions=True, signal=signal.SIGSTOP)
+        interrupt = Interrupt(nth=nth, since=words, questions=questions, signal=signal.SIGSTOP)
         answer = await self._ask(argv=argv, interrupt=asdict(interrupt), broken=False)
         assert answer == {"stopped": True}, answer
 

@@ -24,12 +24,14 @@ from channels_redis.core import RedisChannelLayer
 
 from ops.layers import RedisChannelLayer as DropInLayer
 from ops.model.keys import Keyspace
+from ops.store.connection.scripts import script
 from ops.store.liveness.leases import describe_process, renew_lease
 from ops.store.removal.journal import parse_receipt
 from ops.store.removal.locks import LOCK_SECONDS
 from project.embedded_redis import EmbeddedRedis
 from tests.acceptance.interrupted_command import Ended, Interrupt, Interruptible, When
 from tests.conftest import StartRedis
+from tests.waiting import until
 
 LANES = 6
 DONE_IN_A_ROW = 4  # who dies no more has come to the end; lanes differ by a write or two
@@ -227,6 +229,13 @@ class Lane:
                 assert (await self.commands.run(*REAP)).returncode == LOCKED
             self._clients[0].delete(key)
 
+    def another_host(self) -> Interruptible:
+        """To run commands beside those of this one."""
+        return Interruptible(**self.commands.settings)
+
+    def is_locked(self) -> bool:
+        return bool(self._clients[0].exists(f"{self.prefix}:ops:lock"))
+
     # What must hold
 
     def assert_nothing_is_lost(self) -> None:
@@ -386,6 +395,43 @@ async def test_an_undo_killed_at_any_command_loses_nothing_and_can_be_done_again
             lane.assert_back_where_they_were()
             assert (await lane.history())[run_id]["state"] == "undone"
     assert {command for command, _ in deaths.at} >= {"EVALSHA", "HSET"}
+
+
+# A run that stands still in the middle of its removal
+
+
+SCRIPT = script("purge_members").sha.decode()
+HALFWAY = 9  # of some twenty writes: some calls of the script are through, one is held back, and others are to come
+
+
+async def test_a_run_that_stood_still_while_it_was_undone_removes_nothing_more(shards: list[EmbeddedRedis]) -> None:
+    async with open_lane("lane", shards) as lane, lane.another_host() as frozen:
+        lane.restore()
+        await frozen.run_until_stopped(*REAP, words=SCRIPT, nth=HALFWAY, questions=False)
+        assert 0 < len(lane.others | lane.doomed) - len(lane.present()) < len(lane.doomed)
+        await until(lambda: not lane.is_locked(), within_seconds=2 * LOCK_SECONDS)
+        [run_id] = lane.runs_with_receipts()
+        assert (await lane.undo(run_id))["restored"] > 0
+        lane.assert_back_where_they_were()
+
+        ended = await frozen.go_on()
+
+        report = json.loads(ended.out)
+        assert (ended.returncode, report["run_id"]) == (SAFETY_STOP, run_id)
+        assert report["stopped"]
+        assert lane.present() == lane.doomed | lane.others
+        lane.assert_messages_are_kept()
+        assert report["removed"] == len(lane.receipts(run_id))
+        assert (await lane.history())[run_id]["state"] == "undone"
+
+
+async def test_a_run_that_stood_still_for_a_moment_removes_every_dead_member(shards: list[EmbeddedRedis]) -> None:
+    async with open_lane("lane", shards) as lane, lane.another_host() as frozen:
+        lane.restore()
+        await frozen.run_until_stopped(*REAP, words=SCRIPT, nth=HALFWAY, questions=False)
+        report = json.loads((await frozen.go_on()).out)
+        assert (report["stopped"], report["removed"]) == (None, len(lane.doomed))
+        lane.assert_all_reaped()
 
 
 async def test_a_receipt_that_were_written_after_the_removal_would_be_noticed(shards: list[EmbeddedRedis]) -> None:

@@ -117,6 +117,7 @@ async def test_the_document_says_all_of_it_and_the_exit_code_whether_it_was_done
         "sources": ["the disconnect log in Redis"],
         "dry_run": False,
         "complete": True,
+        "stopped": None,
         "records": 4,
         "channels": 4,
         "groups_scanned": 1,
@@ -213,6 +214,34 @@ async def test_a_position_that_is_no_entry_is_the_beginning(
     redis_client.set(ASGI.cleaned, position)
     await record(*map(end_of, channels))
     assert (await cleaned("--resume"))["records"] == 6
+
+
+async def test_a_position_beyond_the_end_of_the_log_begins_again_and_a_note_says_so(
+    redis_client: redis.Redis, channels: list[str]
+) -> None:
+    """The log was deleted, and the clock of Redis had been ahead before: what is written now has lower ids."""
+    ahead = f"{int((NOW + 86400) * 1000)}-0"
+    redis_client.xadd(ASGI.disconnects, {"d": to_json(end_of(channels[0]))}, id=ahead)
+    assert (await cleaned("--resume"))["position"] == ahead
+    redis_client.delete(ASGI.disconnects)
+    empty = await cleaned("--resume")
+    assert (empty["resumed_from"], empty["notes"]) == (ahead, []), "where nothing is written nothing is known"
+    add_members(redis_client, "room", channels, joined_at=NOW - 50)
+    await record(end_of(channels[1]))
+
+    result = await clean("--resume")
+
+    document = json.loads(result.out)
+    assert (result.returncode, document["removed"], document["records"], document["resumed_from"]) == (0, 1, 1, "0-0")
+    [note] = document["notes"]
+    assert note == (
+        f"the disconnect log ends before {ahead}, up to which the last clean-up came: it was deleted, or replaced by "
+        f"an older one, so this clean-up began at its beginning"
+    )
+    assert result.err == f"{note}\n"
+    assert set(members_of(redis_client, "room")) == {channels[0], *channels[2:]}
+    again = await cleaned("--resume")
+    assert (again["records"], again["resumed_from"], again["notes"]) == (0, document["position"], [])
 
 
 async def test_a_clean_up_that_is_killed_is_done_again_from_where_it_was_sure(

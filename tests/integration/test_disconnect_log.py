@@ -11,9 +11,10 @@ from ops.store.connection.shards import Shard, open_layer
 from ops.store.disconnects import log as disconnect_log
 from ops.store.disconnects.log import LAST_ID, append_reaped, read_disconnects
 from ops.store.removal import journal
+from ops.store.removal.judgement import Judgement
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
-from tests.layer_builders import LOG_LENGTH, layer_of, record_ends
+from tests.layer_builders import LOG_LENGTH, NoLock, layer_of, record_ends
 
 PROCESS = "a" * 32
 
@@ -111,7 +112,8 @@ async def remove(opened: Any, shard: Shard, run_id: str, channels: list[str]) ->
     names = [channel.encode() for channel in channels]
     scores = [await shard.client.zscore(key, name) for name in names]
     async with shard.wire() as wire:
-        purge = journal.Purge(wire, opened.keyspace.journal(run_id), 60)
+        judgement = Judgement(opened, run_id, NoLock())
+        purge = journal.Purge(wire, shard, opened.keyspace.journal(run_id), 60, judgement)
         await purge.load()
         await purge.remove(key, names, scores)
         assert (await purge.finish()).removed == len(channels)

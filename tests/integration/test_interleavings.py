@@ -35,7 +35,7 @@ from ops.store.connection.shards import OpenLayer, open_layer
 from ops.store.liveness import probes
 from ops.store.removal import journal
 from tests.conftest import SharedServers
-from tests.layer_builders import ASGI, layer_of, let_time_pass, receipts
+from tests.layer_builders import ASGI, NoLock, layer_of, let_time_pass, receipts
 
 CONFIRM_SECONDS = 60
 GROUPS = ("lobby", "news")
@@ -388,11 +388,6 @@ async def control_of_the_bench(opened: OpenLayer) -> AsyncIterator[dict[int, tup
     bench.client.delete(ASGI.inbox(f"specific.{name}!"))
 
 
-@asynccontextmanager
-async def no_lock(opened: OpenLayer) -> AsyncIterator[None]:
-    yield
-
-
 async def no_pulse(self: Any) -> None:
     await asyncio.Event().wait()
 
@@ -440,7 +435,7 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
     patch.setattr(observe, "probe_processes", probe_processes)
     patch.setattr(observe, "control_receivers", control_of_the_bench)
     patch.setattr(reap, "purge", purge_)
-    patch.setattr(reap, "run_lock", no_lock)
+    patch.setattr(reap, "run_lock", lambda opened: NoLock())
     patch.setattr(journal.Purge, "_send", send)
     patch.setattr(django_settings, "CHANNEL_LAYERS", layer_of(server.url))
     bench.loop, stack = asyncio.new_event_loop(), AsyncExitStack()

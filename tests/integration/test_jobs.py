@@ -150,7 +150,7 @@ def test_a_safety_stop_is_a_warning_that_says_why(
 
     [(level, message)] = logged(caplog)
     assert level == logging.WARNING
-    assert "nothing was removed, safety stop: control: the reaper's own probe was not taken" in message
+    assert "safety stop: control: the reaper's own probe was not taken" in message
 
 
 def test_a_run_that_removed_members_says_how_many_and_which_run_to_undo(

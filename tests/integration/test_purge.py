@@ -13,8 +13,10 @@ from ops.model.keys import inbox_part
 from ops.store.connection.scripts import script
 from ops.store.connection.shards import OpenLayer, open_layer
 from ops.store.removal.journal import Doomed, Purge, Purged, parse_receipt, restore_members, set_aside
+from ops.store.removal.judgement import Judgement
+from ops.store.removal.retention import read_retention
 from project.embedded_redis import EmbeddedRedis
-from tests.layer_builders import ASGI, channels_of, dump, members_of, new_process_name, receipts
+from tests.layer_builders import ASGI, NoLock, channels_of, dump, members_of, new_process_name, receipts
 
 RUN = "20260102T030405Z-abcdef"
 ROOM = ASGI.group("room")
@@ -26,9 +28,10 @@ async def opened(redis_server: EmbeddedRedis) -> AsyncIterator[OpenLayer]:
         yield layer
 
 
-async def purge(opened: OpenLayer, *doomed: Doomed, journal_seconds: float = 1000) -> Purged:
+async def purge(opened: OpenLayer, *doomed: Doomed, journal_seconds: int = 1000) -> Purged:
     async with opened.home.wire() as wire:
-        purge = Purge(wire, opened.keyspace.journal(RUN), journal_seconds)
+        judgement = Judgement(opened, RUN, NoLock())
+        purge = Purge(wire, opened.home, opened.keyspace.journal(RUN), journal_seconds, judgement)
         await purge.load()
         for key, members, scores in doomed:
             await purge.remove(key, members, scores)
@@ -121,7 +124,7 @@ async def test_receipts_expire_after_the_journal_time_counted_from_the_last(
 ) -> None:
     (member,) = names(1)
     redis_client.zadd(ROOM, {member: 1})
-    await purge(opened, (ROOM, [member], [1.0]), journal_seconds=12.3)
+    await purge(opened, (ROOM, [member], [1.0]), journal_seconds=13)
     assert 12 <= redis_client.ttl(ASGI.journal(RUN)) <= 13
     redis_client.zadd(ROOM, {member: 1})
     await purge(opened, (ROOM, [member], [1.0]), journal_seconds=5000)
@@ -162,6 +165,36 @@ async def test_any_bytes_are_removed_and_restored_as_they_are(
     assert receipts(redis_client, RUN) == {key: {name: 1.5}}
     assert await restore_members(opened, opened.home, [(key, [name], [1.5])]) == (1, 0, 0)
     assert redis_client.zrange(key, 0, -1, withscores=True) == [(name, 1.5)]
+
+
+# A judgement that is too old
+
+
+@pytest.mark.parametrize("seconds", [-100, 100])
+async def test_a_judgement_that_is_too_old_removes_nothing_and_says_so(
+    each_redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Or one that is yet to come, by a clock that was set back: its age is not known."""
+    with redis.Redis.from_url(each_redis_server.url) as client:
+        members = names(3)
+        client.zadd(ROOM, dict.fromkeys(members, 1))
+        async with open_layer("default") as opened, opened.home.wire() as wire:
+            judgement = Judgement(opened, RUN, NoLock())
+            now = opened.home.now
+
+            async def at_another_time() -> float:
+                return await now() + seconds
+
+            monkeypatch.setattr(opened.home, "now", at_another_time)
+            script = Purge(wire, opened.home, opened.keyspace.journal(RUN), 1000, judgement)
+            await script.load()
+            await script.remove(ROOM, members, [1.0] * 3)
+            purged = await script.finish()
+
+        assert (purged.removed, purged.kept, client.zcard(ROOM)) == (0, 0, 3)
+        assert judgement.stopped
+        assert judgement.stopped.startswith("judgement: it was more than 30 s old")
+        assert not client.exists(ASGI.journal(RUN))
 
 
 # Putting back
@@ -206,13 +239,18 @@ async def test_restoring_writes_no_key_but_groups_of_this_layer(opened: OpenLaye
 # Setting aside
 
 
+async def put_aside(opened: OpenLayer, key: bytes, *, expiring_too: bool) -> int:
+    retention = await read_retention(opened, 1000)
+    return await set_aside(opened, RUN, retention, opened.home, key, expiring_too=expiring_too)
+
+
 async def test_a_key_is_set_aside_whole_and_expires_later(opened: OpenLayer, redis_client: redis.Redis) -> None:
     key = ASGI.inbox("specific.x!")
     redis_client.zadd(key, {b"one": 1, b"two": 2})
-    assert await set_aside(opened, RUN, opened.home, key, 500, expiring_too=True) == 2
+    assert await put_aside(opened, key, expiring_too=True) == 2
     aside = ASGI.aside(RUN, key)
     assert redis_client.keys("*") == [aside]
-    assert 490 < redis_client.ttl(aside) <= 500
+    assert 0 < redis_client.ttl(aside) <= 60, "as long as a message can be used"
     assert redis_client.zrange(aside, 0, -1) == [b"one", b"two"]
 
 
@@ -220,9 +258,9 @@ async def test_a_key_that_expires_by_itself_may_stay(opened: OpenLayer, redis_cl
     key = ASGI.inbox("specific.x!")
     redis_client.zadd(key, {b"one": 1})
     redis_client.expire(key, 60)
-    assert await set_aside(opened, RUN, opened.home, key, 500, expiring_too=False) == 0
+    assert await put_aside(opened, key, expiring_too=False) == 0
     redis_client.persist(key)
-    assert await set_aside(opened, RUN, opened.home, key, 500, expiring_too=False) == 1
+    assert await put_aside(opened, key, expiring_too=False) == 1
 
 
 @pytest.mark.parametrize("command", ["SET {} x", "RPUSH {} x", "SADD {} x", "HSET {} x y"])
@@ -230,10 +268,10 @@ async def test_a_key_that_holds_no_messages_is_not_set_aside(
     opened: OpenLayer, redis_client: redis.Redis, command: str
 ) -> None:
     key = ASGI.inbox("specific.x!")
-    assert await set_aside(opened, RUN, opened.home, key, 500, expiring_too=True) == 0
+    assert await put_aside(opened, key, expiring_too=True) == 0
     redis_client.execute_command(*command.format(key.decode()).split())
     before = dump(redis_client)
-    assert await set_aside(opened, RUN, opened.home, key, 500, expiring_too=True) == 0
+    assert await put_aside(opened, key, expiring_too=True) == 0
     assert dump(redis_client) == before
 
 
@@ -242,7 +280,7 @@ async def test_a_server_that_forgot_the_scripts_gets_them_again(opened: OpenLaye
     for _ in range(2):
         redis_client.script_flush()
         redis_client.zadd(key, {b"one": 1})
-        assert await set_aside(opened, RUN, opened.home, key, 500, expiring_too=True) == 1
+        assert await put_aside(opened, key, expiring_too=True) == 1
 
 
 async def test_a_receipt_has_one_form_whoever_stays(opened: OpenLayer, redis_client: redis.Redis) -> None:
@@ -256,3 +294,26 @@ async def test_a_receipt_has_one_form_whoever_stays(opened: OpenLayer, redis_cli
     raws = redis_client.lrange(ASGI.journal(RUN), 0, -1)
     assert [msgpack.unpackb(raw, raw=True) for raw in raws] == [[[[ROOM, [going]]], [1.5]]] * 2
     assert [parse_receipt(raw) for raw in raws] == [[(ROOM, [going], [1.5])]] * 2
+
+
+async def test_a_server_that_forgets_the_scripts_during_the_removal_gets_them_again(
+    each_redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several calls are under way then, of which each did nothing."""
+    with redis.Redis.from_url(each_redis_server.url) as client:
+        expected = {name: 1000.0 + at for at, name in enumerate(names(3000))}
+        client.zadd(ROOM, expected)
+        send, sent = Purge._send, iter(range(10**9))
+
+        async def forget_now_and_then(purge: Purge) -> None:
+            if next(sent) in (3, 4, 11, 27):
+                client.script_flush()
+            await send(purge)
+
+        monkeypatch.setattr(Purge, "_send", forget_now_and_then)
+        async with open_layer("default") as opened:
+            purged = await purge(opened, (ROOM, list(expected), list(expected.values())))
+
+        assert (purged.removed, purged.kept) == (3000, 0)
+        assert receipts(client, RUN) == {ROOM: expected}
+        assert not client.exists(ROOM)

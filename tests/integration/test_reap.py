@@ -23,6 +23,7 @@ from tests.layer_builders import (
     CONFIRM_AFTER_SECONDS,
     PROBE_TIMEOUT_SECONDS,
     AppProcess,
+    NoLock,
     StartProcess,
     add_members,
     channels_of,
@@ -36,6 +37,7 @@ from tests.layer_builders import (
     suspect_everybody,
     suspected,
 )
+from tests.waiting import until
 
 
 def about(report: ReapReport, process: AppProcess | str) -> ReapedProcess:
@@ -510,7 +512,7 @@ async def test_the_inbox_and_inflight_messages_of_a_dead_process_are_set_aside_a
     assert redis_client.keys("asgispecific*") == []
     aside = ASGI.aside(report.run_id, dead.inbox_key)
     assert redis_client.zrange(aside, 0, -1, withscores=True) == messages
-    assert 0 < redis_client.ttl(aside) <= 7 * 86400
+    assert 0 < redis_client.ttl(aside) <= 60
 
     async with open_layer("default") as opened:
         undone = await undo(opened, report.run_id)
@@ -520,6 +522,27 @@ async def test_the_inbox_and_inflight_messages_of_a_dead_process_are_set_aside_a
     assert 0 < redis_client.ttl(dead.inbox_key) <= 60
     assert redis_client.zrange(dead.inflight_key, 0, -1, withscores=True) == [(b"popped", popped_at)]
     assert redis_client.ttl(dead.inflight_key) == -1, "as channels_redis leaves it"
+
+
+async def test_what_is_set_aside_lives_only_as_long_as_its_messages_can_be_used(
+    redis_client: redis.Redis, start_process: StartProcess, settings: LazySettings
+) -> None:
+    """The members may come back for a week. The messages may be megabytes, and worthless after the layer's expiry."""
+    settings.CHANNEL_LAYERS["default"]["CONFIG"]["expiry"] = 2
+    dead = await start_process("room")
+    for key in (dead.inbox_key, dead.inflight_key):
+        redis_client.zadd(key, {b"x" * 1_000_000: time.time()})
+    await suspect_everybody()
+    report = await run_reap()
+    assert len(report.leftovers) == 2
+
+    asides = [ASGI.aside(report.run_id, key) for key in (dead.inbox_key, dead.inflight_key)]
+    await until(lambda: redis_client.exists(*asides) == 0, within_seconds=10)
+
+    assert redis_client.ttl(ASGI.journal(report.run_id)) > 6 * 86400
+    async with open_layer("default") as opened:
+        undone = await undo(opened, report.run_id)
+    assert (undone.restored, undone.keys_restored) == (1, 0)
 
 
 async def test_an_inflight_key_whose_process_has_no_members_left_is_set_aside(redis_client: redis.Redis) -> None:
@@ -578,7 +601,7 @@ async def test_two_runs_at_once_remove_each_member_once(
     """The lock only saves work: without it, the scripts still decide."""
     await start_process("room", count=300)
     await suspect_everybody()
-    monkeypatch.setattr(reap_module, "run_lock", lambda opened: opened_without_lock())
+    monkeypatch.setattr(reap_module, "run_lock", lambda opened: NoLock())
 
     reports = await asyncio.gather(run_reap(), run_reap())
 
@@ -586,14 +609,6 @@ async def test_two_runs_at_once_remove_each_member_once(
     found = [receipts(redis_client, report.run_id).get(ASGI.group("room"), {}) for report in reports]
     assert sum(map(len, found)) == 300
     assert not found[0].keys() & found[1].keys()
-
-
-class opened_without_lock:
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
 
 
 async def test_reap_works_on_each_server_version(each_redis_server: EmbeddedRedis, start_process: StartProcess) -> None:

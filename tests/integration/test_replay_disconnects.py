@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,48 @@ def test_a_page_is_written_beside_the_report(tmp_path: Path) -> None:
     assert page.read_text().startswith("<!DOCTYPE html>")
     lost = run_here("replay_disconnects", str(CAPTURED / "daphne.jsonl"), "--html", str(tmp_path / "no" / "page"))
     assert (lost.returncode, lost.err.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("existing", [None, "file", "link"])
+def test_a_page_is_written_beside_its_place_and_put_there_in_one_step(tmp_path: Path, existing: str | None) -> None:
+    """A link is replaced, and what it points to stays as it was."""
+    page, other = tmp_path / "report.html", tmp_path / "other"
+    other.write_text("precious")
+    other.chmod(0o640)
+    if existing == "link":
+        page.symlink_to(other)
+    elif existing == "file":
+        page.write_text("the page of yesterday")
+        page.chmod(0o600)
+    result = run_here("replay_disconnects", str(CAPTURED / "daphne.jsonl"), "--html", str(page))
+
+    assert result.returncode == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert (other.read_text(), page.is_symlink()) == ("precious", False)
+    assert stat.S_IMODE(page.stat().st_mode) == {None: 0o666 & ~current_umask(), "file": 0o600, "link": 0o640}[existing]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "report.html"]
+
+
+def current_umask() -> int:
+    before = os.umask(0o022)
+    os.umask(before)
+    return before
+
+
+def test_a_page_is_not_written_onto_what_is_no_file_and_the_error_says_what_to_do(
+    tmp_path: Path, run_command: RunCommand, redis_server: EmbeddedRedis
+) -> None:
+    """A FIFO that nobody reads would hold the command for ever."""
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    for path in (fifo, link, tmp_path):
+        argv = ("replay_disconnects", str(CAPTURED / "daphne.jsonl"), "--html", str(path))
+        result = run_command(*argv, timeout=30)
+        assert (result.returncode, result.err.count("\n")) == (1, 1)
+        assert result.err.endswith("not a regular file; give --html another path\n")
+    missing = run_command("replay_disconnects", "--html", str(tmp_path / "no" / "page"))
+    assert "the directory must exist and be writable" in missing.err
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,14 @@ from ops.store.connection.shards import open_layer
 from ops.store.liveness.leases import renew_lease
 from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
+from tests.conftest import StartRedis
 from tests.layer_builders import (
     ASGI,
     StartProcess,
     add_members,
     channels_of,
     dump,
+    layer_of,
     members_of,
     new_process_name,
     receipts,
@@ -292,6 +294,41 @@ async def test_runs_whose_receipts_have_expired_are_forgotten(
     await suspect_everybody()
     await run_reap(journal_seconds=100)
     assert redis_client.zscore(ASGI.runs, "long ago") is None
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_runs_of_hosts_that_list_the_shards_in_another_order_are_listed_and_undone(
+    start_redis: StartRedis, settings: LazySettings, interrupted: bool
+) -> None:
+    """Each has its runs on the shard that it calls the first."""
+    servers = [start_redis(), start_redis()]
+    clients = [redis.Redis.from_url(server.url) for server in servers]
+    urls = [server.url for server in servers]
+    run_ids = []
+    for order in (urls, urls[::-1]):
+        settings.CHANNEL_LAYERS = layer_of(*order)
+        for client in clients:
+            add_members(client, "room", channels_of(new_process_name(), 3), joined_at=1000)
+        await suspect_everybody()
+        report = await run_reap(max_share=1.0)
+        assert report.removed == 6
+        run_ids.append(report.run_id)
+    if interrupted:
+        for client in clients:
+            client.hdel(ASGI.run(run_ids[0]), "ended")
+
+    for order in (urls, urls[::-1]):
+        settings.CHANNEL_LAYERS = layer_of(*order)
+        found = {run.run_id: (run.state, run.removed) for run in await history()}
+        assert found == {run_ids[0]: ("interrupted" if interrupted else "done", 6), run_ids[1]: ("done", 6)}
+
+    assert (await run_undo(run_ids[0])).restored == 6
+    for order in (urls, urls[::-1]):
+        settings.CHANNEL_LAYERS = layer_of(*order)
+        assert {run.run_id: run.state for run in await history()} == {run_ids[0]: "undone", run_ids[1]: "done"}
+    assert [client.exists(ASGI.run(run_ids[0])) for client in clients] == [1, 0], "its record is in one place"
+    for client in clients:
+        client.close()
 
 
 # Damage

@@ -154,8 +154,18 @@ def test_keys_are_those_of_channels_redis_and_our_own() -> None:
     assert keyspace.run("id") == b"asgi:ops:run:id"
     assert keyspace.journal("id") == b"asgi:ops:journal:id"
     assert keyspace.lock == b"asgi:ops:lock"
+    assert keyspace.kept == b"asgi:ops:kept"
     assert keyspace.aside("id", b"\xff") == b"asgi:ops:aside:id:\xff"
     assert keyspace.aside_pattern("id") == b"asgi:ops:aside:id:*"
+
+
+@given(prefix=st.text("asgi:*?[]\\ü", max_size=6))
+def test_the_keys_of_a_run_are_told_from_all_others(prefix: str) -> None:
+    keyspace = Keyspace(prefix)
+    inbox = keyspace.inbox(f"specific.{PROCESS}!")
+    assert all(map(keyspace.is_of_a_run, (keyspace.run("x"), keyspace.journal("x"), keyspace.aside("x", inbox))))
+    others = (keyspace.runs, keyspace.kept, keyspace.lock, keyspace.group("room"), inbox, b"sessions", b"")
+    assert not any(map(keyspace.is_of_a_run, others))
 
 
 @given(prefix=st.text("asgi:*?[]\\ü", max_size=6), process=processes)

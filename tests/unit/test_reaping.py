@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ops.model.liveness.evidence import AliveSince, JoinedSince, LeaseEnded, SuspectedBefore
 from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.judgement import JUDGEMENT_SECONDS, RENEW_AFTER_SECONDS, check_renewal, is_due
 from ops.model.liveness.moments import Moment, clock_step_seconds, elapsed_seconds
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
 from ops.model.liveness.stops import Absence, Control, absence_after, is_released
@@ -352,3 +353,23 @@ def test_a_plan_removes_all_the_dead_or_stops_and_removes_nobody(
     if restarted or (dead and any(control.round_trip_ms is None for control in found_controls)):
         assert found.stopped
     assert not (found.control_failed and not found.stopped)
+
+
+# The judgement, while members are removed by it
+
+
+def test_a_judgement_is_renewed_well_before_it_is_too_old() -> None:
+    assert not is_due(RENEW_AFTER_SECONDS - 0.001)
+    assert is_due(RENEW_AFTER_SECONDS)
+    assert is_due(1e9)
+    assert RENEW_AFTER_SECONDS <= JUDGEMENT_SECONDS / 2
+
+
+@pytest.mark.parametrize(
+    ("undone", "ours", "begins"),
+    [(False, True, None), (False, False, "lock: "), (True, True, "undone: "), (True, False, "undone: ")],
+)
+def test_a_run_that_is_over_or_no_longer_alone_removes_nothing_more(undone: bool, ours: bool, begins: str) -> None:
+    found = check_renewal(run_is_undone=undone, lock_is_ours=ours)
+    assert (found is None) is (begins is None)
+    assert begins is None or (found or "").startswith(begins)

@@ -11,6 +11,7 @@ from ops.management.arguments import seconds, share
 from ops.management.command import OpsCommand
 from ops.management.files import write_reap_metrics
 from ops.model.runs import ReapReport, RunRecord, UndoReport
+from ops.output.lines import safety_stop
 
 
 class Command(OpsCommand):
@@ -117,7 +118,7 @@ class Command(OpsCommand):
             self.warn(f"nothing was removed: {report.notes[0]}" if not report.removed else report.notes[0])
             return 1
         if report.stopped:
-            self.warn(f"safety stop: {report.stopped}; nothing was removed")
+            self.warn(safety_stop(report.stopped, report.removed, report.run_id))
         for finding in report.findings:
             self.warn(finding)
         return 3 if report.stopped or report.findings or (report.dry_run and report.orphans) else 0

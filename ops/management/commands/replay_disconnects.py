@@ -7,11 +7,12 @@ from ops import api
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import moment, speed
 from ops.management.command import OpsCommand
-from ops.management.files import write_text
+from ops.management.files import write_page
 from ops.model.disconnects.cleanup import CleanupReport
 from ops.model.disconnects.emitting import EmitReport
 from ops.model.disconnects.report.report import DisconnectReport
 from ops.model.text import visible
+from ops.output.lines import safety_stop
 
 FINDINGS = 3
 
@@ -125,7 +126,9 @@ class Command(OpsCommand):
             self.warn(problem)
         if not report.complete:
             return 1
-        return FINDINGS if report.dry_run and report.removed else 0
+        if report.stopped:
+            self.warn(safety_stop(report.stopped, report.removed, report.run_id))
+        return FINDINGS if report.stopped or (report.dry_run and report.removed) else 0
 
     def _show_report(self, report: DisconnectReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
@@ -140,7 +143,7 @@ class Command(OpsCommand):
         if options["html"]:
             from ops.output.disconnect_page import disconnect_page
 
-            write_text(options["html"], disconnect_page(report))
+            write_page(options["html"], disconnect_page(report))
         for problem in report.reading.problems:
             self.warn(problem)
         return 1 if report.reading.problems else 0

@@ -18,7 +18,8 @@ class CleanupReport:
     """``run_id``: for ``reap_stale --undo``; None where nothing was to be removed. ``channels``: whose end is proved.
 
     ``kept``: memberships that were found and stayed: the channel joined after its recorded end, or has just left.
-    ``not_applicable``: why there is nothing to clean up on a layer of this kind.
+    ``not_applicable``: why there is nothing to clean up on a layer of this kind. ``stopped``: why the run ended before
+    it had removed everything.
     ``position``: the entry of the log in Redis up to which the clean-up came; None where files were read.
     """
 
@@ -38,5 +39,6 @@ class CleanupReport:
     position: str | None
     reading: Reading
     duration_seconds: float
+    stopped: str | None = None
     notes: tuple[str, ...] = ()
     not_applicable: str | None = None

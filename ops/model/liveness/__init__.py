@@ -6,10 +6,11 @@ A member leaves a group in one of these ways:
 who removes it              when                                            the rule
 ==========================  ==============================================  ==========================================
 ``reap_stale``              its process was judged dead, no safety stop     ``evidence``, ``suspicion``, ``lease`` ->
-                            holds, and it has not joined again since        ``judge`` -> ``stops`` -> ``plan``, then
+                            holds, and it has not joined again since        ``judge`` -> ``stops`` -> ``plan`` ->
+                                                                            ``judgement``, then
                                                                             ``store/lua/purge_members.lua``
-``replay_disconnects        a record in the disconnect log proves that its  ``recorded_ends``, then the same script
---cleanup``                 connection ended, and it has not joined since
+``replay_disconnects        a record in the disconnect log proves that its  ``recorded_ends`` -> ``judgement``, then the
+--cleanup``                 connection ended, and it has not joined since   same script
 its own process, with the   the consumer that made its channel has ended    ``abandoned``
 drop-in layer               and nobody receives on it
 its own process, with the   the process exits, or knows that the channel    none: a process's own memberships, by its

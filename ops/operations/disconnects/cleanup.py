@@ -7,8 +7,8 @@ not relied on: another process may have added the channel to more.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any
@@ -26,10 +26,12 @@ from ops.operations.progress import Progress, no_progress
 from ops.operations.reaping.reap import new_run_id
 from ops.operations.reaping.undo import refuse_missing_shards
 from ops.store.connection.shards import OpenLayer, Shard
-from ops.store.disconnects.log import BEGINNING, read_position, record_position
+from ops.store.disconnects.log import BEGINNING, ends_before, read_position, record_position
 from ops.store.groups.census import GroupSlice, ScanNotes, Selection, read_slices
 from ops.store.removal import journal
-from ops.store.removal.locks import run_lock
+from ops.store.removal.judgement import Judgement
+from ops.store.removal.locks import RunLock, run_lock
+from ops.store.removal.retention import Retention, delete_what_is_over, read_retention
 
 NOTHING_TO_CLEAN = "publish/subscribe memberships end with their connection: there is nothing to clean up"
 CHANNELS_AT_ONCE = 100_000  # for each of these batches, all groups are read once
@@ -60,10 +62,10 @@ async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progres
     if opened.is_pubsub:
         return _nothing_to_clean(opened, options)
     refuse_missing_shards(opened)
-    async with AsyncExitStack() as stack:
-        if not options.dry_run:
-            await stack.enter_async_context(run_lock(opened))
+    if options.dry_run:
         return await _Cleanup(opened, options, progress).run()
+    async with run_lock(opened) as lock:
+        return await _Cleanup(opened, options, progress, lock).run()
 
 
 def _nothing_to_clean(opened: OpenLayer, options: CleanupOptions) -> CleanupReport:
@@ -89,10 +91,13 @@ def _nothing_to_clean(opened: OpenLayer, options: CleanupOptions) -> CleanupRepo
 
 
 class _Cleanup:
-    """The state of one run."""
+    """The state of one run. ``lock``: None in a dry run."""
 
-    def __init__(self, opened: OpenLayer, options: CleanupOptions, progress: Progress) -> None:
+    def __init__(
+        self, opened: OpenLayer, options: CleanupOptions, progress: Progress, lock: RunLock | None = None
+    ) -> None:
         self._opened = opened
+        self._lock = lock
         self._options = options
         self._progress = progress
         self._clock = time.monotonic()
@@ -105,12 +110,15 @@ class _Cleanup:
         self._kept = 0
         self._removed: Counter[bytes] = Counter()
         self._run_id: str | None = None
+        self._judgement: Judgement | None = None
+        self._retention: Retention | None = None
+        self._notes: list[str] = []
         self._starting = asyncio.Lock()
 
     async def run(self) -> CleanupReport:
         opened, options = self._opened, self._options
         if options.resume:
-            self._resumed_from = self._records.position = await read_position(opened)
+            self._resumed_from = self._records.position = await self._resume_at()
         gone: dict[bytes, float] = {}
         started_at = await opened.home.now()
         async for batch in self._batches():
@@ -124,12 +132,29 @@ class _Cleanup:
             if len(gone) >= CHANNELS_AT_ONCE:
                 await self._clean(gone)
                 gone = {}
-            if not opened.complete:
+            if not opened.complete or self._stopped:
                 break
         await self._clean(gone)
         if opened.complete:
             await self._note_end()
+        if self._lock is not None and opened.complete:
+            self._notes.extend(await delete_what_is_over(opened))
         return self._report()
+
+    async def _resume_at(self) -> str:
+        position = await read_position(self._opened)
+        if not await ends_before(self._opened, position):
+            return position
+        self._notes.append(
+            f"the disconnect log ends before {position}, up to which the last clean-up came: it was deleted, or "
+            f"replaced by an older one, so this clean-up began at its beginning"
+        )
+        return BEGINNING
+
+    @property
+    def _stopped(self) -> str | None:
+        """Why nothing more may be removed: a recorded end stays true, but this run may be over."""
+        return self._judgement.stopped if self._judgement is not None else None
 
     def _batches(self) -> AsyncIterator[list[Disconnect]]:
         options = self._options
@@ -140,7 +165,7 @@ class _Cleanup:
     async def _clean(self, gone: dict[bytes, float]) -> None:
         """Find the channels in the groups of every shard, and remove them there."""
         opened = self._opened
-        if not gone or not opened.complete:
+        if not gone or not opened.complete or self._stopped:
             return
         self._channels += len(gone)
         await asyncio.gather(*(self._clean_shard(shard, gone) for shard in opened.shards))
@@ -148,15 +173,10 @@ class _Cleanup:
             await self._note_position()
 
     async def _clean_shard(self, shard: Shard, gone: dict[bytes, float]) -> None:
-        selection = Selection(pattern=self._opened.keyspace.groups_pattern())
-        purged: journal.Purged | None = None
+        script: journal.Purge | None = None
         try:
             async with AsyncExitStack() as stack:
-                reading = await stack.enter_async_context(shard.wire())
-                script: journal.Purge | None = None
-                # Without scores: the script has to look at them anyway.
-                scores = self._options.dry_run
-                pages = read_slices(reading, self._opened.keyspace, selection, ScanNotes(), scores=scores)
+                pages = await stack.enter_async_context(aclosing(self._slices(shard)))
                 async for slices in pages:
                     for found in slices:
                         members = [member for member in found.members if member in gone]
@@ -164,18 +184,26 @@ class _Cleanup:
                         if members and self._options.dry_run:
                             self._would_remove(found, gone)
                         elif members:
-                            if script is None:
-                                script = await self._open_script(stack, shard)
-                                purged = script.purged
+                            script = script or await self._open_script(stack, shard)
                             await script.remove(found.key, members, [gone[member] for member in members])
                     self._progress("cleaning up", self._groups, self._members)
+                    if self._judgement is not None and not await self._judgement.holds():
+                        break
                 if script is not None:
                     await script.finish()
         except ShardError as error:
             shard.problem = str(error)
-        if purged is not None:
-            self._removed.update(purged.by_inbox)
-            self._kept += purged.kept
+        if script is not None:
+            self._removed.update(script.purged.by_inbox)
+            self._kept += script.purged.kept
+
+    async def _slices(self, shard: Shard) -> AsyncGenerator[list[GroupSlice], None]:
+        keyspace = self._opened.keyspace
+        async with shard.wire() as reading:
+            # Without scores: the script has to look at them anyway.
+            scores, selection = self._options.dry_run, Selection(pattern=keyspace.groups_pattern())
+            async for slices in read_slices(reading, keyspace, selection, ScanNotes(), scores=scores):
+                yield slices
 
     def _count(self, found: GroupSlice) -> None:
         self._groups += found.last and bool(found.members)
@@ -190,22 +218,31 @@ class _Cleanup:
 
     async def _open_script(self, stack: AsyncExitStack, shard: Shard) -> journal.Purge:
         """The script on ``shard``; the run is listed before anything is removed anywhere."""
-        opened, seconds = self._opened, self._options.journal_seconds
+        opened = self._opened
         async with self._starting:
-            if self._run_id is None:
-                now = await opened.home.now()
-                run_id = new_run_id(now)
-                await journal.record_run_started(opened, run_id, now, seconds, None, takes_leases=False)
-                self._run_id = run_id
+            if self._run_id is None or self._judgement is None or self._retention is None:
+                self._run_id, self._judgement, self._retention = await self._start_run()
         writing = await stack.enter_async_context(shard.wire())
-        script = journal.Purge(writing, opened.keyspace.journal(self._run_id), seconds)
+        receipts = opened.keyspace.journal(self._run_id)
+        journal_seconds = await self._retention.of_receipts(shard, receipts)
+        script = journal.Purge(writing, shard, receipts, journal_seconds, self._judgement)
         await script.load()
         return script
+
+    async def _start_run(self) -> tuple[str, Judgement, Retention]:
+        opened, options = self._opened, self._options
+        assert self._lock is not None, "a dry run removes nothing"
+        now = await opened.home.now()
+        run_id = new_run_id(now)
+        retention = await read_retention(opened, options.journal_seconds)
+        self._notes.extend(retention.notes)
+        await journal.record_run_started(opened, run_id, now, retention, None, takes_leases=False)
+        return run_id, Judgement(opened, run_id, self._lock), retention
 
     async def _note_position(self) -> None:
         """What has been cleaned up need not be read again, if nothing before it was left out."""
         options = self._options
-        if options.dry_run or options.sources or options.span.since is not None:
+        if options.dry_run or options.sources or options.span.since is not None or self._stopped:
             return
         if self._records.position != BEGINNING:
             await record_position(self._opened, self._records.position)
@@ -245,5 +282,6 @@ class _Cleanup:
             position=None if options.sources else self._records.position,
             reading=reading,
             duration_seconds=time.monotonic() - self._clock,
-            notes=tuple(opened.problems),
+            stopped=self._stopped,
+            notes=(*opened.problems, *self._notes),
         )

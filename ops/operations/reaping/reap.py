@@ -1,6 +1,7 @@
 """Find the members of dead processes and remove exactly those."""
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from ops.exceptions import ShardError
 from ops.model.liveness.judge import State
+from ops.model.liveness.judgement import check_came_back
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
 from ops.model.liveness.stops import Absence, absence_after, check_epoch, is_released, voided_by_restart
 from ops.model.liveness.suspicion import (
@@ -32,7 +34,9 @@ from ops.store.liveness import suspects
 from ops.store.liveness.markers import count_markers, place_markers
 from ops.store.liveness.receivers import count_idle_receivers
 from ops.store.removal import journal
-from ops.store.removal.locks import run_lock
+from ops.store.removal.judgement import Judgement
+from ops.store.removal.locks import RunLock, run_lock
+from ops.store.removal.retention import delete_what_is_over, read_retention
 
 LOOKS_AT_MOST = 3
 MARKER_SPARE_SECONDS = 300.0
@@ -79,8 +83,8 @@ async def reap(opened: OpenLayer, options: ReapOptions, progress: Progress = no_
         return _nothing_to_reap(opened, options)
     if options.dry_run or not opened.complete:
         return await _Run(opened, options, progress).run()
-    async with run_lock(opened):
-        return await _Run(opened, options, progress).run()
+    async with run_lock(opened) as lock:
+        return await _Run(opened, options, progress, lock).run()
 
 
 def _nothing_to_reap(opened: OpenLayer, options: ReapOptions) -> ReapReport:
@@ -104,12 +108,15 @@ def _nothing_to_reap(opened: OpenLayer, options: ReapOptions) -> ReapReport:
 
 
 class _Run:
-    """The state of one run."""
+    """The state of one run. ``lock``: not held by one that changes nothing."""
 
-    def __init__(self, opened: OpenLayer, options: ReapOptions, progress: Progress) -> None:
+    def __init__(
+        self, opened: OpenLayer, options: ReapOptions, progress: Progress, lock: RunLock | None = None
+    ) -> None:
         self._opened = opened
         self._options = options
         self._progress = progress
+        self._lock = lock
         self._clock = time.monotonic()
         self._suspicions: dict[str, Suspicion] = {}
         self._absence: Absence | None = None
@@ -138,12 +145,15 @@ class _Run:
                 plan = await self._refuse_another_epoch(plan)
                 plan = replace(plan, dead=plan.dead - await self._came_back(observation, plan.dead))
                 if plan.dead:
-                    await self._purge(run_id, observation, plan.dead)
+                    stopped = await self._purge(run_id, observation, plan.dead)
+                    plan = replace(plan, stopped=stopped)
             except ShardError as error:
                 self._notes.append(str(error))
                 await asyncio.gather(*(shard.identify() for shard in opened.shards))
                 if opened.complete:  # It answers, but this run could not do its work.
                     opened.home.problem = str(error)
+        if self._lock is not None and opened.complete:
+            self._notes.extend(await delete_what_is_over(opened))
         return self._report(run_id, started_at, observation, plan)
 
     async def _look(self) -> Observation:
@@ -218,29 +228,32 @@ class _Run:
         await suspects.record_latest_look(opened, observation.moment, self._absence)
         await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
 
-    async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> None:
-        """Remove the members of ``dead`` as they were judged, then what else these processes left behind."""
+    async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> str | None:
+        """Remove the members of ``dead`` as they were judged, then what else these processes left behind.
+
+        Returns why that was stopped, if it was.
+        """
         opened, options = self._opened, self._options
-        if not options.dry_run:
+        retention = await read_retention(opened, options.journal_seconds)
+        self._notes.extend(retention.notes)
+        still_silent = functools.partial(self._still_silent, observation, dead, opened.epoch)
+        judgement = None if self._lock is None else Judgement(opened, run_id, self._lock, still_silent)
+        if judgement is not None:
             await journal.record_run_started(
-                opened, run_id, observation.now, options.journal_seconds, options.glob, takes_leases=True
+                opened, run_id, observation.now, retention, options.glob, takes_leases=True
             )
-        await purge(
-            opened,
-            Doom(run_id, dead, observation, options.glob, options.journal_seconds),
-            self._purged,
-            dry_run=options.dry_run,
-            progress=self._progress,
-        )
+        doom = Doom(run_id, dead, observation, options.glob, retention)
+        await purge(opened, doom, self._purged, judgement, self._progress)
         await self._log(run_id)
         # Without an end the run is listed as interrupted, with what its receipts say.
-        if not options.dry_run and opened.complete:
+        if judgement is not None and opened.complete:
             summary = {
                 "removed": self._purged.removed.total(),
                 "processes": len(dead),
                 "set_aside": len(self._purged.leftovers),
             }
             await journal.record_run_ended(opened, run_id, summary)
+        return judgement.stopped if judgement is not None else None
 
     async def _log(self, run_id: str) -> None:
         """Have the disconnect log say what went. It is only told: a run does not fail of it."""
@@ -269,6 +282,13 @@ class _Run:
         back = came_back(self._suspicions, dead, marks, self._opened.evicted_keys)
         self._notes.extend(f"process {process} came back while it was judged: its members stay" for process in back)
         return back
+
+    async def _still_silent(self, observation: Observation, dead: Collection[str], epoch: str) -> str | None:
+        """Look at the evidence again while members go: why none may any more, or None."""
+        await asyncio.gather(*(shard.identify() for shard in self._opened.shards))
+        if self._opened.problems:
+            raise ShardError(self._opened.problems[0])
+        return check_epoch(epoch, self._opened.epoch) or check_came_back(await self._came_back(observation, dead))
 
     def _report(self, run_id: str, started_at: float, observation: Observation, plan: ReapPlan) -> ReapReport:
         opened, census, verdicts = self._opened, observation.census, observation.verdicts

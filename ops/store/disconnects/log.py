@@ -58,6 +58,17 @@ async def read_position(opened: OpenLayer) -> str:
     return BEGINNING if found == LAST_ID else found
 
 
+async def ends_before(opened: OpenLayer, position: str) -> bool:
+    """Whether the log has entries, and all of them are older than the entry ``position``."""
+    newest = await opened.home.execute("XREVRANGE", opened.keyspace.disconnects, "+", "-", "COUNT", 1)
+    return bool(newest) and _parts(decode_name(newest[0][0])) < _parts(position)
+
+
+def _parts(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number)
+
+
 async def record_position(opened: OpenLayer, position: str) -> None:
     """Note that a clean-up has come up to that entry."""
     await opened.home.execute("SET", opened.keyspace.cleaned, position)

@@ -5,7 +5,7 @@ It may name too much (a worker with the stock layer took a channel out) or too l
 died before it said how long its index is), so who reads it asks the groups themselves, and counts.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 from ops.model.keys import Keyspace, parse_index_entry
@@ -18,7 +18,9 @@ PARTS_AT_ONCE = 50
 SCORES_AT_ONCE = 500
 
 
-async def read_indexed(shard: Shard, keyspace: Keyspace, leases: Sequence[Lease]) -> AsyncIterator[list[GroupSlice]]:
+async def read_indexed(
+    shard: Shard, keyspace: Keyspace, leases: Sequence[Lease]
+) -> AsyncGenerator[list[GroupSlice], None]:
     """What the processes of ``leases`` are members of still, with their scores, in batches."""
     for lease in leases:
         for keys in keyspace.index_in_parts(lease.process, lease.index_parts, PARTS_AT_ONCE):

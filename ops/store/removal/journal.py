@@ -15,21 +15,26 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import hiredis
 import msgpack
 from redis.exceptions import ResponseError
 
 from ops.model.keys import INFLIGHT_SUFFIX, MESSAGES_BELOW, MESSAGES_FROM, decode_name, encode_name, inbox_parts
+from ops.model.liveness.judgement import JUDGEMENT_SECONDS
 from ops.model.runs import RunRecord
 from ops.store.connection.permissions import refusal_of_script
 from ops.store.connection.scripts import call_script, script
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.connection.wire import Wire, checked, pack
+from ops.store.removal.judgement import Judgement
+from ops.store.removal.retention import Retention
 
 MEMBERS_AT_ONCE = 100  # of one script call: some 0.3 ms of the server's time
 GROUPS_AT_ONCE = 100
 CALLS_AHEAD = 4
 RECEIPTS_AT_ONCE = 20
 RUNS_KEPT = 10_000
+RECORDS_AT_ONCE = 1000
 
 Doomed = tuple[bytes, list[bytes], list[float]]
 """A group's key, channels to remove from it, and the time by which each had joined when it was judged, unix seconds."""
@@ -59,12 +64,18 @@ class Purged:
 
 
 class Purge:
-    """Removes members of one shard, many groups to a script call and several calls under way at a time."""
+    """Removes members of one shard, many groups to a script call and several calls under way at a time.
 
-    def __init__(self, wire: Wire, journal: bytes, journal_seconds: float) -> None:
+    When the judgement holds no more, nothing more is sent; what is under way is still waited for and counted.
+    """
+
+    def __init__(self, wire: Wire, shard: Shard, journal: bytes, journal_seconds: int, judgement: Judgement) -> None:
+        """``journal_seconds``: how long the receipts are kept; 0: until a later run deletes them."""
         self._wire = wire
+        self._shard = shard
         self._journal = journal
-        self._journal_seconds = b"%d" % math.ceil(journal_seconds)
+        self._journal_seconds = b"%d" % journal_seconds
+        self._judgement = judgement
         self._script = script("purge_members")
         self._batch: list[Doomed] = []
         self._members = 0
@@ -91,30 +102,44 @@ class Purge:
         self._members += len(doomed[1])
 
     async def _send(self) -> None:
-        if not self._batch:
+        batch, self._batch, self._members = self._batch, [], 0
+        if not batch or not await self._judgement.holds():
             return
-        keys = [key for key, _, _ in self._batch]
-        members = msgpack.packb([(key, members) for key, members, _ in self._batch], use_bin_type=False)
-        joined_by = msgpack.packb([at for _, _, joined_by in self._batch for at in joined_by])
-        count = b"%d" % (len(keys) + 1)
-        await self._wire.send(
-            pack(b"EVALSHA", self._script.sha, count, self._journal, *keys, self._journal_seconds, members, joined_by)
-        )
-        self._under_way.append(self._batch)
-        self._batch, self._members = [], 0
+        await self._call(batch, b"EVALSHA", self._script.sha)
         if len(self._under_way) >= CALLS_AHEAD:
             await self._collect(1)
+
+    async def _call(self, batch: list[Doomed], *command: bytes) -> None:
+        keys = [key for key, _, _ in batch]
+        words = (
+            self._journal_seconds,
+            msgpack.packb([(key, members) for key, members, _ in batch], use_bin_type=False),
+            msgpack.packb([at for _, _, joined_by in batch for at in joined_by]),
+            b"%.6f" % self._judgement.time_on(self._shard),
+            b"%g" % JUDGEMENT_SECONDS,
+        )
+        await self._wire.send(pack(*command, b"%d" % (len(keys) + 1), self._journal, *keys, *words))
+        self._under_way.append(batch)
 
     async def finish(self) -> Purged:
         """Send what is left and wait for every answer."""
         await self._send()
-        await self._collect(len(self._under_way))
+        while self._under_way:
+            await self._collect(len(self._under_way))
         return self.purged
 
     async def _collect(self, calls: int) -> None:
         for reply in await self._wire.replies(calls):
-            _, kept = self._checked(reply)
-            self.purged.note(self._under_way.popleft(), kept)
+            batch = self._under_way.popleft()
+            if _is_forgotten(reply):
+                if await self._judgement.holds():
+                    await self._call(batch, b"EVAL", self._script.source)
+                continue
+            removed, kept = self._checked(reply)
+            if removed < 0:
+                self._judgement.refuse()
+            else:
+                self.purged.note(batch, kept)
 
     def _checked(self, reply: Any) -> Any:
         try:
@@ -126,15 +151,21 @@ class Purge:
             raise refusal from None
 
 
+def _is_forgotten(reply: Any) -> bool:
+    """Whether the server did nothing, since it has lost its scripts after they were loaded (``SCRIPT FLUSH``)."""
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+
+
 async def set_aside(
-    opened: OpenLayer, run_id: str, shard: Shard, key: bytes, journal_seconds: float, *, expiring_too: bool
+    opened: OpenLayer, run_id: str, retention: Retention, shard: Shard, key: bytes, *, expiring_too: bool
 ) -> int:
     """Move an inbox or in-flight key of a dead process out of the way; returns how many messages it held.
 
+    It is kept for as long as its messages can be used: the layer's ``expiry``.
     ``expiring_too``: also where it would expire by itself.
     """
     aside = opened.keyspace.aside(run_id, key)
-    args = [math.ceil(journal_seconds), int(expiring_too)]
+    args = [await retention.of_messages(shard, aside), int(expiring_too)]
     return int(await call_script(shard, "set_aside_key", [key, aside], args))
 
 
@@ -148,24 +179,29 @@ async def count_messages(shard: Shard, key: bytes) -> int:
 
 
 async def record_run_started(
-    opened: OpenLayer, run_id: str, now: float, journal_seconds: float, glob: str | None, *, takes_leases: bool
+    opened: OpenLayer, run_id: str, now: float, retention: Retention, glob: str | None, *, takes_leases: bool
 ) -> None:
     """List the run before it removes anything, and forget runs whose receipts have expired.
 
     ``takes_leases``: whose members it removes finds its lease gone, and puts them back if it lives.
     """
-    runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), math.ceil(journal_seconds)
+    runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), retention.journal_seconds
+    expiry = await retention.of_receipts(opened.home, run)
     pipe = opened.home.client.pipeline(transaction=True)
     pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep)})
     if glob is not None:
         pipe.hset(run, "match", encode_name(glob))
     if takes_leases:
         pipe.hset(run, "takes_leases", "1")
-    pipe.expire(run, keep)
+    if expiry:
+        pipe.expire(run, expiry)
     pipe.zadd(runs, {run_id: now})
     pipe.zremrangebyscore(runs, "-inf", now - keep)
     pipe.zremrangebyrank(runs, 0, -RUNS_KEPT - 1)
-    pipe.expire(runs, keep)
+    if expiry:
+        pipe.expire(runs, expiry)
+    else:
+        pipe.persist(runs)
     await opened.home.ask(pipe.execute())
 
 
@@ -175,25 +211,53 @@ async def record_run_ended(opened: OpenLayer, run_id: str, summary: Mapping[str,
 
 
 async def record_run_undone(opened: OpenLayer, run_id: str, now: float) -> None:
-    await opened.home.execute("HSET", opened.keyspace.run(run_id), "undone_at", repr(now))
+    """Note it where the run's record is: the host that made it may call another shard the first."""
+    record = opened.keyspace.run(run_id)
+    held = [shard for shard in opened.shards if (await _read_records(shard, [record]))[0]]
+    for shard in held or [opened.home]:
+        await shard.execute("HSET", record, "undone_at", repr(now))
 
 
 async def read_runs(opened: OpenLayer) -> list[RunRecord]:
-    """Every run that removed something and whose receipts are kept, the latest first."""
-    run_ids = [decode_name(raw) for raw in await opened.home.execute("ZREVRANGE", opened.keyspace.runs, 0, -1)]
-    records = [await read_run(opened, run_id) for run_id in run_ids]
-    return [
-        record for record in records if record and (record.removed or record.set_aside or record.state == "interrupted")
+    """Every run that removed something and whose receipts are kept, the latest first.
+
+    From every shard, since each run is listed on the one that its host calls the first.
+    """
+    listed: dict[bytes, float] = {}
+    stored: dict[bytes, dict[bytes, bytes]] = {}
+    for shard in opened.shards:
+        client: Any = shard.client
+        found = dict(await shard.ask(client.zrevrange(opened.keyspace.runs, 0, -1, withscores=True)))
+        listed |= found
+        records = await _read_records(shard, [opened.keyspace.run(decode_name(run_id)) for run_id in found])
+        for run_id, record in zip(found, records, strict=True):
+            stored[run_id] = {**stored.get(run_id, {}), **record}
+    runs = [
+        await _parse_run(opened, decode_name(run_id), stored[run_id])
+        for run_id in sorted(listed, key=lambda run_id: (listed[run_id], run_id), reverse=True)
     ]
+    return [run for run in runs if run and (run.removed or run.set_aside or run.state == "interrupted")]
 
 
 async def read_run(opened: OpenLayer, run_id: str) -> RunRecord | None:
-    """One run, or None when it is unknown or its receipts have expired.
+    """One run, from whichever shard has its record, or None when it is unknown or its receipts have expired."""
+    stored: dict[bytes, bytes] = {}
+    for shard in opened.shards:
+        stored |= (await _read_records(shard, [opened.keyspace.run(run_id)]))[0]
+    return await _parse_run(opened, run_id, stored)
 
-    Where the first shard has lost its record, and another one has its receipts, it counts as interrupted.
-    """
-    client: Any = opened.home.client
-    stored: dict[bytes, bytes] = await opened.home.ask(client.hgetall(opened.keyspace.run(run_id)))
+
+async def _read_records(shard: Shard, keys: Sequence[bytes]) -> list[dict[bytes, bytes]]:
+    """What ``shard`` has under these keys; nothing where that is no hash."""
+    found: list[dict[bytes, bytes]] = []
+    for start in range(0, len(keys), RECORDS_AT_ONCE):
+        replies = await shard.pipeline([("HGETALL", key) for key in keys[start : start + RECORDS_AT_ONCE]])
+        found.extend(reply if isinstance(reply, dict) else {} for reply in replies)
+    return found
+
+
+async def _parse_run(opened: OpenLayer, run_id: str, stored: Mapping[bytes, bytes]) -> RunRecord | None:
+    """Where its record is lost, and a shard has its receipts, it counts as interrupted."""
     if not stored:
         receipts = await count_receipts(opened, run_id)
         return RunRecord(run_id, 0.0, "interrupted", receipts, 0, takes_leases=True) if receipts else None

@@ -7,20 +7,39 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from redis.asyncio.lock import Lock
-from redis.exceptions import LockError, RedisError, ResponseError
+from redis.exceptions import LockError, LockNotOwnedError, RedisError, ResponseError
 
 from ops import compat
 from ops.exceptions import AnotherRunHoldsTheLock, PermissionMissing
-from ops.store.connection.shards import OpenLayer
+from ops.model.liveness.judgement import JUDGEMENT_SECONDS
+from ops.store.connection.shards import ANSWER_TIMEOUT_SECONDS, FAILURES, OpenLayer
 from ops.store.connection.waiting import end, within
 
-LOCK_SECONDS = 30.0
+LOCK_SECONDS = JUDGEMENT_SECONDS  # It must not end before a call by the judgement that it was renewed for.
 RENEWALS_PER_LIFETIME = 3
 RULES = "+get +del +pexpire"  # of redis-py's Lock, in scripts of its own
 
 
+class RunLock:
+    """The layer's lock, as a run holds it."""
+
+    def __init__(self, opened: OpenLayer, lock: Lock) -> None:
+        self._home = opened.home
+        self._lock = lock
+
+    async def renew(self) -> bool:
+        """Whether it is still ours; it lives for another LOCK_SECONDS then. Raises ShardError."""
+        try:
+            await within(ANSWER_TIMEOUT_SECONDS, self._lock.reacquire())
+        except LockNotOwnedError:
+            return False
+        except FAILURES as error:
+            raise self._home.failure(error, in_script=RULES) from None
+        return True
+
+
 @asynccontextmanager
-async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
+async def run_lock(opened: OpenLayer) -> AsyncIterator[RunLock]:
     """Hold the layer's lock; it is renewed while held, and gone LOCK_SECONDS after a holder that was killed.
 
     Raises AnotherRunHoldsTheLock at once where somebody has it.
@@ -37,7 +56,7 @@ async def run_lock(opened: OpenLayer) -> AsyncIterator[None]:
         raise AnotherRunHoldsTheLock(f"another run is at work on layer {opened.alias!r}; nothing was done, come again")
     renewer = asyncio.create_task(_renew(lock))
     try:
-        yield
+        yield RunLock(opened, lock)
     finally:
         await end(renewer)
         await _release(opened, lock)
