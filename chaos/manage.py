@@ -70,12 +70,11 @@ def without_second_round() -> None:
     _put("ops.operations.observe.judge", judge_at_once)
 
 
-def without_joins_between() -> None:
-    from ops.model.liveness.suspicion import recall
+def without_life_between() -> None:
+    """Whatever a process did between two silences, neither a join nor a marker that it took tells of it."""
+    from ops.model.liveness.suspicion import Signs, recall
 
-    _put(
-        "ops.operations.observe.recall", lambda suspicion, **now: recall(suspicion, **{**now, "newest_joined_at": 0.0})
-    )
+    _put("ops.operations.observe.recall", lambda suspicion, _, **how: recall(suspicion, Signs(0.0, marks=99), **how))
 
 
 def without_control() -> None:
@@ -100,7 +99,7 @@ SAFETIES = {
     "compare and remove": Safety(without_comparing, "after its process woke up"),
     "the member's own clock": Safety(without_the_members_own_clock, "after its process woke up|an orphan stays"),
     "second round": Safety(without_second_round, "silent for no more than"),
-    "joins between two silences": Safety(without_joins_between, "silent for no more than"),
+    "life between two silences": Safety(without_life_between, "silent for no more than"),
     "control probe": Safety(without_control, "silent for no more than"),
     "second probe in a row": Safety(without_second_probe, "for live, which was frozen"),
     "receipts": Safety(without_receipts, "its receipts 0"),

@@ -167,7 +167,7 @@ TYPES: dict[str, Write] = {
 def keys_that_are_read(dead: str, live: str) -> list[bytes]:
     inbox = f"specific.{dead}!"
     return [
-        ASGI.suspects, ASGI.suspects("r*"), ASGI.seen, ASGI.runs, ASGI.run("run"), ASGI.journal("run"), ASGI.lock,
+        ASGI.suspects, ASGI.looks, ASGI.seen, ASGI.runs, ASGI.run("run"), ASGI.journal("run"), ASGI.lock,
         ASGI.disconnects, ASGI.cleaned, ASGI.lease(dead), ASGI.lease(live), ASGI.index(dead, 0), ASGI.inbox(inbox),
         ASGI.inflight(inbox), ASGI.group("odd"), ASGI.inbox("work"), ASGI.aside("run", ASGI.inbox(inbox)),
         ASGI.acknowledgements("run"), ASGI.kept,

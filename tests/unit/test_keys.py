@@ -147,8 +147,7 @@ def test_keys_are_those_of_channels_redis_and_our_own() -> None:
     assert keyspace.inbox(inbox) == f"asgi{inbox}".encode()
     assert keyspace.inflight(inbox) == f"asgi{inbox}$inflight".encode()
     assert keyspace.suspects == b"asgi:ops:suspects"
-    assert keyspace.suspects("r*") == b"asgi:ops:suspects:r*"
-    assert keyspace.suspects_pattern == b"asgi:ops:suspects*"
+    assert keyspace.looks == b"asgi:ops:looks"
     assert keyspace.seen == b"asgi:ops:seen"
     assert keyspace.runs == b"asgi:ops:runs"
     assert keyspace.run("id") == b"asgi:ops:run:id"
