@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.liveness.evidence import JoinedSince, SuspectedBefore
-from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.evidence import (
+    Evidence,
+    JoinedSince,
+    LeaseLapsed,
+    ProbeUnanswered,
+    SuspectedBefore,
+    UnreadableMessages,
+)
+from ops.model.liveness.judge import Policy, State, Verdict, judge
 from ops.model.liveness.plan import ReapPlan, plan_reap
+from ops.model.liveness.readability import Unreadable
 from ops.model.liveness.stops import Control
-from ops.model.liveness.suspicion import Recall, Suspicion, recall, suspicion_lifetime_seconds
+from ops.model.liveness.suspicion import Recall, Suspicion, recall, suspicion_lifetime_seconds, suspicions_after
 
 SUSPICION = Suspicion("p", since=1000.0, renewed_at=1100.0, epoch="run-1", newest_joined_at=500.0)
 times = st.floats(min_value=0, max_value=4e9)
@@ -74,10 +82,13 @@ def test_a_void_suspicion_never_bears_silence(
 # The plan
 
 
-def plan(states: str, **changes: Any) -> ReapPlan:
-    """``states``: one letter for each process, (l)ive, (s)uspect, (d)ead, (u)nknown; it is called by its position."""
+def plan(states: str, facts: tuple[Evidence, ...] = (), **changes: Any) -> ReapPlan:
+    """``states``: one letter for each process, (l)ive, (s)uspect, (d)ead, (u)nknown; it is called by its position.
+
+    ``facts``: the evidence about all of them.
+    """
     names = {"l": State.LIVE, "s": State.SUSPECT, "d": State.DEAD, "u": State.UNKNOWN}
-    verdicts = {str(at): Verdict(names[letter], ()) for at, letter in enumerate(states)}
+    verdicts = {str(at): Verdict(names[letter], facts) for at, letter in enumerate(states)}
     known: dict[str, Any] = {
         "controls": [Control(0, 2.0)],
         "probe_timeout_seconds": 10.0,
@@ -111,6 +122,40 @@ def test_a_control_that_was_slow_stops() -> None:
 
 def test_where_nobody_is_silent_the_control_does_not_matter() -> None:
     assert plan("lu", controls=[Control(0, None)]) == ReapPlan(frozenset())
+
+
+UNREADABLE = UnreadableMessages(f"{Unreadable('p', False, 'InvalidToken').words}; another key is in use")
+
+
+@pytest.mark.parametrize("states", ["d", "u", "s", "lu"])
+def test_an_unreadable_message_stops_whoever_else_is_dead(states: str) -> None:
+    found = plan(states, facts=(UNREADABLE,))
+    assert found.dead == frozenset()
+    assert found.stopped == (
+        "unreadable: a message in the inbox of process p cannot be read with the settings here: InvalidToken; another "
+        "key is in use"
+    )
+
+
+# What is remembered of who was not asked
+
+
+def remembered(verdict: Verdict, earlier: Recall | None) -> Suspicion | None:
+    recalls = {} if earlier is None else {"p": earlier}
+    return suspicions_after({"p": verdict}, recalls, {"p": 500.0}, now=1200.0, epoch="run-1").get("p")
+
+
+def test_a_suspicion_is_not_renewed_by_a_look_that_did_not_ask() -> None:
+    """Otherwise one silence and a day of such looks would be two silences."""
+    before = recalled()
+    assert remembered(judge((*before.evidence, UNREADABLE), Policy(60.0)), before) == SUSPICION
+    silent = judge((*before.evidence, ProbeUnanswered(10.0, 0)), Policy(60.0))
+    assert remembered(silent, before) == Suspicion("p", 1000.0, 1200.0, "run-1", 500.0)
+
+
+@pytest.mark.parametrize("earlier", [None, Recall(SUSPICION, (), void=True)])
+def test_who_was_not_asked_is_not_suspected_anew(earlier: Recall | None) -> None:
+    assert remembered(judge((LeaseLapsed(90.0, "web-1"), UNREADABLE), Policy(60.0)), earlier) is None
 
 
 def test_a_restart_inside_the_confirm_time_stops_all() -> None:

@@ -4,7 +4,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ops.model.liveness.judge import State, Verdict
-from ops.model.liveness.stops import Control, check_control, check_restart, check_share
+from ops.model.liveness.stops import (
+    Control,
+    check_control,
+    check_readability,
+    check_restart,
+    check_share,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,5 +43,10 @@ def plan_reap(
     silent = {process for process, verdict in verdicts.items() if verdict.state in (State.DEAD, State.SUSPECT)}
     dead = frozenset(process for process, verdict in verdicts.items() if verdict.state is State.DEAD)
     control_failed = check_control(controls, probe_timeout_seconds) if silent else None
-    stopped = control_failed or check_restart(voided_by_restart) or check_share(dead, verdicts, seen_live, max_share)
+    stopped = (
+        control_failed
+        or check_readability(verdicts)
+        or check_restart(voided_by_restart)
+        or check_share(dead, verdicts, seen_live, max_share)
+    )
     return ReapPlan(frozenset() if stopped else dead, stopped, control_failed is not None)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from ops.model.liveness.evidence import UnreadableMessages
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.suspicion import Recall
 from ops.model.text import format_seconds
@@ -29,6 +30,15 @@ def check_control(controls: Collection[Control], probe_timeout_seconds: float) -
                 f"control: the reaper's own probe on shard {control.shard} took {control.round_trip_ms:.0f} ms, more "
                 f"than half of the probe timeout; use a longer --probe-timeout"
             )
+    return None
+
+
+def check_readability(verdicts: Mapping[str, Verdict]) -> str | None:
+    """Nobody was probed, because a message shows that processes have another serializer or encryption key."""
+    for verdict in verdicts.values():
+        for fact in verdict.evidence:
+            if isinstance(fact, UnreadableMessages):
+                return f"unreadable: {fact.reason}"
     return None
 
 

@@ -73,13 +73,18 @@ def suspicions_after(
     """Process -> the suspicion to remember: which are silent, and since when.
 
     ``recalls``: what earlier suspicions were worth in this round. ``newest_joined_at``: process -> its newest join.
+    The suspicion of a process that was not asked in this round is kept as it was: neither renewed nor void.
     """
     after: dict[str, Suspicion] = {}
     for process, verdict in verdicts.items():
         if verdict.state in (State.SUSPECT, State.DEAD):
             earlier = recalls.get(process)
-            since = earlier.suspicion.since if earlier and not earlier.void else now
-            after[process] = Suspicion(process, since, now, epoch, newest_joined_at[process])
+            counts = earlier is not None and not earlier.void
+            if verdict.is_silent:
+                since = earlier.suspicion.since if earlier and counts else now
+                after[process] = Suspicion(process, since, now, epoch, newest_joined_at[process])
+            elif earlier and counts:
+                after[process] = earlier.suspicion
     return after
 
 
