@@ -17,7 +17,7 @@ from tests.acceptance.reach import assert_all_hear, open_layer_on
 from tests.conftest import RunCommand, StartWorker
 from tests.waiting import until
 
-OLD, NEW = ["old"], ["new"]
+OLD, NEW, BOTH = ["old"], ["new"], ["new", "old"]
 MERCILESS = ("--confirm-after", "0.001", "--probe-timeout", "2")
 LOOKS = {
     "channels_groups": ("--members",),
@@ -65,6 +65,47 @@ def why_not_probed(look: str, document: dict[str, Any]) -> set[str]:
     if look.startswith("send_heartbeat"):
         return {process["skipped_why"] for process in document["processes"]}
     return {words for process in document["processes"] for words in process["evidence"]}
+
+
+# Several keys
+
+
+@EACH_LOOK
+async def test_no_socket_is_closed_while_the_commands_have_a_key_that_the_workers_lack(
+    look: str, start_worker: StartWorker, sockets: SocketFleet, redis_server: EmbeddedRedis, run_look: RunLook
+) -> None:
+    opened = await serve(start_worker, sockets, *OLD)
+
+    code, document = await run_look(look, *BOTH)
+
+    await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)
+    assert "several encryption keys" in " ".join(why_not_probed(look, document))
+    assert code == (3 if look.startswith("reap_stale") else 0)
+    if look.startswith("reap_stale"):
+        assert document["stopped"].startswith("keys: 2 processes with 6 members were not probed")
+        assert [process["state"] for process in document["processes"]] == ["unknown", "unknown"]
+        assert document["removed"] == 0
+    if look == "channels_groups":
+        assert document["totals"]["unknown"] == len(opened)
+    if look.startswith("send_heartbeat"):
+        assert (document["totals"]["sent"], document["totals"]["skipped"]) == (0, len(opened))
+
+
+async def test_with_one_key_the_members_of_a_dead_worker_go_and_no_socket_is_closed(
+    start_worker: StartWorker, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, run_look: RunLook
+) -> None:
+    opened = await serve(start_worker, sockets, *OLD)
+    dead = start_worker("uvicorn", **keys(*OLD))
+    await sockets.open(dead, "lobby", SOCKETS_EACH)
+    dead.kill()
+
+    await run_look("reap_stale", *OLD)
+    let_confirm_time_pass(redis_client, 0.001)
+    code, document = await run_look("reap_stale", *OLD)
+
+    assert (code, document["stopped"], document["removed"]) == (0, None, SOCKETS_EACH)
+    assert channels(in_redis(redis_client)) == of_sockets(opened)
+    await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)
 
 
 # Messages that the commands cannot read

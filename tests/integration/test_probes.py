@@ -107,7 +107,7 @@ async def test_a_process_with_two_inboxes_lives_if_it_reads_either(
 @pytest.mark.parametrize(
     "config",
     [
-        {"symmetric_encryption_keys": ["one secret", "another"]},
+        {"symmetric_encryption_keys": ["secret"]},
         {"serializer_format": "json"},
         {"random_prefix_length": 0},
         {"random_prefix_length": 0, "serializer_format": "json", "symmetric_encryption_keys": ["secret"]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 import redis
 from django.conf import LazySettings
 
-from ops.model.liveness.evidence import ProbeUnanswered, UnreadableMessages
+from ops.layer_settings import layer_settings
+from ops.model.doctor.facts import Missing
+from ops.model.liveness.evidence import NotProbed, ProbeUnanswered, SeveralKeys, UnreadableMessages
 from ops.model.runs import ReapReport
+from ops.operations.doctor.collect import collect
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.probes import probe_processes
 from ops.store.liveness.readability import find_unreadable
@@ -18,12 +22,15 @@ from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
 from tests.in_process_commands import run_beside
 from tests.layer_builders import (
+    ASGI,
+    CONFIRM_AFTER_SECONDS,
     PROBE_TIMEOUT_SECONDS,
     AppProcess,
     StartProcess,
     dump,
     layer_of,
     let_time_pass,
+    members_of,
     new_process_name,
     run_reap,
     suspect_everybody,
@@ -184,3 +191,124 @@ async def test_monitoring_is_told_that_nobody_could_be_judged(
     done = await run_beside("channels_groups", "--check")
     assert done.returncode == 3
     assert done.out.startswith("CHANNELS_GROUPS UNKNOWN - not probed: a message in the inbox of process ")
+
+
+# Several keys
+
+
+async def test_with_several_keys_nobody_is_removed_on_silence_that_was_not_asked_for(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, **ONE_KEY)
+    dead = await start_process("room", count=2)
+    await suspect_everybody()
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new", "ours"])
+
+    report = await run_reap()
+
+    assert (report.stopped or "").startswith("keys: 1 process with 2 members were not probed: there are several")
+    assert (report.removed, states(report)) == (0, {"suspect"})
+    assert not redis_client.exists(dead.inbox_key)
+    # The keys are rotated, and the suspicion of before counts, for it was not renewed and is not old yet.
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new"])
+    assert (await run_reap()).removed == 2
+
+
+async def test_a_suspicion_of_before_a_rotation_that_took_long_counts_no_more(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, **ONE_KEY)
+    await start_process("room", count=2)
+    await suspect_everybody()
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new", "ours"])
+    for _ in range(4):  # a run each four minutes
+        assert (await run_reap()).removed == 0
+        let_time_pass(redis_client, 240)
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new"])
+    assert (await run_reap()).removed == 0
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    assert (await run_reap()).removed == 2
+
+
+def leave_lease(client: redis.Redis, process: AppProcess, **fields: str) -> None:
+    client.hset(ASGI.lease(process.name), mapping={"lease_seconds": "10", "host": "web-1", "pid": "7", **fields})
+
+
+async def test_with_several_keys_the_members_of_a_process_that_said_that_it_left_go(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new", "old"])
+    left, fresh = await start_process("room", count=2), await start_process("room")
+    leave_lease(redis_client, left, renewed_at=str(int(time.time()) - 60), ended="1")
+    leave_lease(redis_client, fresh, renewed_at=str(int(time.time()) + 60))
+
+    report = await run_reap()
+
+    assert (report.stopped, report.removed) == (None, 2)
+    assert {process.process: process.state for process in report.processes} == {left.name: "dead", fresh.name: "live"}
+    assert len(members_of(redis_client, "room")) == 1
+
+
+async def test_with_several_keys_a_lapsed_lease_is_not_enough(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new", "old"])
+    lapsed, left = await start_process("room"), await start_process("room")
+    leave_lease(redis_client, lapsed, renewed_at=str(int(time.time()) - 600))
+    leave_lease(redis_client, left, renewed_at=str(int(time.time()) - 60), ended="1")
+
+    report = await run_reap()
+
+    assert (report.stopped or "").startswith("keys: 1 process with 1 member were not probed")
+    assert report.removed == 0
+    assert suspected(redis_client) == {left.name}, "the other was not asked"
+
+
+async def test_an_inbox_without_members_is_no_reason_to_stop_for_several_keys(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new", "old"])
+    gone = await start_process()
+    await send(gone, gone.inflight_key, redis_client)
+    report = await run_reap()
+    assert (report.stopped, states(report)) == (None, {"unknown"})
+    assert redis_client.exists(gone.inflight_key)
+
+
+async def test_the_same_key_twice_is_one_key(
+    redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["ours", "ours"])
+    await start_process("room")
+    await suspect_everybody()
+    assert (await run_reap()).removed == 1
+
+
+async def test_the_doctor_says_that_processes_were_not_probed_for_several_keys(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new", "old"])
+    process = await start_process("room")
+    chosen = layer_settings("default")
+    assert chosen is not None
+    async with open_layer("default") as opened:
+        facts = await collect(opened, chosen)
+        assert facts.processes == Missing(f"processes are {SeveralKeys().words}")
+        leave_lease(redis_client, process, renewed_at=str(int(time.time()) - 60), ended="1")
+        facts = await collect(opened, chosen)
+    assert isinstance(facts.processes, tuple)
+    assert [(found.process, found.silent) for found in facts.processes] == [(process.name, True)]
+
+
+async def test_a_heartbeat_says_why_nobody_was_asked(
+    redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["new", "old"])
+    await start_process("room", count=3)
+    done = await run_beside("send_heartbeat", "room", "--depth", "process", "--format", "json")
+    document = json.loads(done.out)
+    assert (document["totals"]["members"], document["totals"]["skipped"], document["totals"]["sent"]) == (3, 3, 0)
+    assert document["processes"][0]["skipped_why"] == SeveralKeys().reason
+    assert f"nobody was asked: {SeveralKeys().reason}" in done.err
+    assert done.returncode == 0
+    assert isinstance(SeveralKeys(), NotProbed)

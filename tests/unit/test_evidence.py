@@ -19,6 +19,7 @@ from ops.model.liveness.evidence import (
     ProbesTaken,
     ProbeUnanswered,
     ProbeWithheld,
+    SeveralKeys,
     SuspectedBefore,
     UnreadableMessages,
 )
@@ -44,6 +45,11 @@ CASES: list[tuple[Evidence, Bearing, str]] = [
     (SuspectedBefore(61), Bearing.EARLIER_SILENCE, "was already silent 61 s ago"),
     (JoinedSince(5), Bearing.NONE, "joined a group 5 s after it was suspected"),
     (NotProbed("not asked to"), Bearing.NONE, "not probed: not asked to"),
+    (
+        SeveralKeys(),
+        Bearing.NONE,
+        "not probed: there are several encryption keys, and a process without the first of them cannot read a probe",
+    ),
     (UnreadableMessages("a message cannot be read"), Bearing.NONE, "not probed: a message cannot be read"),
     (NoProcessInName(general=True), Bearing.NONE, "a general channel: any worker may read it"),
     (NoProcessInName(general=False), Bearing.NONE, "the channel name names no process"),

@@ -13,6 +13,7 @@ from ops.model.liveness.evidence import (
     JoinedSince,
     LeaseLapsed,
     ProbeUnanswered,
+    SeveralKeys,
     SuspectedBefore,
     UnreadableMessages,
 )
@@ -95,6 +96,7 @@ def plan(states: str, facts: tuple[Evidence, ...] = (), **changes: Any) -> ReapP
         "voided_by_restart": [],
         "seen_live": [],
         "max_share": 0.5,
+        "members": dict.fromkeys(verdicts, 1),
     }
     return plan_reap(verdicts, **{**known, **changes})
 
@@ -124,12 +126,27 @@ def test_where_nobody_is_silent_the_control_does_not_matter() -> None:
     assert plan("lu", controls=[Control(0, None)]) == ReapPlan(frozenset())
 
 
+KEYS = SeveralKeys()
 UNREADABLE = UnreadableMessages(f"{Unreadable('p', False, 'InvalidToken').words}; another key is in use")
+
+
+@pytest.mark.parametrize(
+    ("states", "members", "stops"),
+    [("du", {"1": 2}, True), ("ds", {"1": 2}, True), ("du", {"0": 3, "1": 0}, False), ("dl", {"0": 3, "1": 2}, False)],
+)
+def test_a_process_with_members_that_was_not_probed_for_several_keys_stops(
+    states: str, members: dict[str, int], stops: bool
+) -> None:
+    """Whoever said itself that it has left, or that it lives, needs no probe."""
+    found = plan(states, facts=(KEYS,), members=members)
+    assert found.dead == (frozenset() if stops else frozenset("0"))
+    assert (found.stopped or "").startswith("keys: 1 process with 2 members were not probed" if stops else "")
+    assert found.control_failed is False
 
 
 @pytest.mark.parametrize("states", ["d", "u", "s", "lu"])
 def test_an_unreadable_message_stops_whoever_else_is_dead(states: str) -> None:
-    found = plan(states, facts=(UNREADABLE,))
+    found = plan(states, facts=(UNREADABLE,), members={})
     assert found.dead == frozenset()
     assert found.stopped == (
         "unreadable: a message in the inbox of process p cannot be read with the settings here: InvalidToken; another "
@@ -146,16 +163,16 @@ def remembered(verdict: Verdict, earlier: Recall | None) -> Suspicion | None:
 
 
 def test_a_suspicion_is_not_renewed_by_a_look_that_did_not_ask() -> None:
-    """Otherwise one silence and a day of such looks would be two silences."""
+    """Otherwise one silence and a rotation of keys that takes a day would be two silences."""
     before = recalled()
-    assert remembered(judge((*before.evidence, UNREADABLE), Policy(60.0)), before) == SUSPICION
+    assert remembered(judge((*before.evidence, KEYS), Policy(60.0)), before) == SUSPICION
     silent = judge((*before.evidence, ProbeUnanswered(10.0, 0)), Policy(60.0))
     assert remembered(silent, before) == Suspicion("p", 1000.0, 1200.0, "run-1", 500.0)
 
 
 @pytest.mark.parametrize("earlier", [None, Recall(SUSPICION, (), void=True)])
 def test_who_was_not_asked_is_not_suspected_anew(earlier: Recall | None) -> None:
-    assert remembered(judge((LeaseLapsed(90.0, "web-1"), UNREADABLE), Policy(60.0)), earlier) is None
+    assert remembered(judge((LeaseLapsed(90.0, "web-1"), KEYS), Policy(60.0)), earlier) is None
 
 
 def test_a_restart_inside_the_confirm_time_stops_all() -> None:

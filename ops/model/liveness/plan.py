@@ -7,6 +7,7 @@ from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.stops import (
     Control,
     check_control,
+    check_keys,
     check_readability,
     check_restart,
     check_share,
@@ -33,12 +34,14 @@ def plan_reap(
     voided_by_restart: Collection[str],
     seen_live: Collection[str],
     max_share: float,
+    members: Mapping[str, int],
 ) -> ReapPlan:
     """Decide which processes' members may go.
 
     ``voided_by_restart``: processes that were silent twice, but with a restart of Redis in between.
     ``seen_live``: processes that an earlier run saw live. Only they can have gone silent *now*: a process that was
     dead before the first run looked says nothing about the health of the fleet.
+    ``members``: process -> how many it has.
     """
     silent = {process for process, verdict in verdicts.items() if verdict.state in (State.DEAD, State.SUSPECT)}
     dead = frozenset(process for process, verdict in verdicts.items() if verdict.state is State.DEAD)
@@ -46,6 +49,7 @@ def plan_reap(
     stopped = (
         control_failed
         or check_readability(verdicts)
+        or check_keys(verdicts, members)
         or check_restart(voided_by_restart)
         or check_share(dead, verdicts, seen_live, max_share)
     )

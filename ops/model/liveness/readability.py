@@ -1,13 +1,13 @@
 """Whether the processes of a layer can be expected to read a probe. One that cannot loses the consumer that takes it.
 
-What a process can read is not known: its serializer and its keys are settings of its own. So a probe is withheld if a
-message shows that other settings are in use.
+What a process can read is not known: its serializer and its keys are settings of its own. So a probe is withheld if the
+settings here leave a doubt, or if a message shows that other settings are in use.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ops.model.liveness.evidence import ProbeWithheld, UnreadableMessages
+from ops.model.liveness.evidence import ProbeWithheld, SeveralKeys, UnreadableMessages
 
 IN_FLIGHT_SECONDS = 3600.0
 FROM_THE_FUTURE_SECONDS = 50.0  # Fernet refuses tokens that are more than 60 s ahead
@@ -47,11 +47,11 @@ def telling_messages(*, now: float, expiry_seconds: float, encrypts: bool, in_fl
     return SentBetween(max(0.0, now - IN_FLIGHT_SECONDS) if in_flight else 0.0, float("inf"))
 
 
-def why_withheld(unreadable: Sequence[Unreadable]) -> ProbeWithheld | None:
+def why_withheld(*, several_keys: bool, unreadable: Sequence[Unreadable]) -> ProbeWithheld | None:
     """Why nothing may be put into any inbox now; None if nothing speaks against it."""
-    if not unreadable:
-        return None
-    return UnreadableMessages(
-        f"{unreadable[0].words}; another serializer or encryption key is in use, and a process that cannot read a "
-        f"probe would lose a consumer"
-    )
+    if unreadable:
+        return UnreadableMessages(
+            f"{unreadable[0].words}; another serializer or encryption key is in use, and a process that cannot read a "
+            f"probe would lose a consumer"
+        )
+    return SeveralKeys() if several_keys else None

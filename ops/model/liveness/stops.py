@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ops.model.liveness.evidence import UnreadableMessages
+from ops.model.liveness.evidence import SeveralKeys, UnreadableMessages
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.suspicion import Recall
-from ops.model.text import format_seconds
+from ops.model.text import counted, format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,27 @@ def check_readability(verdicts: Mapping[str, Verdict]) -> str | None:
             if isinstance(fact, UnreadableMessages):
                 return f"unreadable: {fact.reason}"
     return None
+
+
+def check_keys(verdicts: Mapping[str, Verdict], members: Mapping[str, int]) -> str | None:
+    """Silence that was not asked for proves nothing. ``members``: process -> how many it has.
+
+    Own words are enough: a process that ended its lease, or keeps it fresh, needs no probe.
+    """
+    unasked = [
+        process
+        for process, verdict in verdicts.items()
+        if members.get(process)
+        and verdict.state in (State.UNKNOWN, State.SUSPECT)
+        and any(isinstance(fact, SeveralKeys) for fact in verdict.evidence)
+    ]
+    if not unasked:
+        return None
+    return (
+        f"keys: {counted(len(unasked), 'process', 'processes')} with "
+        f"{counted(sum(members[process] for process in unasked), 'member')} were not probed: {SeveralKeys().reason}; "
+        f"when all processes have the new key, take the old ones away"
+    )
 
 
 def voided_by_restart(

@@ -158,6 +158,7 @@ class _Run:
             ),
             seen_live=seen_live,
             max_share=options.max_share,
+            members={process: tally.members for process, tally in observation.census.processes.items()},
         )
         if plan.control_failed:
             return plan

@@ -18,7 +18,10 @@ Inboxes = Mapping[str, Iterable[str]]
 
 async def read_doubt(opened: OpenLayer, inboxes: Inboxes) -> ProbeWithheld | None:
     """Why these processes may not be able to read a probe; None if nothing speaks against it. Raises ShardError."""
-    return why_withheld(await find_unreadable(opened, inboxes))
+    several_keys = compat.has_several_keys(opened.layer)
+    # With several keys nothing is sent, whatever can be read.
+    unreadable = [] if several_keys else await find_unreadable(opened, inboxes)
+    return why_withheld(several_keys=several_keys, unreadable=unreadable)
 
 
 async def find_unreadable(opened: OpenLayer, inboxes: Inboxes) -> list[Unreadable]:
