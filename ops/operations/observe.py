@@ -12,13 +12,13 @@ from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox
 from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken, ProbeWithheld
 from ops.model.liveness.judge import Policy, Verdict, judge
 from ops.model.liveness.lease import Lease, lease_evidence
-from ops.model.liveness.stops import Control
+from ops.model.liveness.stops import Control, MisplacedGroup
 from ops.model.liveness.suspicion import Recall, Suspicion, recall
 from ops.model.settings import DEFAULTS, OpsSettings
 from ops.model.text import visible
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer, Shard
-from ops.store.groups.census import Census, ProcessTally, ScanNotes, Selection, count_members
+from ops.store.groups.census import Census, MisplacedAmong, ProcessTally, ScanNotes, Selection, count_members
 from ops.store.liveness.leases import read_leases
 from ops.store.liveness.probes import control_receivers, probe_processes
 from ops.store.liveness.suspects import read_suspicions
@@ -145,8 +145,15 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
             async with shard.wire() as wire:
                 selection = selection_on(opened, shard, look)
                 census = await count_members(
-                    wire, opened.keyspace, selection, scan_notes, scores=look.scores, progress=tell(shard)
+                    wire,
+                    opened.keyspace,
+                    selection,
+                    scan_notes,
+                    scores=look.scores,
+                    progress=tell(shard),
+                    misplaced_among=_misplaced_among(opened, shard),
                 )
+            census.misplaced = await _misplaced(opened, shard, scan_notes)
         except ShardError as error:
             shard.problem = str(error)
             return Census(), scan_notes
@@ -160,6 +167,25 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
     if look.leftovers:
         _add_leftover_processes(total, [inbox for _, notes in found for inbox in notes.inboxes])
     return total, _scan_notes(opened, [notes for _, notes in found])
+
+
+def _misplaced_among(opened: OpenLayer, shard: Shard) -> MisplacedAmong | None:
+    """It hashes each group once, and does nothing else: there may be a hundred thousand."""
+    if len(opened.shards) == 1:
+        return None
+    hashed, name_at, here = opened.layer.consistent_hash, len(opened.keyspace.group_prefix), shard.index
+    return lambda keys: [key for key in keys if hashed(key[name_at:]) != here]
+
+
+async def _misplaced(opened: OpenLayer, shard: Shard, notes: ScanNotes) -> list[MisplacedGroup]:
+    if not notes.misplaced:
+        return []
+    now = await shard.now()
+    names = {opened.keyspace.group_name(key): joined_at for key, joined_at in notes.misplaced.items()}
+    return [
+        MisplacedGroup(name, shard.where, opened.shard_of_group(name).where, now - joined_at)
+        for name, joined_at in names.items()
+    ]
 
 
 def _add_leftover_processes(census: Census, inboxes: list[Inbox]) -> None:

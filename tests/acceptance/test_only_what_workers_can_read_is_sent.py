@@ -14,7 +14,7 @@ from project.sockets import FleetSocket, SocketFleet
 from project.workers import Worker
 from tests.acceptance.memberships import channels, in_redis, let_confirm_time_pass, of_sockets, process_of
 from tests.acceptance.reach import assert_all_hear, open_layer_on
-from tests.conftest import RunCommand, StartWorker
+from tests.conftest import RunCommand, StartRedis, StartWorker
 from tests.waiting import until
 
 OLD, NEW, BOTH = ["old"], ["new"], ["new", "old"]
@@ -168,3 +168,34 @@ async def test_a_dead_worker_whose_messages_can_be_read_loses_its_members(
     assert (code, document["stopped"], document["removed"]) == (0, None, 1)
     assert channels(in_redis(redis_client)) == of_sockets(opened)
     await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)
+
+
+# Another list of hosts
+
+
+async def test_a_run_stops_while_workers_join_groups_on_other_shards_than_its_own(
+    start_redis: StartRedis, start_worker: StartWorker, sockets: SocketFleet, run_command: RunCommand
+) -> None:
+    """With the hosts in another order, each group lies on the shard where the run would not look for it."""
+    servers = [start_redis(), start_redis()]
+    theirs, ours = ({"REDIS_URL": " ".join(server.url for server in order)} for order in (servers[::-1], servers))
+    living, dead = (start_worker("uvicorn", wait=False, **theirs) for _ in range(2))
+    opened = await sockets.open_many([(living.wait_ready(), "lobby"), (living, "support")])
+    await sockets.open_many([(dead.wait_ready(), "lobby"), (dead, "support")])
+    dead.kill()
+
+    for _ in range(2):
+        argv = ("reap_stale", "--format", "json", *MERCILESS)
+        done = await asyncio.to_thread(run_command, *argv, env=ours)
+        document = json.loads(done.out)
+        assert (done.returncode, document["removed"]) == (3, 0), done
+        assert document["stopped"].startswith("hosts: ")
+        for server in servers:
+            assert server.url.removesuffix("/0") in document["stopped"]
+    await assert_all_hear(sockets, opened, *servers[::-1])
+
+    # The workers' own list: the dead one's members go.
+    done = await asyncio.to_thread(run_command, "reap_stale", "--wait", "--format", "json", *MERCILESS, env=theirs)
+    document = json.loads(done.out)
+    assert (document["stopped"], document["removed"]) == (None, 2), done
+    await assert_all_hear(sockets, opened, *servers[::-1])

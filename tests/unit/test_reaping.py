@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from ops.model.liveness.evidence import (
 from ops.model.liveness.judge import Policy, State, Verdict, judge
 from ops.model.liveness.plan import ReapPlan, plan_reap
 from ops.model.liveness.readability import Unreadable
-from ops.model.liveness.stops import Control
+from ops.model.liveness.stops import Control, MisplacedGroup
 from ops.model.liveness.suspicion import Recall, Suspicion, recall, suspicion_lifetime_seconds, suspicions_after
 
 SUSPICION = Suspicion("p", since=1000.0, renewed_at=1100.0, epoch="run-1", newest_joined_at=500.0)
@@ -97,6 +98,7 @@ def plan(states: str, facts: tuple[Evidence, ...] = (), **changes: Any) -> ReapP
         "seen_live": [],
         "max_share": 0.5,
         "members": dict.fromkeys(verdicts, 1),
+        "misplaced": [],
     }
     return plan_reap(verdicts, **{**known, **changes})
 
@@ -152,6 +154,30 @@ def test_an_unreadable_message_stops_whoever_else_is_dead(states: str) -> None:
         "unreadable: a message in the inbox of process p cannot be read with the settings here: InvalidToken; another "
         "key is in use"
     )
+
+
+def misplaced(joined_seconds_ago: float, name: str = "room") -> MisplacedGroup:
+    return MisplacedGroup(name, "shard 0 (redis://a:1/0)", "shard 1 (redis://b:1/0)", joined_seconds_ago)
+
+
+@pytest.mark.parametrize("joined_seconds_ago", [-7200.0, -math.inf, 0.0, 3600.0])
+def test_a_group_that_was_joined_on_another_shard_within_the_hour_stops(joined_seconds_ago: float) -> None:
+    found = plan("d", misplaced=[misplaced(joined_seconds_ago), misplaced(3601.0, "old")])
+    assert (found.dead, found.control_failed) == (frozenset(), False)
+    assert found.stopped
+    assert "'room' lies on shard 0 (redis://a:1/0) and belongs on shard 1 (redis://b:1/0) (joined " in found.stopped
+    assert "old" not in found.stopped
+
+
+def test_groups_that_lie_on_another_shard_since_a_change_of_hosts_stop_nobody() -> None:
+    assert plan("d", misplaced=[misplaced(3600.1), misplaced(86400.0)]) == ReapPlan(frozenset("0"))
+
+
+def test_of_many_misplaced_groups_those_that_were_joined_last_are_named() -> None:
+    found = plan("d", misplaced=[misplaced(float(age), f"room{age}\x1b") for age in range(9, 0, -1)])
+    assert found.stopped
+    assert found.stopped.count("lies on") == 3
+    assert all(f"'room{age}\\x1b'" in found.stopped for age in (1, 2, 3))
 
 
 # What is remembered of who was not asked

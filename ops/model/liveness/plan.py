@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.stops import (
     Control,
+    MisplacedGroup,
     check_control,
+    check_hosts,
     check_keys,
     check_readability,
     check_restart,
@@ -35,13 +37,14 @@ def plan_reap(
     seen_live: Collection[str],
     max_share: float,
     members: Mapping[str, int],
+    misplaced: Collection[MisplacedGroup],
 ) -> ReapPlan:
     """Decide which processes' members may go.
 
     ``voided_by_restart``: processes that were silent twice, but with a restart of Redis in between.
     ``seen_live``: processes that an earlier run saw live. Only they can have gone silent *now*: a process that was
     dead before the first run looked says nothing about the health of the fleet.
-    ``members``: process -> how many it has.
+    ``members``: process -> how many it has. ``misplaced``: groups that the hosts put on another shard.
     """
     silent = {process for process, verdict in verdicts.items() if verdict.state in (State.DEAD, State.SUSPECT)}
     dead = frozenset(process for process, verdict in verdicts.items() if verdict.state is State.DEAD)
@@ -50,6 +53,7 @@ def plan_reap(
         control_failed
         or check_readability(verdicts)
         or check_keys(verdicts, members)
+        or check_hosts(misplaced)
         or check_restart(voided_by_restart)
         or check_share(dead, verdicts, seen_live, max_share)
     )

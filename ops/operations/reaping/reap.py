@@ -159,6 +159,7 @@ class _Run:
             seen_live=seen_live,
             max_share=options.max_share,
             members={process: tally.members for process, tally in observation.census.processes.items()},
+            misplaced=observation.census.misplaced,
         )
         if plan.control_failed:
             return plan
