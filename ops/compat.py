@@ -271,7 +271,24 @@ def encrypts(layer: Any) -> bool:
 
     ``crypter`` of ``_serializer`` since channels_redis 4.2.1; before, of ``RedisChannelLayer`` itself.
     """
-    return getattr(getattr(layer, "_serializer", layer), "crypter", None) is not None
+    return _crypter_of(layer) is not None
+
+
+def has_several_keys(layer: Any) -> bool:
+    """Return whether ``layer`` decrypts with more than one key, of which the first encrypts.
+
+    ``MultiFernet._fernets``, ``Fernet._signing_key`` and ``Fernet._encryption_key``, cryptography 3 to 50. True if a
+    MultiFernet does not have them.
+    """
+    crypter = _crypter_of(layer)
+    fernets = getattr(crypter, "_fernets", None)
+    if fernets is None:
+        return type(crypter).__name__ == "MultiFernet"
+    return len({(getattr(one, "_signing_key", one), getattr(one, "_encryption_key", one)) for one in fernets}) > 1
+
+
+def _crypter_of(layer: Any) -> Any:
+    return getattr(getattr(layer, "_serializer", layer), "crypter", None)
 
 
 def clients_of(layer: Any) -> list[Any]:

@@ -9,17 +9,17 @@ from typing import Any
 
 from ops.exceptions import ShardError
 from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox
-from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken
+from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken, ProbeWithheld
 from ops.model.liveness.judge import Policy, Verdict, judge
 from ops.model.liveness.lease import Lease, lease_evidence
 from ops.model.liveness.moments import Moment, clock_step_seconds
-from ops.model.liveness.stops import Absence, Control
+from ops.model.liveness.stops import Absence, Control, MisplacedGroup
 from ops.model.liveness.suspicion import Recall, Signs, Suspicion, recall
 from ops.model.settings import DEFAULTS, OpsSettings
 from ops.model.text import visible
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer, Shard
-from ops.store.groups.census import Census, ProcessTally, ScanNotes, Selection, count_members
+from ops.store.groups.census import Census, MisplacedAmong, ProcessTally, ScanNotes, Selection, count_members
 from ops.store.liveness.clocks import read_moment
 from ops.store.liveness.leases import read_leases
 from ops.store.liveness.markers import count_markers, without_messages
@@ -153,8 +153,15 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
             async with shard.wire() as wire:
                 selection = selection_on(opened, shard, look)
                 census = await count_members(
-                    wire, opened.keyspace, selection, scan_notes, scores=look.scores, progress=tell(shard)
+                    wire,
+                    opened.keyspace,
+                    selection,
+                    scan_notes,
+                    scores=look.scores,
+                    progress=tell(shard),
+                    misplaced_among=_misplaced_among(opened, shard),
                 )
+            census.misplaced = await _misplaced(opened, shard, scan_notes)
         except ShardError as error:
             shard.problem = str(error)
             return Census(), scan_notes
@@ -168,6 +175,25 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
     if look.leftovers:
         await _add_leftover_processes(opened, total, [inbox for _, notes in found for inbox in notes.inboxes])
     return total, _scan_notes(opened, [notes for _, notes in found])
+
+
+def _misplaced_among(opened: OpenLayer, shard: Shard) -> MisplacedAmong | None:
+    """It hashes each group once, and does nothing else: there may be a hundred thousand."""
+    if len(opened.shards) == 1:
+        return None
+    hashed, name_at, here = opened.layer.consistent_hash, len(opened.keyspace.group_prefix), shard.index
+    return lambda keys: [key for key in keys if hashed(key[name_at:]) != here]
+
+
+async def _misplaced(opened: OpenLayer, shard: Shard, notes: ScanNotes) -> list[MisplacedGroup]:
+    if not notes.misplaced:
+        return []
+    now = await shard.now()
+    names = {opened.keyspace.group_name(key): joined_at for key, joined_at in notes.misplaced.items()}
+    return [
+        MisplacedGroup(name, shard.where, opened.shard_of_group(name).where, now - joined_at)
+        for name, joined_at in names.items()
+    ]
 
 
 async def _add_leftover_processes(opened: OpenLayer, census: Census, inboxes: list[Inbox]) -> None:
@@ -271,6 +297,8 @@ async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Obs
         return {}
     for shard, (process, _) in controls.items():
         answer = evidence[process]
+        if isinstance(answer, ProbeWithheld):
+            continue
         round_trip_ms = answer.round_trip_ms if isinstance(answer, ProbesTaken) else None
         observation.controls.append(Control(shard, round_trip_ms))
     return evidence

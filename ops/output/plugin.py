@@ -4,6 +4,8 @@ Format: https://www.monitoring-plugins.org/doc/guidelines.html
 """
 
 from ops.model.groups import Inspection
+from ops.model.liveness.evidence import ProbeWithheld
+from ops.model.liveness.judge import State
 from ops.model.text import counted
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -17,9 +19,12 @@ def plugin_result(inspection: Inspection, warning: int, critical: int | None) ->
     """
     totals = inspection.totals
     silent = totals.orphan + totals.suspect
+    withheld = _why_withheld(inspection)
     if not inspection.complete:
         code = UNKNOWN
         text = next((shard.problem for shard in inspection.shards if shard.problem), "a shard did not answer")
+    elif withheld is not None:
+        code, text = UNKNOWN, withheld
     else:
         code = CRITICAL if critical is not None and silent > critical else WARNING if silent > warning else OK
         text = (
@@ -32,6 +37,13 @@ def plugin_result(inspection: Inspection, warning: int, critical: int | None) ->
         f"groups={inspection.total_groups} processes={len(inspection.processes)}"
     )
     return code, f"{plugin_line(code, text)} | {figures}"
+
+
+def _why_withheld(inspection: Inspection) -> str | None:
+    """Why members could not be judged, if processes were not probed because they may not be able to read a probe."""
+    unjudged = (one.verdict for one in inspection.processes if one.members and one.verdict.state is not State.DEAD)
+    facts = (fact for verdict in unjudged for fact in verdict.evidence)
+    return next((fact.words for fact in facts if isinstance(fact, ProbeWithheld)), None)
 
 
 def plugin_line(code: int, text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 from channels_redis.core import RedisChannelLayer
@@ -16,8 +17,11 @@ HEARD_WITHIN_SECONDS = 30.0
 
 
 @asynccontextmanager
-async def open_layer_on(servers: Sequence[EmbeddedRedis], prefix: str) -> AsyncIterator[RedisChannelLayer]:
-    layer = RedisChannelLayer([{"address": server.url, "socket_timeout": None} for server in servers], prefix=prefix)
+async def open_layer_on(
+    servers: Sequence[EmbeddedRedis], prefix: str, **config: Any
+) -> AsyncIterator[RedisChannelLayer]:
+    hosts = [{"address": server.url, "socket_timeout": None} for server in servers]
+    layer = RedisChannelLayer(hosts, prefix=prefix, **config)
     try:
         yield layer
     finally:
@@ -25,11 +29,14 @@ async def open_layer_on(servers: Sequence[EmbeddedRedis], prefix: str) -> AsyncI
 
 
 async def assert_all_hear(
-    fleet: SocketFleet, sockets: Sequence[FleetSocket], *servers: EmbeddedRedis, prefix: str = "asgi"
+    fleet: SocketFleet, sockets: Sequence[FleetSocket], *servers: EmbeddedRedis, prefix: str = "asgi", **config: Any
 ) -> None:
-    """A message to each group of these sockets reaches each of them, and none has been closed."""
+    """A message to each group of these sockets reaches each of them, and none has been closed.
+
+    ``config``: further options of the layer that sends.
+    """
     text = uuid4().hex
-    async with open_layer_on(servers, prefix) as layer:
+    async with open_layer_on(servers, prefix, **config) as layer:
         for group in of_sockets(sockets):
             await layer.group_send(group, {"type": "room.message", "text": text})
         heard = await fleet.await_received(text, HEARD_WITHIN_SECONDS, among=sockets)

@@ -209,7 +209,7 @@ async def test_nobody_is_probed_where_messages_cannot_be_read_since_that_would_e
     settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=["ours"])
     done = await run_beside("channels_doctor", "--format", "json")
     assert ids(done) == ["ops.E406"]
-    assert "a probe could kill a consumer" in reasons(done)["ops.W403"]
+    assert "a probe could end a consumer" in reasons(done)["ops.W403"]
     assert not live.tasks[0].done()
 
 

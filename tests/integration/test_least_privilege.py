@@ -88,8 +88,9 @@ class Guarded:
         lease = {"renewed_at": "1000.0", "lease_seconds": "1", "index_parts": "1", "heartbeats": "1"}
         admin.hset(ASGI.lease(self.dead), mapping=lease)
         admin.rpush(ASGI.index(self.dead, 0), *(index_entry("room", channel) for channel in channels))
-        admin.zadd(ASGI.inbox(f"specific.{self.dead}!"), {"a message": 1.0})
-        admin.zadd(ASGI.inflight(f"specific.{self.dead}!"), {"a message": time.time()})  # an undo puts it back
+        message = self.live.layer.serialize({"type": "a.message"})
+        admin.zadd(ASGI.inbox(f"specific.{self.dead}!"), {message: 1.0})
+        admin.zadd(ASGI.inflight(f"specific.{self.dead}!"), {message: time.time()})  # an undo puts it back
         admin.delete(ASGI.disconnects, ASGI.cleaned)
         end = Disconnect(time.time() + 60, "client_left", "websocket", "middleware", channel=channels[0])
         admin.xadd(ASGI.disconnects, {"d": to_json(end)})

@@ -500,9 +500,10 @@ async def test_the_inbox_and_inflight_messages_of_a_dead_process_are_set_aside_a
 ) -> None:
     dead, popped_at = await start_process(), time.time()
     (channel,) = await dead.join("room")
+    popped = dead.layer.serialize({"type": "popped"})
     await dead.layer.send(channel, {"type": "one"})
     await dead.layer.send(channel, {"type": "two"})
-    redis_client.zadd(dead.inflight_key, {b"popped": popped_at})
+    redis_client.zadd(dead.inflight_key, {popped: popped_at})
     messages = redis_client.zrange(dead.inbox_key, 0, -1, withscores=True)
 
     await suspect_everybody()
@@ -520,7 +521,7 @@ async def test_the_inbox_and_inflight_messages_of_a_dead_process_are_set_aside_a
     assert (undone.restored, undone.keys_restored) == (1, 2)
     assert redis_client.zrange(dead.inbox_key, 0, -1, withscores=True) == messages
     assert 0 < redis_client.ttl(dead.inbox_key) <= 60
-    assert redis_client.zrange(dead.inflight_key, 0, -1, withscores=True) == [(b"popped", popped_at)]
+    assert redis_client.zrange(dead.inflight_key, 0, -1, withscores=True) == [(popped, popped_at)]
     assert redis_client.ttl(dead.inflight_key) == -1, "as channels_redis leaves it"
 
 

@@ -363,6 +363,58 @@ async def test_reap_works_on_two_shards(
     assert members_on(two_shards) == before
 
 
+# Other hosts
+
+
+async def test_reap_stops_while_groups_are_joined_on_another_shard_than_its_hosts_say(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis], settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(*(server.url for server in two_shards[::-1]))
+    await start_process(*GROUPS, count=200)  # more than one page
+    settings.CHANNEL_LAYERS = layer_of(*(server.url for server in two_shards))
+    await suspect_everybody()
+    before = members_on(two_shards)
+
+    report = await run_reap()
+
+    assert (report.stopped or "").startswith("hosts: groups that were joined within the last hour lie on another shard")
+    for index, server in enumerate(two_shards):
+        assert f"shard {index} ({server.url}" in (report.stopped or "")
+    assert "by the clocks of application hosts" in (report.stopped or "")
+    assert report.removed == 0
+    assert members_on(two_shards) == before
+
+
+@pytest.mark.parametrize(("seconds_ago", "stops"), [(3500, True), (3700, False), (86000, False), (-7200, True)])
+async def test_groups_that_lie_on_another_shard_since_a_reshard_stop_nobody(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis], seconds_ago: float, stops: bool
+) -> None:
+    """They stay for a day. A join time is by the clock of the host that added the member, which may be ahead."""
+    dead = channels_of(new_process_name(), 150)
+    async with open_layer("default") as opened:
+        wrong = [1 - opened.shard_of_group(group).index for group in GROUPS]
+        now = await opened.home.now()
+    for group, shard in zip(GROUPS, wrong, strict=True):
+        with redis.Redis.from_url(two_shards[shard].url) as client:
+            add_members(client, group, dead[:149], joined_at=now - 86000)
+            add_members(client, group, dead[149:], joined_at=now - seconds_ago)
+    await suspect_everybody()
+
+    report = await run_reap()
+
+    assert bool(report.stopped) is stops
+    assert report.removed == (0 if stops else len(GROUPS) * len(dead))
+
+
+async def test_groups_where_the_hosts_have_them_stop_nobody_however_late_they_were_joined(
+    two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess
+) -> None:
+    await start_process(*GROUPS, count=2)
+    await suspect_everybody()
+    report = await run_reap()
+    assert (report.stopped, report.removed) == (None, 2 * len(GROUPS))
+
+
 @pytest.mark.parametrize("down", [0, 1])
 async def test_nothing_is_removed_anywhere_while_a_shard_is_down(
     two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess, down: int

@@ -371,6 +371,18 @@ def _() -> None:
     assert not compat.encrypts(stock())
 
 
+@row(
+    "cryptography",
+    "MultiFernet._fernets, Fernet._signing_key, Fernet._encryption_key",
+    "probes during a rotation of keys end consumers",
+)
+def _() -> None:
+    assert compat.has_several_keys(stock(symmetric_encryption_keys=["new", "old"]))
+    assert not compat.has_several_keys(stock(symmetric_encryption_keys=["secret"]))
+    assert not compat.has_several_keys(stock(symmetric_encryption_keys=["secret", "secret"]))
+    assert not compat.has_several_keys(stock())
+
+
 @row("channels_redis", "RedisChannelLayer._layers, RedisLoopLayer._connections", "commands leave connections open")
 async def _() -> None:
     layer = stock()

@@ -19,7 +19,10 @@ from ops.model.liveness.evidence import (
     NotProbed,
     ProbesTaken,
     ProbeUnanswered,
+    ProbeWithheld,
+    SeveralKeys,
     SuspectedBefore,
+    UnreadableMessages,
 )
 from ops.model.text import format_seconds
 
@@ -49,6 +52,12 @@ CASES: list[tuple[Evidence, Bearing, str]] = [
     ),
     (JoinedSince(5), Bearing.NONE, "joined a group 5 s after it was suspected"),
     (NotProbed("not asked to"), Bearing.NONE, "not probed: not asked to"),
+    (
+        SeveralKeys(),
+        Bearing.NONE,
+        "not probed: there are several encryption keys, and a process without the first of them cannot read a probe",
+    ),
+    (UnreadableMessages("a message cannot be read"), Bearing.NONE, "not probed: a message cannot be read"),
     (NoProcessInName(general=True), Bearing.NONE, "a general channel: any worker may read it"),
     (NoProcessInName(general=False), Bearing.NONE, "the channel name names no process"),
     (AppearedMeanwhile(), Bearing.NONE, "appeared after the probes were sent"),
@@ -61,7 +70,8 @@ def test_each_fact_has_its_words_and_its_bearing(fact: Evidence, bearing: Bearin
 
 
 def test_every_kind_of_evidence_is_among_these() -> None:
-    assert {kind.__name__ for kind in Evidence.__subclasses__()} == {type(fact).__name__ for fact, _, _ in CASES}
+    kinds = {*Evidence.__subclasses__(), *ProbeWithheld.__subclasses__()}
+    assert {kind.__name__ for kind in kinds} == {type(fact).__name__ for fact, _, _ in CASES}
 
 
 @pytest.mark.parametrize(

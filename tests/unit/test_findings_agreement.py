@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ops.model.doctor.facts import KeyspaceFacts, Kind, Missing, ProcessFacts, UntestedVersion
+from ops.model.liveness.readability import Unreadable
 from tests.unit.facts_of import NOW, PROCESS, ended, facts, found, host, ids, server, settings_of, skipped_ids
 
 TIMED_OUT = {"cause": "redis_timeout", "lived_seconds": 5.0}
@@ -62,7 +63,7 @@ def test_groups_on_another_shard_show_that_hosts_differ() -> None:
 
 
 def test_unreadable_messages_are_told_of() -> None:
-    assert ids(facts(keyspace=KeyspaceFacts(unreadable=((PROCESS, "InvalidToken"),)))) == ["ops.E406"]
+    assert ids(facts(keyspace=KeyspaceFacts(unreadable=(Unreadable(PROCESS, False, "InvalidToken"),)))) == ["ops.E406"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.liveness.evidence import AliveSince, JoinedSince, LeaseEnded, SuspectedBefore
-from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.evidence import (
+    AliveSince,
+    Evidence,
+    JoinedSince,
+    LeaseEnded,
+    LeaseLapsed,
+    ProbeUnanswered,
+    SeveralKeys,
+    SuspectedBefore,
+    UnreadableMessages,
+)
+from ops.model.liveness.judge import Policy, State, Verdict, judge
 from ops.model.liveness.judgement import JUDGEMENT_SECONDS, RENEW_AFTER_SECONDS, check_renewal, is_due
 from ops.model.liveness.moments import Moment, clock_step_seconds, elapsed_seconds
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
-from ops.model.liveness.stops import Absence, Control, absence_after, is_released
+from ops.model.liveness.readability import Unreadable
+from ops.model.liveness.stops import Absence, Control, MisplacedGroup, absence_after, is_released
 from ops.model.liveness.suspicion import (
     MOST_VANISHED,
     Recall,
@@ -27,6 +39,7 @@ from ops.model.liveness.suspicion import (
 )
 
 BOOT = "boot-1"
+SILENT = Verdict(State.SUSPECT, (ProbeUnanswered(10.0, 0),))
 SUSPICION = Suspicion("p", Moment(1000.0, BOOT, 10.0), Moment(1100.0, BOOT, 110.0), "run-1", newest_joined_at=500.0)
 NOW = Moment(1200.0, BOOT, 210.0)
 times = st.floats(min_value=0, max_value=4e9)
@@ -160,7 +173,7 @@ def test_a_void_suspicion_never_bears_silence(
 
 
 def test_looks_in_a_row_are_counted_and_a_void_one_begins_again() -> None:
-    silent = {"p": Verdict(State.SUSPECT, ())}
+    silent = {"p": SILENT}
     how: dict[str, Any] = {"now": NOW, "epoch": "run-1", "evicted_keys": 3}
     first = suspicions_after(silent, {}, {"p": 500.0}, **how)["p"]
     assert (first.looks, first.since, first.renewed, first.evicted_keys) == (1, NOW, NOW, 3)
@@ -175,9 +188,7 @@ def test_a_process_that_is_always_back_between_the_looks_is_named_after_the_fift
     for look in range(1, MOST_VANISHED + 1):
         assert always_back({"p": suspicion}) == []
         was = recalled(suspicion, marks=0)
-        after = suspicions_after(
-            {"p": Verdict(State.SUSPECT, ())}, {"p": was}, {"p": 500.0}, now=NOW, epoch="run-1", evicted_keys=0
-        )
+        after = suspicions_after({"p": SILENT}, {"p": was}, {"p": 500.0}, now=NOW, epoch="run-1", evicted_keys=0)
         suspicion = replace(after["p"], marks=1)
         assert suspicion.vanished == look
     assert always_back({"p": suspicion}) == ["p"]
@@ -186,15 +197,16 @@ def test_a_process_that_is_always_back_between_the_looks_is_named_after_the_fift
 # The plan
 
 
-def judged(states: str) -> dict[str, Verdict]:
+def judged(states: str, facts: tuple[Evidence, ...] = ()) -> dict[str, Verdict]:
     """One letter for each process, (l)ive, (s)uspect, (d)ead, (e)nded by itself, (u)nknown; named by its position."""
     names = {"l": State.LIVE, "s": State.SUSPECT, "d": State.DEAD, "e": State.DEAD, "u": State.UNKNOWN}
     own_word = (LeaseEnded("host pid 1"),)
-    return {str(at): Verdict(names[letter], own_word if letter == "e" else ()) for at, letter in enumerate(states)}
+    return {str(at): Verdict(names[letter], own_word if letter == "e" else facts) for at, letter in enumerate(states)}
 
 
-def plan(states: str, **changes: Any) -> ReapPlan:
-    verdicts = judged(states)
+def plan(states: str, facts: tuple[Evidence, ...] = (), **changes: Any) -> ReapPlan:
+    """``facts``: the evidence about all of them."""
+    verdicts = judged(states, facts)
     known: dict[str, Any] = {
         "controls": [Control(0, 2.0)],
         "probe_timeout_seconds": 10.0,
@@ -203,6 +215,8 @@ def plan(states: str, **changes: Any) -> ReapPlan:
         "voided_by_restart": [],
         "seen_live": [],
         "max_share": 0.5,
+        "members": dict.fromkeys(verdicts, 1),
+        "misplaced": [],
     }
     return plan_reap(verdicts, **{**known, **changes})
 
@@ -231,6 +245,79 @@ def test_a_control_that_was_slow_stops() -> None:
 
 def test_where_nobody_is_silent_the_control_does_not_matter() -> None:
     assert plan("lu", controls=[Control(0, None)]) == ReapPlan(frozenset())
+
+
+KEYS = SeveralKeys()
+UNREADABLE = UnreadableMessages(f"{Unreadable('p', False, 'InvalidToken').words}; another key is in use")
+
+
+@pytest.mark.parametrize(
+    ("states", "members", "stops"),
+    [("eu", {"1": 2}, True), ("es", {"1": 2}, True), ("eu", {"0": 3, "1": 0}, False), ("el", {"0": 3, "1": 2}, False)],
+)
+def test_a_process_with_members_that_was_not_probed_for_several_keys_stops(
+    states: str, members: dict[str, int], stops: bool
+) -> None:
+    """Whoever said itself that it has left, or that it lives, needs no probe."""
+    found = plan(states, facts=(KEYS,), members=members)
+    assert found.dead == (frozenset() if stops else frozenset("0"))
+    assert (found.stopped or "").startswith("keys: 1 process with 2 members were not probed" if stops else "")
+    assert found.control_failed is False
+
+
+@pytest.mark.parametrize("states", ["d", "u", "s", "lu"])
+def test_an_unreadable_message_stops_whoever_else_is_dead(states: str) -> None:
+    found = plan(states, facts=(UNREADABLE,), members={})
+    assert found.dead == frozenset()
+    assert found.stopped == (
+        "unreadable: a message in the inbox of process p cannot be read with the settings here: InvalidToken; another "
+        "key is in use"
+    )
+
+
+def misplaced(joined_seconds_ago: float, name: str = "room") -> MisplacedGroup:
+    return MisplacedGroup(name, "shard 0 (redis://a:1/0)", "shard 1 (redis://b:1/0)", joined_seconds_ago)
+
+
+@pytest.mark.parametrize("joined_seconds_ago", [-7200.0, -math.inf, 0.0, 3600.0])
+def test_a_group_that_was_joined_on_another_shard_within_the_hour_stops(joined_seconds_ago: float) -> None:
+    found = plan("d", misplaced=[misplaced(joined_seconds_ago), misplaced(3601.0, "old")])
+    assert (found.dead, found.control_failed) == (frozenset(), False)
+    assert found.stopped
+    assert "'room' lies on shard 0 (redis://a:1/0) and belongs on shard 1 (redis://b:1/0) (joined " in found.stopped
+    assert "old" not in found.stopped
+
+
+def test_groups_that_lie_on_another_shard_since_a_change_of_hosts_stop_nobody() -> None:
+    assert plan("dl", misplaced=[misplaced(3600.1), misplaced(86400.0)]) == ReapPlan(frozenset("0"))
+
+
+def test_of_many_misplaced_groups_those_that_were_joined_last_are_named() -> None:
+    found = plan("d", misplaced=[misplaced(float(age), f"room{age}\x1b") for age in range(9, 0, -1)])
+    assert found.stopped
+    assert found.stopped.count("lies on") == 3
+    assert all(f"'room{age}\\x1b'" in found.stopped for age in (1, 2, 3))
+
+
+# What is remembered of who was not asked
+
+
+def remembered(verdict: Verdict, earlier: Recall | None) -> Suspicion | None:
+    recalls = {} if earlier is None else {"p": earlier}
+    return suspicions_after({"p": verdict}, recalls, {"p": 500.0}, now=NOW, epoch="run-1", evicted_keys=0).get("p")
+
+
+def test_a_suspicion_is_not_renewed_by_a_look_that_did_not_ask() -> None:
+    """Otherwise one silence and a rotation of keys that takes a day would be two silences."""
+    before = recalled()
+    assert remembered(judge((*before.evidence, KEYS), Policy(60.0)), before) == SUSPICION
+    silent = judge((*before.evidence, ProbeUnanswered(10.0, 0)), Policy(60.0))
+    assert remembered(silent, before) == replace(SUSPICION, renewed=NOW, looks=2)
+
+
+@pytest.mark.parametrize("earlier", [None, Recall(SUSPICION, (), void=True)])
+def test_who_was_not_asked_is_not_suspected_anew(earlier: Recall | None) -> None:
+    assert remembered(judge((LeaseLapsed(90.0, "web-1"), KEYS), Policy(60.0)), earlier) is None
 
 
 def test_a_restart_inside_the_confirm_time_stops_all() -> None:

@@ -155,6 +155,6 @@ def _several(options: dict[str, Any]) -> bool:
 
 def _why_nobody(report: HeartbeatReport) -> str:
     if report.totals.skipped:
-        return "the inboxes of their processes are too full"
+        return "; ".join(dict.fromkeys(process.skipped_why for process in report.processes if process.skipped_why))
     advice = "" if report.depth == "process" else "; --depth process works with any application"
     return f"no member can answer at depth {report.depth}{advice}"

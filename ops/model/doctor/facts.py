@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ops.model.disconnects.record import Disconnect
 from ops.model.liveness.lease import Lease
+from ops.model.liveness.readability import Unreadable
 
 T = TypeVar("T")
 
@@ -226,14 +227,14 @@ class KeyspaceFacts:
     """What the names of the keys say. Counts are of what was looked at.
 
     ``misplaced``: shard, group and the shard where this configuration has it. ``other_prefixes``: another layer's
-    prefix -> a group that is there under both prefixes. ``unreadable``: the processes in whose inbox a message cannot
-    be read with this configuration, and why.
+    prefix -> a group that is there under both prefixes. ``unreadable``: a message for each process to which one was
+    sent that the settings here cannot read.
     """
 
     misplaced_groups: int = 0
     misplaced: tuple[tuple[int, str, int], ...] = ()
     other_prefixes: Mapping[str, str] | Missing = field(default_factory=dict)
-    unreadable: tuple[tuple[str, str], ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,23 @@ class NotProbed(Evidence):
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeWithheld(NotProbed):
+    """No probe was sent, because the process may not be able to read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeveralKeys(ProbeWithheld):
+    """The layer has several encryption keys, as during a rotation, and encrypts a probe with the first."""
+
+    reason: str = "there are several encryption keys, and a process without the first of them cannot read a probe"
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableMessages(ProbeWithheld):
+    """A message in an inbox or in flight cannot be read with the settings here; ``reason`` names its process."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoProcessInName(Evidence):
     """The channel name does not say which process reads it."""
 

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 
 from ops.model.liveness.evidence import Bearing
 from ops.model.liveness.judge import State, Verdict
-from ops.model.liveness.stops import RELEASE, Control, check_control, check_nobody_live, check_restart, check_share
+from ops.model.liveness.stops import (
+    RELEASE,
+    Control,
+    MisplacedGroup,
+    check_control,
+    check_hosts,
+    check_keys,
+    check_nobody_live,
+    check_readability,
+    check_restart,
+    check_share,
+)
 from ops.model.text import format_seconds
 
 
@@ -33,6 +44,8 @@ def plan_reap(
     seen_live: Collection[str],
     max_share: float,
     released: bool,
+    members: Mapping[str, int],
+    misplaced: Collection[MisplacedGroup],
 ) -> ReapPlan:
     """Decide which processes' members may go.
 
@@ -40,11 +53,18 @@ def plan_reap(
     ``seen_live``: processes that an earlier run saw live. Only they can have gone silent *now*: a process that was
     dead before the first run looked says nothing about the health of the fleet. ``released``: what the stops fear for
     is ruled out, see ``is_released``.
+    ``members``: process -> how many it has. ``misplaced``: groups that the hosts put on another shard.
     """
     silent = _in_states(verdicts, State.DEAD, State.SUSPECT)
     dead = _in_states(verdicts, State.DEAD)
     control_failed = check_control(controls, probe_timeout_seconds) if silent else None
-    stopped = control_failed or check_restart(voided_by_restart)
+    stopped = (
+        control_failed
+        or check_readability(verdicts)
+        or check_keys(verdicts, members)
+        or check_hosts(misplaced)
+        or check_restart(voided_by_restart)
+    )
     waits = stopped is None and len(silent) > len(dead)
     common_cause = common_cause_of(verdicts, (State.DEAD,), seen_live=seen_live, max_share=max_share)
     if stopped is None and common_cause is not None and not released:

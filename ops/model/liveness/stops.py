@@ -3,10 +3,14 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from ops.model.liveness.evidence import SeveralKeys, UnreadableMessages
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.moments import Moment, elapsed_seconds
 from ops.model.liveness.suspicion import Recall
-from ops.model.text import counted, format_seconds
+from ops.model.text import counted, format_seconds, visible
+
+MISPLACED_SECONDS = 3600.0
+MOST_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,20 @@ class Control:
 
     shard: int
     round_trip_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MisplacedGroup:
+    """A group that the hosts of this configuration put on another shard than the one where it lies.
+
+    ``lies_on`` and ``belongs_on``: index and address. ``joined_seconds_ago``: the newest join, which is of the clock of
+    an application's host, by the clock of the shard where the group lies; negative if that host's clock is ahead.
+    """
+
+    group: str
+    lies_on: str
+    belongs_on: str
+    joined_seconds_ago: float
 
 
 def check_control(controls: Collection[Control], probe_timeout_seconds: float) -> str | None:
@@ -31,6 +49,55 @@ def check_control(controls: Collection[Control], probe_timeout_seconds: float) -
                 f"than half of the probe timeout; use a longer --probe-timeout"
             )
     return None
+
+
+def check_readability(verdicts: Mapping[str, Verdict]) -> str | None:
+    """Nobody was probed, because a message shows that processes have another serializer or encryption key."""
+    for verdict in verdicts.values():
+        for fact in verdict.evidence:
+            if isinstance(fact, UnreadableMessages):
+                return f"unreadable: {fact.reason}"
+    return None
+
+
+def check_hosts(misplaced: Collection[MisplacedGroup]) -> str | None:
+    """Processes with other ``hosts`` have inboxes that this configuration may not know.
+
+    A group that nobody has joined for an hour shows nothing: after a change of hosts it stays until it expires.
+    """
+    recent = [group for group in misplaced if group.joined_seconds_ago <= MISPLACED_SECONDS]
+    if not recent:
+        return None
+    found = ", ".join(
+        f"'{visible(one.group)}' lies on {one.lies_on} and belongs on {one.belongs_on} (joined "
+        f"{format_seconds(max(0.0, one.joined_seconds_ago))} ago)"
+        for one in sorted(recent, key=lambda one: one.joined_seconds_ago)[:MOST_SHOWN]
+    )
+    return (
+        f"hosts: groups that were joined within the last hour lie on another shard than the hosts here say, so another "
+        f"list of hosts is in use: {found}; join times are by the clocks of application hosts"
+    )
+
+
+def check_keys(verdicts: Mapping[str, Verdict], members: Mapping[str, int]) -> str | None:
+    """Silence that was not asked for proves nothing. ``members``: process -> how many it has.
+
+    Own words are enough: a process that ended its lease, or keeps it fresh, needs no probe.
+    """
+    unasked = [
+        process
+        for process, verdict in verdicts.items()
+        if members.get(process)
+        and verdict.state in (State.UNKNOWN, State.SUSPECT)
+        and any(isinstance(fact, SeveralKeys) for fact in verdict.evidence)
+    ]
+    if not unasked:
+        return None
+    return (
+        f"keys: {counted(len(unasked), 'process', 'processes')} with "
+        f"{counted(sum(members[process] for process in unasked), 'member')} were not probed: {SeveralKeys().reason}; "
+        f"when all processes have the new key, take the old ones away"
+    )
 
 
 def voided_by_restart(

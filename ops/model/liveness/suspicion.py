@@ -115,6 +115,7 @@ def suspicions_after(
     """Process -> the suspicion to remember: which are silent, and since when. Markers are left for them later.
 
     ``recalls``: what earlier suspicions were worth in this round. ``newest_joined_at``: process -> its newest join.
+    The suspicion of a process that was not asked in this round is kept as it was: neither renewed nor void.
     """
     after: dict[str, Suspicion] = {}
     for process, verdict in verdicts.items():
@@ -122,6 +123,10 @@ def suspicions_after(
             continue
         earlier = recalls.get(process)
         goes_on = earlier is not None and not earlier.void
+        if earlier is not None and goes_on and not verdict.is_silent:
+            after[process] = earlier.suspicion
+        if not verdict.is_silent:
+            continue
         after[process] = Suspicion(
             process,
             since=earlier.suspicion.since if earlier is not None and goes_on else now,

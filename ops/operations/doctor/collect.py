@@ -22,7 +22,7 @@ from ops.model.doctor.facts import (
 )
 from ops.model.doctor.findings.processes import NEAR_EXPIRY_SHARE, is_full
 from ops.model.keys import encode_name, inbox_of
-from ops.model.liveness.evidence import Evidence, NotProbed, ProbeUnanswered
+from ops.model.liveness.evidence import Evidence, NotProbed, ProbeUnanswered, ProbeWithheld
 from ops.model.liveness.judge import Policy, State, judge
 from ops.operations.observe import Look, Observation, observe
 from ops.store.connection.shards import OpenLayer, Shard
@@ -38,6 +38,7 @@ from ops.store.doctor.survey import (
     survey_prefixes,
 )
 from ops.store.liveness.probes import probe_processes
+from ops.store.liveness.readability import find_unreadable
 
 PROBE_TIMEOUT_SECONDS = 3.0
 LONGEST_FACT_SECONDS = 30.0
@@ -129,8 +130,8 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
         raise NotKnown(opened.problems[0])
     tallies = observation.census.processes
     names = {process: tally.inboxes for process, tally in tallies.items()}
-    inboxes = known(await fact(read_inboxes(opened, names, facts.now), LONGEST_FACT_SECONDS))
-    unreadable = tuple((process, reading.unreadable) for process, reading in inboxes.items() if reading.unreadable)
+    inboxes = known(await fact(read_inboxes(opened, names), LONGEST_FACT_SECONDS))
+    unreadable = tuple(known(await fact(find_unreadable(opened, names), LONGEST_FACT_SECONDS)))
     probed = await _probe(opened, facts, observation, unreadable)
     # After the probes: who ended meanwhile and took everything along has left nothing.
     full = {process for process, reading in inboxes.items() if is_full(reading.messages, reading.capacity)}
@@ -141,7 +142,7 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
     facts = replace(facts, keyspace=keyspace)
     if isinstance(probed, Missing):
         return replace(facts, processes=probed)
-    later = known(await fact(read_inboxes(opened, {name: names[name] for name in probed}, facts.now)))
+    later = known(await fact(read_inboxes(opened, {name: names[name] for name in probed})))
     for process, reading in later.items():
         inboxes[process].in_flight = min(inboxes[process].in_flight, reading.in_flight)
     processes = (
@@ -158,7 +159,7 @@ async def _probe(
 ) -> Mapping[str, Evidence] | Missing:
     """Probe the processes that have no lease to show; not where a probe might do harm, or could not be placed."""
     if unreadable:
-        return Missing("processes are not probed where messages cannot be read: a probe could kill a consumer")
+        return Missing("processes are not probed while messages cannot be read: a probe could end a consumer")
     for server in facts.servers:
         if isinstance(server.round_trip_ms, Missing):
             return server.round_trip_ms
@@ -167,7 +168,16 @@ async def _probe(
         for process, verdict in observation.verdicts.items()
         if verdict.state is not State.LIVE
     }
-    return await fact(probe_processes(opened, silent, PROBE_TIMEOUT_SECONDS), LONGEST_FACT_SECONDS)
+    probed = await fact(probe_processes(opened, silent, PROBE_TIMEOUT_SECONDS), LONGEST_FACT_SECONDS)
+    return probed if isinstance(probed, Missing) else _unless_withheld(probed, observation)
+
+
+def _unless_withheld(probed: Mapping[str, Evidence], observation: Observation) -> Mapping[str, Evidence] | Missing:
+    """Own words need no probe; of the others nothing can be said without one."""
+    for process, answer in probed.items():
+        if isinstance(answer, ProbeWithheld) and observation.verdicts[process].state is not State.DEAD:
+            return Missing(f"processes are {answer.words}")
+    return probed
 
 
 def _process(

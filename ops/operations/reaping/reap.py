@@ -189,6 +189,8 @@ class _Run:
             released=is_released(
                 self._absence, now=now, epoch=opened.epoch, confirm_after_seconds=options.confirm_after_seconds
             ),
+            members={process: tally.members for process, tally in observation.census.processes.items()},
+            misplaced=observation.census.misplaced,
         )
         if plan.control_failed:
             return plan

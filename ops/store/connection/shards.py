@@ -60,6 +60,10 @@ class Shard:
         self.problem: str | None = None
 
     @property
+    def where(self) -> str:
+        return f"shard {self.index} ({self.address})"
+
+    @property
     def info(self) -> ShardInfo:
         return ShardInfo(self.index, self.address, self.problem)
 
@@ -150,13 +154,12 @@ class Shard:
         rule = rule_that_is_missing(error, in_script, key_rule or self._keyspace.everything_rule, asked)
         if rule is not None:
             return PermissionMissing(
-                f"shard {self.index} ({self.address}) refused what this Redis user has no permission for; add to its "
-                f"ACL: {rule}"
+                f"{self.where} refused what this Redis user has no permission for; add to its ACL: {rule}"
             )
         return ShardError(self._describe(error))
 
     def _describe(self, error: BaseException) -> str:
-        where = f"shard {self.index} ({self.address})"
+        where = self.where
         if isinstance(error, asyncio.TimeoutError):
             return f"{where} did not answer within {ANSWER_TIMEOUT_SECONDS:g} s; is it up, and reachable from here?"
         if isinstance(error, MasterNotFoundError):  # whose text goes on with the connections to each Sentinel

@@ -95,3 +95,9 @@ def with_scores(reply: Sequence[Any]) -> tuple[list[bytes], list[float]]:
     if reply and isinstance(reply[0], list):
         return [pair[0] for pair in reply], [float(pair[1]) for pair in reply]
     return list(reply[0::2]), [float(score) for score in reply[1::2]]
+
+
+def newest_score(reply: Sequence[Any]) -> float:
+    """The last score of such a reply, which is not empty."""
+    last = reply[-1]
+    return float(last[1] if isinstance(last, list) else last)

@@ -22,19 +22,16 @@ RULE_FOR_OTHER_PREFIXES = f"%R~{ANY_GROUP_PATTERN} (Redis 6.2: ~{ANY_GROUP_PATTE
 
 @dataclass(slots=True)
 class InboxReading:
-    """The inboxes of one process together. ``unreadable``: why its newest message cannot be read, if it cannot."""
+    """The inboxes of one process together."""
 
     messages: int = 0
     capacity: int = 0
     oldest_score: float | None = None
     newest_score: float | None = None
     in_flight: int = 0
-    unreadable: str | None = None
 
 
-async def read_inboxes(
-    opened: OpenLayer, inboxes: Mapping[str, Collection[str]], now: float
-) -> dict[str, InboxReading]:
+async def read_inboxes(opened: OpenLayer, inboxes: Mapping[str, Collection[str]]) -> dict[str, InboxReading]:
     """What is in the inboxes of each process (process -> names of its inboxes), for the first few thousand."""
     found: dict[str, InboxReading] = {}
     wanted = [(process, name) for process, names in inboxes.items() for name in sorted(names)][:MOST_INBOXES]
@@ -46,7 +43,7 @@ async def read_inboxes(
             commands = [command for inbox, in_flight in keys for command in _questions(inbox, in_flight)]
             replies = await shard.pipeline(commands)
             for number, (process, name) in enumerate(batch):
-                _note(opened, found.setdefault(process, InboxReading()), name, replies[4 * number :][:4], now)
+                _note(opened, found.setdefault(process, InboxReading()), name, replies[4 * number :][:4])
     return found
 
 
@@ -60,34 +57,22 @@ def _questions(inbox: bytes, in_flight: bytes) -> list[tuple[Any, ...]]:
     ]
 
 
-def _note(opened: OpenLayer, reading: InboxReading, name: str, replies: list[Any], now: float) -> None:
+def _note(opened: OpenLayer, reading: InboxReading, name: str, replies: list[Any]) -> None:
     if any(isinstance(reply, Exception) for reply in replies):
         return
     messages, oldest, newest, in_flight = replies
     reading.messages = max(reading.messages, messages)
     reading.capacity = max(reading.capacity, opened.layer.get_capacity(name))
     reading.in_flight += in_flight
-    for _, score in map(_pair, filter(None, [oldest])):
+    for score in map(_score, filter(None, [oldest])):
         reading.oldest_score = min(score, reading.oldest_score or score)
-    for message, score in map(_pair, filter(None, [newest])):
+    for score in map(_score, filter(None, [newest])):
         reading.newest_score = max(score, reading.newest_score or score)
-        # What is encrypted cannot be read once it is older than that.
-        if reading.unreadable is None and now - score < opened.layer.expiry:
-            reading.unreadable = _why_unreadable(opened.layer, message)
 
 
-def _pair(reply: Any) -> tuple[bytes, float]:
+def _score(reply: Any) -> float:
     first = reply[0]
-    message, score = first if isinstance(first, (list, tuple)) else reply[:2]
-    return message, float(score)
-
-
-def _why_unreadable(layer: Any, message: bytes) -> str | None:
-    try:
-        read = layer.deserialize(message)
-    except Exception as error:  # whatever the serializer of the project's choice may raise
-        return type(error).__name__
-    return None if isinstance(read, dict) else f"it holds a {type(read).__name__}"
+    return float(first[1] if isinstance(first, (list, tuple)) else reply[1])
 
 
 @dataclass(slots=True)

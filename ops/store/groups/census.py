@@ -5,7 +5,7 @@ before the last reply is looked at, so that the server works while the client co
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any, NamedTuple
@@ -22,16 +22,20 @@ from ops.model.keys import (
     parse_inbox,
     without_local_parts,
 )
-from ops.store.connection.wire import Wire, checked, pack, with_scores
+from ops.model.liveness.stops import MisplacedGroup
+from ops.store.connection.wire import Wire, checked, newest_score, pack, with_scores
 
 SCAN_COUNT = 500
 FIRST_PAGE = 100  # so a page of SCAN_COUNT groups is at most some 4 MB, however large the groups are
 PAGE = 1000
 LARGE_AT_ONCE = 4
 DEDUPLICATED_GROUPS = 1 << 20
+MOST_MISPLACED = 3
 MARK_BITS = (1 << 60) - 1  # An int of up to 60 bits takes 32 bytes of memory, a longer one 48.
 
 Progress = Callable[[int, int], None]
+MisplacedAmong = Callable[[Sequence[bytes]], Collection[bytes]]
+"""Of the keys of groups, those that belong on another shard than the one that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,16 @@ class Selection:
 @dataclass(slots=True)
 class ScanNotes:
     """What a scan met beside groups: keys of inboxes, group keys that hold something else, and those that were to be
-    read and are not there."""
+    read and are not there.
+
+    ``misplaced``: of the groups that belong on another shard, the MOST_MISPLACED that were joined last: key -> the time
+    of that join.
+    """
 
     inboxes: set[Inbox] = field(default_factory=set)
     wrong_type: list[bytes] = field(default_factory=list)
     absent: list[bytes] = field(default_factory=list)
+    misplaced: dict[bytes, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +98,8 @@ class ProcessTally:
 class Census:
     """All groups of a selection, counted. ``unnamed``: members whose name tells no process.
 
-    ``absent``: groups that were named and do not exist.
+    ``absent``: groups that were named and do not exist. ``misplaced``: the few groups of each shard that were joined
+    last of those that belong on another one; known only if scores were read.
     """
 
     groups: int = 0
@@ -97,11 +107,13 @@ class Census:
     unnamed: int = 0
     processes: dict[str, ProcessTally] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
+    misplaced: list[MisplacedGroup] = field(default_factory=list)
 
     def add(self, other: "Census") -> None:
         self.groups += other.groups
         self.members += other.members
         self.unnamed += other.unnamed
+        self.misplaced += other.misplaced
         for process, tally in other.processes.items():
             mine = self.processes.setdefault(process, ProcessTally())
             mine.inboxes |= tally.inboxes
@@ -110,15 +122,25 @@ class Census:
 
 
 async def count_members(
-    wire: Wire, keyspace: Keyspace, selection: Selection, notes: ScanNotes, *, scores: bool, progress: Progress
+    wire: Wire,
+    keyspace: Keyspace,
+    selection: Selection,
+    notes: ScanNotes,
+    *,
+    scores: bool,
+    progress: Progress,
+    misplaced_among: MisplacedAmong | None = None,
 ) -> Census:
     """Count the members of each process, in memory that grows with the processes, and by a mark for each group.
 
-    ``scores``: read the join times too, which costs about half as much again.
+    ``scores``: read the join times too, which costs about half as much again. ``misplaced_among``: for these groups
+    the newest join is noted, if scores are read.
     """
     counter = _MemberCounter()
     async for page in _read_pages(wire, keyspace, selection, notes, scores=scores):
         counter.count(page, scores=scores)
+        if misplaced_among is not None and scores and (keys := misplaced_among(page.keys)):
+            _note_misplaced(page, keys, notes.misplaced)
         progress(counter.groups, counter.members)
     return counter.census()
 
@@ -298,6 +320,15 @@ async def _read_large(wire: Wire, key: bytes, scores: bool) -> AsyncIterator[Pag
 def _members_in(reply: Sequence[Any], scores: bool) -> int:
     flat = scores and not isinstance(reply[0], list)
     return len(reply) // 2 if flat else len(reply)
+
+
+def _note_misplaced(page: Page, keys: Collection[bytes], newest: dict[bytes, float]) -> None:
+    replies = dict(zip(page.keys, page.replies, strict=True))
+    for key in keys:
+        if reply := replies[key]:
+            newest[key] = max(newest_score(reply), newest.get(key, 0.0))
+            if len(newest) > MOST_MISPLACED:
+                del newest[min(newest, key=newest.__getitem__)]
 
 
 def _note_wrong_type(key: bytes, reply: Exception, notes: ScanNotes) -> None:

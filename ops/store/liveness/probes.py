@@ -13,6 +13,8 @@ left it before it could expire counts like a probe taken. Where all of them are 
 
 A process may still have the hosts that were configured before, and read its inbox on another shard than this
 configuration says. So there is a probe on each shard, and any of them may be taken.
+
+Nothing is placed anywhere if one of the processes may not be able to read it (see ``ops.model.liveness.readability``).
 """
 
 import asyncio
@@ -34,6 +36,7 @@ from ops.store.connection.failures import will_pass
 from ops.store.connection.scripts import call_script
 from ops.store.connection.shards import OpenLayer, Shard, close_layer, make_layer, suppressing_outages
 from ops.store.connection.waiting import end
+from ops.store.liveness.readability import read_doubt
 
 INBOXES_AT_ONCE = 200
 FIRST_LOOK_SECONDS = 0.002
@@ -95,11 +98,15 @@ async def probe_processes(
 ) -> dict[str, Evidence]:
     """Probe each process (``inboxes``: process -> names of its inboxes) and wait at most ``timeout_seconds``.
 
-    Returns one piece of evidence for each process. Probes that were not taken are removed again. Raises ShardError
-    when a shard that answered before fails, and where a probe could do harm.
+    Returns one piece of evidence for each process, a ProbeWithheld for all if one of them may not be able to read a
+    probe. Probes that were not taken are removed again. Raises ShardError when a shard that answered before fails, and
+    if this host has the wrong clock for encryption.
     """
     redis_now = await opened.answering[0].now()
     _refuse_to_encrypt_by_a_wrong_clock(opened, redis_now)
+    doubt = await read_doubt(opened, inboxes)
+    if doubt is not None:
+        return dict.fromkeys(inboxes, doubt)
     round_ = _Round(opened, inboxes, timeout_seconds, redis_now)
     try:
         await round_.run()

@@ -71,12 +71,9 @@ def check_readability(facts: Facts) -> Symptom | None:
     reason: NotKnown | None = None
     try:
         unreadable = known(facts.keyspace).unreadable
-        evidence.extend(
-            f"a message in the inbox of process {process} cannot be read with the settings here: {why}"
-            for process, why in unreadable[:MOST_SHOWN]
-        )
+        evidence.extend(one.words for one in unreadable[:MOST_SHOWN])
         if len(unreadable) > MOST_SHOWN:
-            evidence.append(f"and so in {counted(len(unreadable) - MOST_SHOWN, 'more inbox', 'more inboxes')}")
+            evidence.append(f"and so of {counted(len(unreadable) - MOST_SHOWN, 'more process', 'more processes')}")
     except NotKnown as missing:
         reason = missing
     killed = [
