@@ -1,0 +1,54 @@
+"""Runs of `reap_stale`, and what has to come about between two of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from project.sockets import FleetSocket
+from tests.acceptance.memberships import let_confirm_time_pass, process_of
+from tests.conftest import CommandResult, RunCommand
+from tests.waiting import until
+
+Reap = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
+
+
+def reaper(run_command: RunCommand) -> Reap:
+    """`await reap(*options, exits=(0,))`: one run of `reap_stale`, whose report it returns."""
+    return partial(_reap, run_command)
+
+
+async def _reap(run_command: RunCommand, *options: str, exits: tuple[int, ...] = (0,), **how: Any) -> dict[str, Any]:
+    return report_of(await asyncio.to_thread(run_command, "reap_stale", "--format", "json", *options, **how), exits)
+
+
+def report_of(done: CommandResult, exits: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    assert done.returncode in exits, done
+    report: dict[str, Any] = json.loads(done.out)
+    return report
+
+
+def states(report: dict[str, Any]) -> Counter[str]:
+    return Counter(process["state"] for process in report["processes"])
+
+
+def state_of(report: dict[str, Any], socket: FleetSocket) -> str:
+    """The state of the process that serves it."""
+    [state] = [process["state"] for process in report["processes"] if process["process"] == process_of(socket)]
+    return str(state)
+
+
+def markers(client: Any, socket: FleetSocket, prefix: str = "asgi") -> int:
+    """How many markers lie in the in-flight keys of the process that serves the socket."""
+    keys = client.keys(f"{prefix}*.{process_of(socket)}!$inflight")
+    return sum(client.zcount(key, "+inf", "+inf") for key in keys)
+
+
+async def until_alive_in_between(client: Any, confirm_after_seconds: float, *sockets: FleetSocket) -> None:
+    """Return when the confirm time has passed, and the processes that serve these sockets have taken their markers."""
+    await until(lambda: not any(markers(client, socket) for socket in sockets))
+    await asyncio.to_thread(let_confirm_time_pass, client, confirm_after_seconds)
