@@ -1,17 +1,19 @@
-"""Runs of `reap_stale`, and what has to come about between two of them."""
+"""Runs of `reap_stale` over a fleet of workers, and what has to come about between two of them."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from project.sockets import FleetSocket
+from project.workers import Kind, Worker
 from tests.acceptance.memberships import let_confirm_time_pass, process_of
-from tests.conftest import CommandResult, RunCommand
+from tests.conftest import CommandResult, RunCommand, StartWorker
 from tests.waiting import until
 
 Reap = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
@@ -24,6 +26,37 @@ def reaper(run_command: RunCommand) -> Reap:
 
 async def _reap(run_command: RunCommand, *options: str, exits: tuple[int, ...] = (0,), **how: Any) -> dict[str, Any]:
     return report_of(await asyncio.to_thread(run_command, "reap_stale", "--format", "json", *options, **how), exits)
+
+
+NO_PINGS: dict[Kind, tuple[str, ...]] = {
+    "uvicorn": ("--ws-ping-interval", "600"),
+    "daphne": ("--ping-interval", "600"),
+}
+"""So that no server closes a websocket for the time that it was frozen itself."""
+
+StartWorkers = Callable[..., list[Worker]]
+
+
+def worker_starter(start_worker: StartWorker) -> StartWorkers:
+    """`start_workers(*kinds, **env)`: side by side; all are ready when it returns."""
+
+    def start(*kinds: Kind, **env: str) -> list[Worker]:
+        workers = [start_worker(kind, wait=False, arguments=NO_PINGS[kind], **env) for kind in kinds]
+        return [worker.wait_ready() for worker in workers]
+
+    return start
+
+
+@contextmanager
+def frozen(*workers: Worker) -> Iterator[None]:
+    """They stand still until the end of the block."""
+    for worker in workers:
+        worker.freeze()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.thaw()
 
 
 def report_of(done: CommandResult, exits: tuple[int, ...] = (0,)) -> dict[str, Any]:

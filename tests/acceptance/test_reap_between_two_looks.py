@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,25 @@ import pytest
 
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import FleetSocket, SocketFleet
-from project.workers import Kind, Worker
+from project.workers import Kind
 from tests.acceptance.memberships import channels, in_redis, of_sockets, process_of, suspects
 from tests.acceptance.reach import assert_all_hear
-from tests.acceptance.runs import Reap, markers, reaper, report_of, state_of, until_alive_in_between
+from tests.acceptance.runs import (
+    Reap,
+    StartWorkers,
+    frozen,
+    markers,
+    reaper,
+    report_of,
+    state_of,
+    until_alive_in_between,
+    worker_starter,
+)
 from tests.conftest import RunCommand, StartWorker
 from tests.waiting import until
 
 CONFIRM_AFTER_SECONDS = 4.0
 OPTIONS = ("--confirm-after", str(CONFIRM_AFTER_SECONDS), "--probe-timeout", "2")
-WITHIN_SECONDS = 30.0
-AWAKE_SECONDS = 6.0  # longer than a waiting stock worker takes to wait again
-NO_PINGS = {"uvicorn": ("--ws-ping-interval", "600"), "daphne": ("--ping-interval", "600")}
-"""So that no server closes a websocket for the time that it was frozen itself."""
 
 
 @pytest.fixture
@@ -32,17 +38,8 @@ def reap(run_command: RunCommand) -> Reap:
 
 
 @pytest.fixture
-def start_workers(start_worker: StartWorker) -> Callable[..., list[Worker]]:
-    """`start_workers(*kinds, **env)`: side by side; all are ready when it returns."""
-
-    def start(*kinds: Kind, **env: str) -> list[Worker]:
-        workers = [start_worker(kind, wait=False, arguments=NO_PINGS[kind], **env) for kind in kinds]
-        return [worker.wait_ready() for worker in workers]
-
-    return start
-
-
-StartWorkers = Callable[..., list[Worker]]
+def start_workers(start_worker: StartWorker) -> StartWorkers:
+    return worker_starter(start_worker)
 
 
 def present(client: Any, sockets: Iterable[FleetSocket]) -> dict[str, set[str]]:
@@ -58,20 +55,17 @@ def present(client: Any, sockets: Iterable[FleetSocket]) -> dict[str, set[str]]:
 async def test_a_process_that_stalls_at_every_look_and_lives_in_between_keeps_its_members(
     start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
 ) -> None:
-    uvicorn, daphne, dead, _live = start_workers("uvicorn", "daphne", "uvicorn", "daphne")
+    uvicorn, daphne, dead, live = start_workers("uvicorn", "daphne", "uvicorn", "daphne")
     stalling = [*await sockets.open(uvicorn, "lobby", 3), *await sockets.open(daphne, "lobby", 3)]
-    living = [*stalling, *await sockets.open(_live, "lobby")]
+    living = [*stalling, *await sockets.open(live, "lobby")]
     orphans = await sockets.open(dead, "lobby", 2)
     dead.kill()
     removed = []
 
     for _ in range(3):
-        uvicorn.freeze()
-        daphne.freeze()
-        report = await reap(*OPTIONS)
+        with frozen(uvicorn, daphne):
+            report = await reap(*OPTIONS)
         removed.append(report["removed"])
-        uvicorn.thaw()
-        daphne.thaw()
         assert present(redis_client, living) == of_sockets(living)
         assert {state_of(report, socket) for socket in stalling} == {"suspect"}
         # They live in between: they pass on what is said, and nobody joins.
@@ -143,14 +137,12 @@ async def test_a_process_that_joins_a_group_which_a_run_is_not_to_touch_has_the_
     elsewhere = await sockets.open(dead, "b1")
     dead.kill()
 
-    stalling.freeze()
-    await reap(*OPTIONS, "--match", "room.a*")
-    stalling.thaw()
+    with frozen(stalling):
+        await reap(*OPTIONS, "--match", "room.a*")
     living += await sockets.open(stalling, "b1")
     await until_alive_in_between(redis_client, CONFIRM_AFTER_SECONDS, living[0])
-    stalling.freeze()
-    report = await reap(*OPTIONS, "--match", "room.a*")
-    stalling.thaw()
+    with frozen(stalling):
+        report = await reap(*OPTIONS, "--match", "room.a*")
 
     assert present(redis_client, living) == of_sockets(living)
     [words] = [found["evidence"] for found in report["processes"] if found["process"] == process_of(living[0])]
@@ -186,18 +178,16 @@ async def test_a_join_by_a_clock_that_was_set_back_is_a_sign_of_life_too(
     orphans = await sockets.open(dead, "lobby", 2)
     dead.kill()
 
-    set_back.freeze()
-    await reap(*OPTIONS)
-    set_back.thaw()
+    with frozen(set_back):
+        await reap(*OPTIONS)
     skew.write_text("0")
     [later] = await sockets.open(set_back, "lobby")
     living.append(later)
     scores = in_redis(redis_client)["room.lobby"]
     assert scores[later.channel] < scores[living[0].channel]
     await until_alive_in_between(redis_client, CONFIRM_AFTER_SECONDS, later)
-    set_back.freeze()
-    report = await reap(*OPTIONS)
-    set_back.thaw()
+    with frozen(set_back):
+        report = await reap(*OPTIONS)
 
     assert present(redis_client, living) == of_sockets(living)
     assert report["removed"] == len(orphans)
