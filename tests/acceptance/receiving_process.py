@@ -1,0 +1,26 @@
+"""A process of the stock layer that writes what it receives: `python -m tests.acceptance.receiving_process`.
+
+Its argument is the configuration of the layer, as JSON. The first line that it writes is the name of its channel, which
+has joined the group "room"; each other line is the text of a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+from channels_redis.core import RedisChannelLayer
+
+
+async def receive_all() -> None:
+    layer = RedisChannelLayer(**json.loads(sys.argv[1]))
+    channel = await layer.new_channel()
+    await layer.group_add("room", channel)
+    print(channel, flush=True)  # noqa: T201
+    while True:
+        print((await layer.receive(channel))["text"], flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    asyncio.run(receive_all())
