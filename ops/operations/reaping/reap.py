@@ -77,7 +77,8 @@ class ReapOptions:
 async def reap(opened: OpenLayer, options: ReapOptions, progress: Progress = no_progress) -> ReapReport:
     """One run: look, remember who is silent, remove the members of those who were silent before.
 
-    With ``wait``, looks twice. With ``dry_run``, writes nothing but its probes. Raises AnotherRunHoldsTheLock.
+    With ``wait``, looks as often as is needed, three times at most. With ``dry_run``, writes nothing but its probes.
+    Raises AnotherRunHoldsTheLock.
     """
     if opened.is_pubsub:
         return _nothing_to_reap(opened, options)
@@ -219,13 +220,18 @@ class _Run:
     async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> None:
         """Leave for the next run what it needs: markers for the silent, and what was seen."""
         opened = self._opened
-        # A process with a lease says by that whether it has been alive.
-        unleased = [process for process in self._suspicions if process not in observation.leases]
+        # A process with a lease says by that whether it has been alive, and one that was not asked may not be able to
+        # read what it is sent.
+        asked = [
+            process
+            for process, suspicion in self._suspicions.items()
+            if process not in observation.leases and suspicion.renewed == observation.moment
+        ]
         lifetime = suspicion_lifetime_seconds(self._options.confirm_after_seconds) + MARKER_SPARE_SECONDS
-        marks = await place_markers(opened, observation.inboxes_of(unleased), lifetime)
-        self._suspicions = {
-            process: replace(suspicion, marks=marks[process]) for process, suspicion in self._suspicions.items()
-        }
+        marks = await place_markers(opened, observation.inboxes_of(asked), lifetime)
+        self._suspicions.update(
+            (process, replace(self._suspicions[process], marks=marks[process])) for process in asked
+        )
         await suspects.record_suspicions(opened, list(self._suspicions.values()))
         await suspects.record_latest_look(opened, observation.moment, self._absence)
         await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
