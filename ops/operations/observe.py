@@ -115,10 +115,11 @@ async def observe(
     if opened.complete and not opened.epoch:
         notes.append("what earlier runs suspected cannot count where INFO is refused; add to the user's ACL: +info")
     clock_step_seconds = await _read_what_is_known(opened, observation)
-    recalls = observation.recalls = await _recall(opened, look, observation, suspicions)
     probed = await _probe(opened, look, census, observation) if look.probe else {}
     # A process that is silent now was silent until now, all through the wait for its probes.
     until = observation.now + time.monotonic() - began
+    # After the probes: a process that came to life for a moment meanwhile has taken its marker, if not two probes.
+    recalls = observation.recalls = await _recall(opened, look, observation, suspicions)
     policy = Policy(look.confirm_after_seconds)
     for process in census.processes:
         facts: list[Evidence] = []
@@ -235,7 +236,7 @@ async def _read_what_is_known(opened: OpenLayer, observation: Observation) -> fl
 async def _recall(
     opened: OpenLayer, look: Look, observation: Observation, suspicions: Mapping[str, Suspicion]
 ) -> dict[str, Recall]:
-    """What the suspicions are worth. Markers are looked at only before probing: who may not probe may not read them."""
+    """What the suspicions are worth. Markers are counted only by a look that probes: others may not read them."""
     census, leases = observation.census, observation.leases
     known = {process: suspicions[process] for process in census.processes if process in suspicions}
     marked = [process for process, suspicion in known.items() if suspicion.marks and look.probe]

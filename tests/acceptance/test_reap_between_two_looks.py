@@ -12,7 +12,7 @@ import pytest
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind
-from tests.acceptance.memberships import channels, in_redis, of_sockets, process_of, suspects
+from tests.acceptance.memberships import channels, in_redis, let_confirm_time_pass, of_sockets, process_of, suspects
 from tests.acceptance.reach import assert_all_hear
 from tests.acceptance.runs import (
     Reap,
@@ -73,6 +73,35 @@ async def test_a_process_that_stalls_at_every_look_and_lives_in_between_keeps_it
         await until_alive_in_between(redis_client, CONFIRM_AFTER_SECONDS, *stalling)
 
     assert removed == [0, len(orphans), 0]
+    assert channels(in_redis(redis_client)) == of_sockets(living)
+    await assert_all_hear(sockets, living, redis_server)
+
+
+async def test_a_process_that_lives_for_a_moment_while_it_is_probed_keeps_its_members(
+    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
+) -> None:
+    """It takes one probe and its marker, and stalls again before there is a second probe."""
+    stalling, dead, live = start_workers("uvicorn", "uvicorn", "daphne")
+    living = await sockets.open_many([(stalling, "lobby"), (live, "lobby")])
+    orphans = await sockets.open(dead, "lobby", 2)
+    dead.kill()
+    inbox = f"asgi{living[0].channel.partition('!')[0]}!"
+
+    with frozen(stalling):
+        await reap(*OPTIONS)
+        await asyncio.to_thread(let_confirm_time_pass, redis_client, CONFIRM_AFTER_SECONDS)
+        run = asyncio.create_task(reap(*OPTIONS))
+        await until(lambda: redis_client.zcount(inbox, "-inf", "(0"))
+        stalling.thaw()
+        while markers(redis_client, living[0]) and not run.done():
+            pass  # so that it stalls at once
+        stalling.freeze()
+        report = await run
+
+    assert present(redis_client, living) == of_sockets(living)
+    # If it was given the time to take a second probe, it has been seen to live.
+    assert state_of(report, living[0]) in {"suspect", "live"}
+    assert report["removed"] == len(orphans)
     assert channels(in_redis(redis_client)) == of_sockets(living)
     await assert_all_hear(sockets, living, redis_server)
 
