@@ -42,6 +42,7 @@ CHANNELS_WITH_LEASE = 25
 GENERAL = "a-general-channel"
 SENT_AT = 9e9  # in the future, since an undo does not put back messages that have expired
 LONG_AGO_SECONDS = 100  # longer than the confirm time, shorter than a suspicion is remembered
+LOOKS = 3
 REAP = ("reap_stale", "--format", "json", "--probe-timeout", "0.3")
 PATIENT = ("--probe-timeout", "5")
 SAFETY_STOP, LOCKED = 3, 75
@@ -132,17 +133,24 @@ class Lane:
     def _leave_messages(self, inbox: str) -> None:
         shard = self._clients[self.layer.consistent_hash(inbox)]
         for suffix in ("", "$inflight"):
-            key, message = f"{self.prefix}{inbox}{suffix}".encode(), uuid4().bytes
+            key = f"{self.prefix}{inbox}{suffix}".encode()
+            message = self.layer.serialize({"type": "room.message", "__asgi_channel__": f"{inbox}{uuid4().hex}"})
             shard.zadd(key, {message: SENT_AT})
             self.messages[key] = message
 
     def _make_suspicions_old(self) -> None:
+        """As if the dead had been found silent again and again for a while: their silence is sure with the next look."""
         key = f"{self.prefix}:ops:suspects"
         for process, raw in self._clients[0].hgetall(key).items():
             suspicion = json.loads(raw)
-            suspicion["since"] -= LONG_AGO_SECONDS
-            suspicion["renewed_at"] -= LONG_AGO_SECONDS
+            for moment in ("since", "renewed_at"):
+                suspicion[moment] -= LONG_AGO_SECONDS
+                suspicion[f"{moment}_boot"][1] -= LONG_AGO_SECONDS
+            suspicion["looks"] = LOOKS
             self._clients[0].hset(key, process, json.dumps(suspicion))
+        for client in self._clients:  # and as if the leases had been renewed before that
+            for lease in client.keys(f"{self.prefix}:ops:lease:*"):
+                client.hset(lease, "renewed_at", f"{float(client.hget(lease, 'renewed_at')) - LONG_AGO_SECONDS:.6f}")
         # On a busy machine the living one may have been too slow to answer.
         self._clients[0].hdel(key, self.layer.client_prefix)
 

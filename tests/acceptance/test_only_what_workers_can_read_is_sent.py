@@ -99,8 +99,9 @@ async def test_with_one_key_the_members_of_a_dead_worker_go_and_no_socket_is_clo
     await sockets.open(dead, "lobby", SOCKETS_EACH)
     dead.kill()
 
-    await run_look("reap_stale", *OLD)
-    let_confirm_time_pass(redis_client, 0.001)
+    for _ in range(2):  # where messages are encrypted there are no markers, so that one silence more is asked for
+        await run_look("reap_stale", *OLD)
+        let_confirm_time_pass(redis_client, 0.001)
     code, document = await run_look("reap_stale", *OLD)
 
     assert (code, document["stopped"], document["removed"]) == (0, None, SOCKETS_EACH)
@@ -161,8 +162,9 @@ async def test_a_dead_worker_whose_messages_can_be_read_loses_its_members(
     dead = start_worker("uvicorn", **keys(*OLD))
     await leave_unread(dead, sockets, redis_server, redis_client, symmetric_encryption_keys=OLD)
 
-    await run_look("reap_stale", *OLD)
-    let_confirm_time_pass(redis_client, 0.001)
+    for _ in range(2):
+        await run_look("reap_stale", *OLD)
+        let_confirm_time_pass(redis_client, 0.001)
     code, document = await run_look("reap_stale", *OLD)
 
     assert (code, document["stopped"], document["removed"]) == (0, None, 1)

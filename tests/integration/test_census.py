@@ -34,10 +34,10 @@ async def take_census(alias: str = "default", **look: Any) -> Census:
 
 async def read_groups(alias: str = "default", **look: Any) -> tuple[Inspection, dict[str, Group]]:
     async with open_layer(alias) as opened:
-        inspection, groups = await inspect(opened, InspectOptions(Look(**{"probe": False, **look}), members=True))
-        found = [group async for group in groups]
-    assert len(found) == len({group.group for group in found}), "a group is shown twice"
-    return inspection, {group.group: group for group in found}
+        stream = await inspect(opened, InspectOptions(Look(**{"probe": False, **look}), members=True))
+        found = await stream.collect()
+    assert len(found.groups) == len({group.group for group in found.groups}), "a group is shown twice"
+    return found, {group.group: group for group in found.groups}
 
 
 @pytest_asyncio.fixture

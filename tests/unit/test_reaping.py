@@ -394,6 +394,11 @@ def test_if_nobody_lives_and_nobody_was_ever_seen_live_nothing_goes(
         assert plan(states, seen_live=list(seen_live), max_share=max_share, released=True).stopped is None
 
 
+def test_a_lease_that_lapsed_shows_that_its_process_was_seen_live() -> None:
+    lapsed = (LeaseLapsed(90.0, "host pid 1"),)
+    assert plan("dd", lapsed) == ReapPlan(frozenset({"0", "1"}))
+
+
 def test_a_stop_to_come_is_foreseen_while_its_processes_are_suspects() -> None:
     """So that the look which finds them silent first is also the first one without idle receivers."""
     verdicts = judged("ss")

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ops.model.liveness.evidence import SeveralKeys, UnreadableMessages
+from ops.model.liveness.evidence import LeaseLapsed, SeveralKeys, UnreadableMessages
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.moments import Moment, elapsed_seconds
 from ops.model.liveness.suspicion import Recall
@@ -183,8 +183,16 @@ def check_share(
 def check_nobody_live(
     silent: Mapping[str, Verdict], verdicts: Mapping[str, Verdict], seen_live: Collection[str], max_share: float
 ) -> str | None:
-    """If every process is silent and none was ever seen live, nothing shows that a live one would be recognized."""
+    """If every process is silent and none was ever seen live, nothing shows that a live one would be recognized.
+
+    A lease that lapsed was kept fresh once, in sight of this layer: that is to be seen live.
+    """
     live = any(verdict.state is State.LIVE for verdict in verdicts.values())
-    if not silent or live or max_share >= 1 or any(process in seen_live for process in silent):
+    recognized = any(process in seen_live or _had_a_lease(verdict) for process, verdict in silent.items())
+    if not silent or live or max_share >= 1 or recognized:
         return None
     return f"nobody live: {counted(len(silent), 'silent process', 'silent processes')}, none of them ever seen live"
+
+
+def _had_a_lease(verdict: Verdict) -> bool:
+    return any(isinstance(fact, LeaseLapsed) for fact in verdict.evidence)
