@@ -139,7 +139,7 @@ class Lane:
             self.messages[key] = message
 
     def _make_suspicions_old(self) -> None:
-        """As if the dead had been found silent again and again for a while: their silence is sure with the next look."""
+        """As if the dead had been found silent often and for long: the next look makes it certain."""
         key = f"{self.prefix}:ops:suspects"
         for process, raw in self._clients[0].hgetall(key).items():
             suspicion = json.loads(raw)
