@@ -298,7 +298,9 @@ class World(RuleBasedStateMachine):
 
     @rule(
         who=st.integers(0, 2),
-        how=st.sampled_from(["frozen", "crashed", "held up", "frozen twice", "frozen, and joined since"]),
+        how=st.sampled_from(
+            ["frozen", "crashed", "held up", "frozen twice", "frozen, and joined since", "frozen, and the clock set"]
+        ),
     )
     def is_silent_for_a_round(self, who: int, how: str) -> None:
         """What most that can go wrong begins with; chance alone would seldom put it together."""
@@ -309,6 +311,9 @@ class World(RuleBasedStateMachine):
         if how == "crashed":
             self.crash(who)
         bench.run(self._reap())
+        if how == "frozen, and the clock set":
+            self.redis_clock_is_set(CONFIRM_SECONDS + 1)
+            return
         self.time_passes(CONFIRM_SECONDS + 1)
         if how in ("frozen twice", "frozen, and joined since"):
             self.wake(who)
