@@ -127,7 +127,10 @@ async def leave_messages(orphans: list[FleetSocket], layer: RedisChannelLayer, c
     """What nobody will read any more: messages to the dead, and of one some which it had taken but not acknowledged."""
     await layer.group_send("room.lobby", {"type": "room.message", "text": "is anybody there?"})
     inboxes = sorted({f"asgi{socket.channel.partition('!')[0]}!".encode() for socket in orphans})
-    client.zadd(inboxes[0] + b"$inflight", {b"taken": 1.5, b"and not acknowledged": 2.5})
+    client.zadd(
+        inboxes[0] + b"$inflight",
+        {layer.serialize({"type": kind}): at for kind, at in (("taken", 1.5), ("not.acknowledged", 2.5))},
+    )
     keys = [*inboxes, inboxes[0] + b"$inflight"]
     for key in keys:  # They will not have expired, however long the runs take: an undo leaves out what has.
         client.zadd(key, {message: SENT_AT + number for number, message in enumerate(client.zrange(key, 0, -1))})

@@ -216,7 +216,7 @@ async def go_silent(layer: RedisChannelLayer, client: Any, *groups: str) -> str:
     await has_a_lease(layer)
     await layer._keeper.stop()
     receiving.cancel()
-    client.hset(ASGI.lease(layer.client_prefix), "renewed_at", f"{time.time() - 10:.6f}")
+    client.hset(ASGI.lease(layer.client_prefix), "renewed_at", f"{time.time() - 100:.6f}")
     await suspect_everybody()
     return channel
 

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
+import msgpack
 import pytest
 import redis
 from django.conf import LazySettings
@@ -28,6 +29,7 @@ from tests.layer_builders import (
 )
 
 MEMBERS = 15_000
+A_MESSAGE = b"\0" * 12 + msgpack.packb({"type": "a.message"})  # as the layer writes it
 FILLER = b"x" * 4000
 RUN_KEYS = ("asgi:ops:journal:*", "asgi:ops:run:*", "asgi:ops:runs", "asgi:ops:aside:*")
 
@@ -67,7 +69,7 @@ async def test_receipts_outlive_the_eviction_of_keys_with_an_expiry(client: redi
     process = new_process_name()
     for number in range(3):
         add_members(client, f"room {number}", channels_of(process, MEMBERS // 3), joined_at=1000)
-    client.zadd(ASGI.inflight(f"specific.{process}!"), {b"a message": time.time()})
+    client.zadd(ASGI.inflight(f"specific.{process}!"), {A_MESSAGE: time.time()})
     await suspect_everybody()
     report = await run_reap()
     assert (report.removed, len(report.leftovers), report.notes) == (MEMBERS, 1, ())
@@ -94,7 +96,7 @@ async def test_later_runs_delete_what_is_kept_without_an_expiry_when_its_time_is
         async with open_layer("default") as opened:
             inbox = f"specific.{process}!"
             key = ASGI.inflight(inbox)
-            await opened.shard_of_inbox(inbox).execute("ZADD", key, time.time(), "a message")
+            await opened.shard_of_inbox(inbox).execute("ZADD", key, time.time(), A_MESSAGE)
         await suspect_everybody()
         report = await run_reap()
         assert report.removed == 6

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -46,7 +47,7 @@ def shards(start_redis: StartRedis, settings: LazySettings, monkeypatch: pytest.
     clients = redis.Redis.from_url(servers[0].url), redis.Redis.from_url(servers[1].url)
     process = new_process_name()
     for client in clients:
-        add_members(client, "room", channels_of(process, MEMBERS), joined_at=time.time() - 50)
+        add_members(client, "room", channels_of(process, MEMBERS), joined_at=1000)
     return clients
 
 
@@ -130,8 +131,8 @@ async def test_a_run_whose_evidence_changed_meanwhile_stops_removing(
         return reasons[-1]
 
     class WithEvidence(Judgement):
-        def __init__(self, *args: object, still_judged: StillJudged = still_judged) -> None:
-            super().__init__(*args, still_judged)
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args[:3], still_judged)
 
     monkeypatch.setattr(reap_module, "Judgement", WithEvidence)
     with monkeypatch.context() as patched:

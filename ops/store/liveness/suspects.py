@@ -117,10 +117,8 @@ async def record_latest_look(opened: OpenLayer, now: Moment, absence: Absence | 
     pipe = opened.home.client.pipeline(transaction=True)
     if now.boot_id:
         pipe.hset(key, _clock_field(now.boot_id), json.dumps(_moment_fields("at", now)))
-    if absence is None:
-        pipe.hdel(key, _ABSENCE)
-    else:
-        pipe.hset(key, _ABSENCE, json.dumps(_moment_fields("since", absence.since) | {"epoch": absence.epoch}))
+    seen = {} if absence is None else _moment_fields("since", absence.since) | {"epoch": absence.epoch}
+    pipe.hset(key, _ABSENCE, json.dumps(seen))
     pipe.expire(key, MEMORY_SECONDS)
     await opened.home.ask(pipe.execute())
 
