@@ -19,7 +19,7 @@ from ops.operations.reaping import reap as reap_module
 from ops.operations.reaping.undo import read_history, undo
 from ops.store.connection.shards import open_layer
 from ops.store.removal import journal
-from ops.store.removal.judgement import Judgement, StillJudged
+from ops.store.removal.judgement import Judgement
 from tests.conftest import StartRedis
 from tests.in_process_commands import run_beside
 from tests.layer_builders import (
