@@ -532,7 +532,7 @@ async def test_what_is_set_aside_lives_only_as_long_as_its_messages_can_be_used(
     settings.CHANNEL_LAYERS["default"]["CONFIG"]["expiry"] = 2
     dead = await start_process("room")
     for key in (dead.inbox_key, dead.inflight_key):
-        redis_client.zadd(key, {b"x" * 1_000_000: time.time()})
+        redis_client.zadd(key, {dead.layer.serialize({"text": "x" * 1_000_000}): time.time()})
     await suspect_everybody()
     report = await run_reap()
     assert len(report.leftovers) == 2

@@ -91,6 +91,7 @@ async def test_the_document_has_the_fields_of_the_contract(
         "orphans": 2,
         "removed": 2,
         "kept": 0,
+        "findings": [],
         "notes": [],
     }
 
