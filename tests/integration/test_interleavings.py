@@ -40,7 +40,7 @@ from tests.layer_builders import ASGI, NoLock, layer_of, let_time_pass, receipts
 CONFIRM_SECONDS = 60
 GROUPS = ("lobby", "news")
 EXAMPLES = 1000
-EXAMPLES_TO_FIND_IT_IN = 300
+EXAMPLES_TO_FIND_IT_IN = 3000
 STEPS = 5
 STRANGERS = {b"general": 1.0, b"specific.nobody!x": 2.0, b"!": 3.0}  # names that name no process: never removed
 Members = dict[tuple[str, bytes], float]
