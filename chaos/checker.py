@@ -157,7 +157,7 @@ class Checker:
                 self.violations.append(
                     f"run {run_id} says that it removed {report['removed']}, its receipts {receipts}"
                 )
-            if "stopped" in report:
+            if "started_at" in report:  # of `reap_stale`
                 self._check_states(report)
 
     def _check_removal(self, run_id: str, member: Removed, client: Client | None) -> None:
