@@ -17,9 +17,11 @@ async def receive_all() -> None:
     layer = RedisChannelLayer(**json.loads(sys.argv[1]))
     channel = await layer.new_channel()
     await layer.group_add("room", channel)
-    print(channel, flush=True)  # noqa: T201
+    sys.stdout.write(f"{channel}\n")
+    sys.stdout.flush()
     while True:
-        print((await layer.receive(channel))["text"], flush=True)  # noqa: T201
+        sys.stdout.write(f"{(await layer.receive(channel))['text']}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

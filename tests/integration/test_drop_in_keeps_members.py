@@ -48,6 +48,7 @@ DROP_IN_LAYER = "ops.layers.RedisChannelLayer"
 async def consume(layer: RedisChannelLayer, *groups: str) -> str:
     """A channel that somebody waits on, in these groups."""
     channel = await layer.new_channel()
+    # Held by nobody on purpose: a server's consumers end with its loop, and so does this one.
     asyncio.create_task(consume_forever(layer, channel))  # noqa: RUF006
     for group in groups:
         await layer.group_add(group, channel)
@@ -601,6 +602,7 @@ async def test_no_channel_is_discarded_that_is_merely_not_being_received_on(
     async def make_and_have_another_receive() -> str:
         channel = await layer.new_channel()
         await layer.group_add("a", channel)
+        # The test is about a task that outlives its maker, so nothing here may hold it.
         asyncio.create_task(receive_with_time_outs(channel))  # noqa: RUF006
         await pause.wait()
         return channel

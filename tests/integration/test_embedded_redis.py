@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import redis
 
 from project import embedded_redis
 from project.embedded_redis import EmbeddedRedis, NoRedisServer, RedisNotStarted, find_redis_server
+from project.polling import came_true
 from tests.conftest import REPOSITORY, StartRedis
 
 OWNER = """
@@ -27,7 +26,7 @@ if sys.argv[1] == "fail":
 if sys.argv[1] == "frozen":
     server.pause()
 if sys.argv[1] != "end":
-    time.sleep(60)
+    time.sleep(60)  # the test kills it; if the test dies first, it ends by itself
 """
 
 
@@ -39,15 +38,6 @@ def is_running(pid: int) -> bool:
     # Nobody may have taken the exit code of a process whose parent was killed.
     stat = Path(f"/proc/{pid}/stat")
     return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
-
-
-def holds_within(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_each_binary_serves_on_its_port_and_on_its_unix_socket(
@@ -174,9 +164,9 @@ def test_no_server_and_no_folder_outlives_the_process_that_started_it(ending: st
         assert owner.stdout is not None
         pid, directory = owner.stdout.readline().split()
         if ending == "frozen":
-            assert holds_within(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "T", 5)
+            assert came_true(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "T", 5)
         if ending not in ("end", "fail"):
             owner.send_signal(signal.SIGKILL if ending == "frozen" else signal.Signals[ending])
         owner.wait(10)
-    assert holds_within(lambda: not is_running(int(pid)), 5)
-    assert holds_within(lambda: not Path(directory).exists(), 5)
+    assert came_true(lambda: not is_running(int(pid)), 5)
+    assert came_true(lambda: not Path(directory).exists(), 5)

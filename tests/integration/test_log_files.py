@@ -115,7 +115,7 @@ async def test_a_fifo_that_nobody_writes_to_yet_leaves_the_loop_free(path: Path)
         with path.open("wb") as fifo:
             fifo.write(b"one\ntw")
             fifo.flush()
-            time.sleep(0.05)
+            time.sleep(0.05)  # so that the reader most likely sees half a line; no event tells that it has
             fifo.write(b"o\n")
         return was_free
 

@@ -84,7 +84,7 @@ async def test_a_message_that_came_while_the_process_was_blocked_is_received(
         await until(lambda: client.info("clients")["blocked_clients"] == 1)
     sending = threading.Thread(target=send)
     sending.start()
-    time.sleep(LIMIT * 3)  # noqa: ASYNC251  # a handler that blocks
+    time.sleep(LIMIT * 3)  # noqa: ASYNC251  # blocking the loop for that long is what is tested
     sending.join()
     assert (await asyncio.wait_for(receiving, 30))["type"] == "said"
     await layer.close_pools()
