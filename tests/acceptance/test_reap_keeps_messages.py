@@ -161,10 +161,10 @@ async def test_a_stream_of_messages_arrives_once_and_in_order_though_its_process
             for receiver in receivers:
                 receiver.process.freeze()
             assert states(await reap(*OPTIONS)) == {"suspect": 1}
-            arrived = [len(receiver.received) for receiver in receivers]
+            wanted = [(receiver, len(receiver.received) + 100) for receiver in receivers]
             for receiver in receivers:
                 receiver.process.thaw()
-            await until(lambda: all(len(r.received) > n + 100 for r, n in zip(receivers, arrived, strict=True)))  # noqa: B023
+            await until(lambda wanted=wanted: all(len(receiver.received) > count for receiver, count in wanted))
     finally:
         streaming = False
         await asyncio.gather(*streams)
