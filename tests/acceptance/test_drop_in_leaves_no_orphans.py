@@ -169,7 +169,7 @@ async def test_a_process_that_was_stopped_and_reaped_puts_its_members_back_by_it
     for worker in two_layers.all_workers:
         worker.freeze()
     await lease_is_older_than(redis_client, CONFIRM_AFTER_SECONDS)
-    reports = await reaper.run_both("--wait")
+    reports = await reaper.run_both("--wait", "--max-share", "1")  # as if they were known to be gone
     assert {layer: report["removed"] for layer, report in reports.items()} == {STOCK: 5, DROP_IN: 5}
     for worker in two_layers.all_workers:
         worker.thaw()

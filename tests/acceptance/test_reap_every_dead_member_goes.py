@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from channels_redis.core import RedisChannelLayer
 
+from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Worker
@@ -28,6 +29,7 @@ from tests.acceptance.memberships import (
 )
 from tests.acceptance.reach import assert_all_hear
 from tests.conftest import REPOSITORY, CommandResult, StartWorker
+from tests.layer_builders import let_time_pass
 
 SENT_AT = 9e9
 CONFIRM_AFTER_SECONDS = 1
@@ -146,7 +148,7 @@ async def test_what_cron_prints_is_plain_text_that_names_the_dead(
     [orphan] = await sockets.open(worker, "lobby")
     worker.kill()
     await cron("reap_stale", *OPTIONS)
-    await asyncio.to_thread(let_confirm_time_pass, redis_client, CONFIRM_AFTER_SECONDS)
+    let_time_pass(redis_client, IDLE_SHOWS_AFTER_SECONDS)
     for command in (("channels_groups",), ("reap_stale", *OPTIONS), ("reap_stale", "--history")):
         done = await cron(*command)
         assert done.returncode == 0, done

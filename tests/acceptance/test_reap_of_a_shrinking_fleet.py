@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import SocketFleet
 from project.workers import Kind, Worker
@@ -15,6 +16,7 @@ from tests.acceptance.memberships import channels, in_redis, let_confirm_time_pa
 from tests.acceptance.reach import assert_all_hear
 from tests.acceptance.runs import Reap, StartWorkers, frozen, reaper, states, worker_starter
 from tests.conftest import RunCommand, StartWorker
+from tests.layer_builders import let_time_pass
 from tests.waiting import until
 
 CONFIRM_AFTER_SECONDS = 4.0
@@ -44,11 +46,11 @@ async def let_the_confirm_time_pass(client: Any) -> None:
 
 
 async def run_until_removed(reap: Reap, client: Any, removed: int) -> list[dict[str, Any]]:
-    """Runs, a confirm time apart, until so many members are gone; RUNS_AT_MOST of them."""
+    """Runs until so many members are gone, RUNS_AT_MOST of them: far enough apart for a frozen receiver to be idle."""
     reports: list[dict[str, Any]] = []
     while sum(report["removed"] for report in reports) < removed and len(reports) < RUNS_AT_MOST:
         if reports:
-            await let_the_confirm_time_pass(client)
+            let_time_pass(client, IDLE_SHOWS_AFTER_SECONDS)
         reports.append(await reap(*OPTIONS, exits=ANYHOW))
     return reports
 
@@ -68,7 +70,7 @@ async def test_if_all_are_frozen_at_the_first_run_ever_nothing_is_removed(
         assert states(first) == {"suspect": 2}
         for _ in range(2):
             await let_the_confirm_time_pass(redis_client)
-            report = await reap(*OPTIONS, exits=ANYHOW)
+            report = await reap(*OPTIONS, exits=(3,))
             assert channels(in_redis(redis_client)) == of_sockets(opened)
             assert report["stopped"].startswith("nobody live")
             assert (states(report), report["removed"]) == ({"dead": 2}, 0)
@@ -77,6 +79,19 @@ async def test_if_all_are_frozen_at_the_first_run_ever_nothing_is_removed(
     assert (states(report), report["stopped"]) == ({"live": 2}, None)
     assert channels(in_redis(redis_client)) == of_sockets(opened)
     await assert_all_hear(sockets, opened, redis_server)
+
+
+async def test_if_all_froze_right_before_the_first_run_ever_nothing_is_removed(
+    start_workers: StartWorkers, sockets: SocketFleet, redis_client: Any, reap: Reap
+) -> None:
+    """Their connections are not listed as idle by any of these runs, whose confirm time is short."""
+    workers = start_workers("uvicorn", "daphne")
+    opened = await sockets.open_many([(worker, "lobby") for worker in workers * 2])
+    with frozen(*workers):
+        for _ in range(RUNS_AT_MOST):
+            report = await reap(*OPTIONS, exits=ANYHOW)
+            assert channels(in_redis(redis_client)) == of_sockets(opened), report
+            await let_the_confirm_time_pass(redis_client)
 
 
 async def test_if_all_were_killed_before_the_first_run_ever_their_members_go(

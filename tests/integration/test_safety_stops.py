@@ -18,6 +18,7 @@ from ops.operations.reaping.undo import read_history, undo
 from ops.store.connection.shards import OpenLayer, Shard, open_layer
 from ops.store.liveness import receivers, suspects
 from ops.store.removal import journal
+from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
 from tests.layer_builders import (
@@ -260,6 +261,19 @@ async def test_if_nobody_lives_and_nobody_was_ever_seen_live_it_stops_until_no_r
     assert report.removed == 0
     let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
     assert (await run_reap()).removed == 2
+
+
+async def test_where_redis_closes_idle_connections_that_there_is_none_proves_nothing(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """A frozen process has none either, then."""
+    await start_process("room", count=2)
+    with override_redis_config(redis_client, timeout="20"):
+        await suspect_everybody(released=True)
+        report = await run_reap()
+        assert (bool(report.stopped), report.removed) == (True, 0)
+        let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+        assert (await run_reap()).removed == 0
 
 
 async def test_the_dead_go_in_two_runs_if_nobody_lives(redis_client: redis.Redis, start_process: StartProcess) -> None:

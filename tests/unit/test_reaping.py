@@ -426,6 +426,16 @@ def test_only_looks_a_confirm_time_apart_without_idle_receivers_release() -> Non
     assert not released(first, stepped), "Redis' clock was set forward"
 
 
+@pytest.mark.parametrize(
+    ("confirm_after_seconds", "seconds", "released"), [(4, 19, False), (4, 20, True), (60, 59, False)]
+)
+def test_a_short_confirm_time_releases_no_sooner_than_a_frozen_receiver_is_idle(
+    confirm_after_seconds: float, seconds: float, released: bool
+) -> None:
+    now = Moment(NOW.redis + seconds, BOOT, NOW.boot_seconds + seconds)
+    assert is_released(Absence(NOW, "e"), now=now, epoch="e", confirm_after_seconds=confirm_after_seconds) is released
+
+
 controls = st.lists(st.builds(Control, st.integers(0, 2), st.none() | st.floats(0, 1e5)), max_size=3)
 
 

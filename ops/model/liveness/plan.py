@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from ops.model.liveness.evidence import Bearing
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.stops import (
-    RELEASE,
     Control,
     MisplacedGroup,
     check_control,
@@ -16,8 +15,8 @@ from ops.model.liveness.stops import (
     check_readability,
     check_restart,
     check_share,
+    how_it_ends,
 )
-from ops.model.text import format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def plan_reap(
     waits = stopped is None and len(silent) > len(dead)
     common_cause = common_cause_of(verdicts, (State.DEAD,), seen_live=seen_live, max_share=max_share)
     if stopped is None and common_cause is not None and not released:
-        stopped = f"{common_cause}; {RELEASE.format(confirm=format_seconds(confirm_after_seconds))}"
+        stopped = f"{common_cause}; {how_it_ends(confirm_after_seconds)}"
         waits = True
     return ReapPlan(frozenset() if stopped else frozenset(dead), stopped, control_failed is not None, waits)
 

@@ -11,6 +11,8 @@ from ops.model.text import counted, format_seconds, visible
 
 MISPLACED_SECONDS = 3600.0
 MOST_SHOWN = 3
+IDLE_SHOWS_AFTER_SECONDS = 20.0
+"""A receiver that freezes now is listed as idle for more than ten seconds by then: its BZPOPMIN ends within five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +154,22 @@ def absence_after(earlier: Absence | None, idle_receivers: int | None, *, now: M
 def is_released(absence: Absence | None, *, now: Moment, epoch: str, confirm_after_seconds: float) -> bool:
     """Whether the silence of many has the ordinary cause: they have ended, since no connection of theirs is left."""
     elapsed = None if absence is None or absence.epoch != epoch else elapsed_seconds(absence.since, now)
-    return elapsed is not None and elapsed >= confirm_after_seconds
+    return elapsed is not None and elapsed >= release_after_seconds(confirm_after_seconds)
 
 
-RELEASE = (
-    "it ends by itself in a run {confirm} after one that found no receiver's connection idle; if they are known to be "
-    "gone, run once with --max-share 1"
-)
+def release_after_seconds(confirm_after_seconds: float) -> float:
+    """A process that froze just before the first look must have had the time to be found idle by a later one."""
+    return max(confirm_after_seconds, IDLE_SHOWS_AFTER_SECONDS)
+
+
+def how_it_ends(confirm_after_seconds: float) -> str:
+    """What the message of a stop that ends by itself says of that."""
+    after = format_seconds(release_after_seconds(confirm_after_seconds))
+    return (
+        f"it ends by itself in a run {after} after one that found no receiver's connection idle, if Redis may be asked "
+        f"(CLIENT LIST, and CONFIG GET timeout, which must be 0); if they are known to be gone, run once with "
+        f"--max-share 1"
+    )
 
 
 def check_share(
