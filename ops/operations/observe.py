@@ -243,7 +243,9 @@ async def _recall(
     try:
         marks = await count_markers(opened, observation.inboxes_of(marked))
     except ShardError as error:
+        # Without it a process that has lived since may look silent ever since: this look is not whole.
         observation.notes.append(str(error))
+        opened.home.problem = str(error)
         marked = []
     return {
         process: recall(

@@ -1,13 +1,15 @@
 """A process of the stock layer that writes what it receives: `python -m tests.acceptance.receiving_process`.
 
 Its argument is the configuration of the layer, as JSON. The first line that it writes is the name of its channel, which
-has joined the group "room"; each other line is the text of a message.
+has joined the group "room"; each other line is the text of a message. A message "block" holds it up in its handler.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 
 from channels_redis.core import RedisChannelLayer
@@ -20,8 +22,11 @@ async def receive_all() -> None:
     sys.stdout.write(f"{channel}\n")
     sys.stdout.flush()
     while True:
-        sys.stdout.write(f"{(await layer.receive(channel))['text']}\n")
+        text = (await layer.receive(channel))["text"]
+        sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+        if text == "block":
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
 from project.embedded_redis import EmbeddedRedis
+from project.owned_process import OwnedProcess
 from project.sockets import SocketFleet
-from project.workers import Kind, Worker
+from project.workers import REPOSITORY, Kind, Worker
 from tests.acceptance.memberships import channels, in_redis, let_confirm_time_pass, of_sockets
-from tests.acceptance.reach import assert_all_hear
+from tests.acceptance.reach import assert_all_hear, open_layer_on
 from tests.acceptance.runs import Reap, StartWorkers, frozen, reaper, states, worker_starter
 from tests.conftest import RunCommand, StartWorker
 from tests.layer_builders import let_time_pass
@@ -39,6 +43,10 @@ def start_workers(start_worker: StartWorker) -> StartWorkers:
 def idle_receivers(client: Any) -> int:
     """Connections on which nothing has happened for longer than a live receiver waits for a message."""
     return sum(line["cmd"] == "bzpopmin" and int(line["idle"]) > 10 for line in client.client_list())
+
+
+def idle_connections(client: Any) -> int:
+    return sum(int(line["idle"]) > 10 for line in client.client_list())
 
 
 async def let_the_confirm_time_pass(client: Any) -> None:
@@ -92,6 +100,31 @@ async def test_if_all_froze_right_before_the_first_run_ever_nothing_is_removed(
             report = await reap(*OPTIONS, exits=ANYHOW)
             assert channels(in_redis(redis_client)) == of_sockets(opened), report
             await let_the_confirm_time_pass(redis_client)
+
+
+async def test_if_all_block_in_the_handler_of_one_broadcast_nothing_is_removed(
+    redis_server: EmbeddedRedis, redis_client: Any, reap: Reap, tmp_path: Path
+) -> None:
+    """They have taken the message, and so no connection of theirs waits for one."""
+    config = {"hosts": [{"address": redis_server.url, "socket_timeout": None}]}
+    argv = [sys.executable, "-m", "tests.acceptance.receiving_process", json.dumps(config)]
+    fleet = [OwnedProcess(argv, log_path=tmp_path / f"{at}.log", cwd=REPOSITORY) for at in range(3)]
+    try:
+        await until(lambda: all(process.output() for process in fleet))
+        joined = channels(in_redis(redis_client))
+        assert states(await reap(*OPTIONS)) == {"live": 3}
+        async with open_layer_on([redis_server], "asgi") as layer:
+            await layer.group_send("room", {"type": "message", "text": "block"})
+        await until(lambda: all("block" in process.output() for process in fleet))
+        for _ in range(RUNS_AT_MOST):
+            await until(lambda: idle_connections(redis_client) >= len(fleet))
+            report = await reap(*OPTIONS, exits=ANYHOW)
+            assert channels(in_redis(redis_client)) == joined, report
+            let_time_pass(redis_client, IDLE_SHOWS_AFTER_SECONDS)
+        assert report["stopped"].startswith("share: 3 of 3")
+    finally:
+        for process in fleet:
+            process.kill()
 
 
 async def test_if_all_were_killed_before_the_first_run_ever_their_members_go(

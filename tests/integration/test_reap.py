@@ -439,7 +439,7 @@ async def test_a_dry_run_with_wait_confirms_without_writing(
     await start_process("room", count=3)
     before = dump(redis_client)
 
-    report = await run_reap(dry_run=True, wait=True, confirm_after_seconds=0.1)
+    report = await run_reap(dry_run=True, wait=True, confirm_after_seconds=0.1, max_share=1.0)
 
     assert (report.orphans, report.removed) == (3, 3)
     assert dump(redis_client) == before

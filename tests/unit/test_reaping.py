@@ -364,7 +364,7 @@ def test_the_share_of_the_fleet_that_may_go_silent_at_once(
 def test_a_stop_of_a_common_cause_is_released_by_evidence_and_says_how_it_ends() -> None:
     found = plan("ddl", seen_live=["0", "1"])
     assert found.stopped
-    assert "it ends by itself in a run 60 s after one that found no receiver's connection idle" in found.stopped
+    assert "it ends by itself in a run 60 s after one that found no connection of a layer idle" in found.stopped
     assert found.waits
     assert plan("ddl", seen_live=["0", "1"], released=True) == ReapPlan(frozenset({"0", "1"}))
 

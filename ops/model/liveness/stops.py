@@ -132,10 +132,10 @@ def check_epoch(judged_in: str, now: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """That a look found no receiver's connection standing idle on any shard, and no look since has found one.
+    """That a look found no layer's connection standing idle on any shard, and no look since has found one.
 
-    A frozen or cut-off process keeps the connection on which it waited for messages, and that stands idle; a process
-    that was killed or stopped has none. ``since``: the first of these looks; ``epoch``: on which servers.
+    A frozen, blocked or cut-off process keeps the connections that it had, and they stand idle; a process that was
+    killed or stopped has none. ``since``: the first of these looks; ``epoch``: on which servers.
     """
 
     since: Moment
@@ -166,7 +166,7 @@ def how_it_ends(confirm_after_seconds: float) -> str:
     """What the message of a stop that ends by itself says of that."""
     after = format_seconds(release_after_seconds(confirm_after_seconds))
     return (
-        f"it ends by itself in a run {after} after one that found no receiver's connection idle, if Redis may be asked "
+        f"it ends by itself in a run {after} after one that found no connection of a layer idle, if Redis may be asked "
         f"(CLIENT LIST, and CONFIG GET timeout, which must be 0); if they are known to be gone, run once with "
         f"--max-share 1"
     )

@@ -140,16 +140,13 @@ def suspicions_after(
     return after
 
 
-def came_back(
-    suspicions: Mapping[str, Suspicion], processes: Collection[str], marks: Mapping[str, int], evicted_keys: int
-) -> set[str]:
-    """Those of the dead ``processes`` that have taken a marker since they were judged. ``marks``: what is left now."""
+def came_back(suspicions: Mapping[str, Suspicion], processes: Collection[str], marks: Mapping[str, int]) -> set[str]:
+    """Those of the dead ``processes`` whose markers are gone since they were judged. ``marks``: what is left now.
+
+    The server may have evicted one, but that cannot be told from a process that came back.
+    """
     known = {process: suspicions[process] for process in processes if process in suspicions}
-    return {
-        process
-        for process, suspicion in known.items()
-        if marks.get(process, 0) < suspicion.marks and evicted_keys == suspicion.evicted_keys
-    }
+    return {process for process, suspicion in known.items() if marks.get(process, 0) < suspicion.marks}
 
 
 def always_back(suspicions: Mapping[str, Suspicion]) -> list[str]:

@@ -32,7 +32,7 @@ from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped
 from ops.store.liveness import suspects
 from ops.store.liveness.markers import count_markers, place_markers
-from ops.store.liveness.receivers import count_idle_receivers
+from ops.store.liveness.receivers import count_idle_connections
 from ops.store.removal import journal
 from ops.store.removal.judgement import Judgement
 from ops.store.removal.locks import RunLock, run_lock
@@ -176,7 +176,7 @@ class _Run:
             return ReapPlan(frozenset(), None)
         verdicts, now = observation.verdicts, observation.moment
         seen_live = await suspects.read_seen_live(opened)
-        await self._look_for_idle_receivers(observation, seen_live)
+        await self._look_for_idle_connections(observation, seen_live)
         plan = plan_reap(
             verdicts,
             controls=observation.controls,
@@ -207,14 +207,14 @@ class _Run:
             await self._remember(observation, seen_live)
         return plan
 
-    async def _look_for_idle_receivers(self, observation: Observation, seen_live: Collection[str]) -> None:
+    async def _look_for_idle_connections(self, observation: Observation, seen_live: Collection[str]) -> None:
         """Note whether any stands idle, if a stop may depend on it now or at the next look."""
         silent = (State.DEAD, State.SUSPECT)
         share = self._options.max_share
         if common_cause_of(observation.verdicts, silent, seen_live=seen_live, max_share=share) is None:
             self._absence = None
             return
-        idle = await count_idle_receivers(self._opened)
+        idle = await count_idle_connections(self._opened)
         self._absence = absence_after(self._absence, idle, now=observation.moment, epoch=self._opened.epoch)
 
     async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> None:
@@ -287,8 +287,11 @@ class _Run:
     async def _came_back(self, observation: Observation, dead: Collection[str]) -> set[str]:
         """Which of the dead have given a sign of life since they were judged."""
         marks = await count_markers(self._opened, observation.inboxes_of(dead))
-        back = came_back(self._suspicions, dead, marks, self._opened.evicted_keys)
-        self._notes.extend(f"process {process} came back while it was judged: its members stay" for process in back)
+        back = came_back(self._suspicions, dead, marks)
+        self._notes.extend(
+            f"the marker of process {process} is gone since it was judged: no more of its members go"
+            for process in back
+        )
         return back
 
     async def _still_silent(self, observation: Observation, dead: Collection[str], epoch: str) -> str | None:
