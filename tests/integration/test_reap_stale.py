@@ -150,6 +150,8 @@ async def test_a_dry_run_that_finds_orphans_ends_with_3(redis_client: redis.Redi
     assert (result.err, result.returncode) == ("", 3)
     assert "2 would be removed" in result.out
     assert "--undo" not in result.out
+    elsewhere = await reap("--dry-run", "--match", "other*")
+    assert (elsewhere.err, elsewhere.returncode) == ("", 0), "no member of a group that matches would go"
     assert dump(redis_client) == before
 
 

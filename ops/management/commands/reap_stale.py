@@ -121,7 +121,7 @@ class Command(OpsCommand):
             self.warn(safety_stop(report.stopped, report.removed, report.run_id))
         for finding in report.findings:
             self.warn(finding)
-        return 3 if report.stopped or report.findings or (report.dry_run and report.orphans) else 0
+        return 3 if report.stopped or report.findings or (report.dry_run and report.removed) else 0
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:

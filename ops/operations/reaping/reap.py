@@ -333,8 +333,8 @@ class _Run:
             leftovers=tuple(self._purged.leftovers),
             notes=tuple(dict.fromkeys([*opened.problems, *observation.notes, *self._notes])),
             findings=tuple(
-                f"process {process} was silent at {MOST_VANISHED} looks in a row and alive between all of them: its "
-                f"event loop is often blocked, or another process reads its inbox"
+                f"process {process} was silent at {MOST_VANISHED + 1} looks in a row and alive between all of them: "
+                f"its event loop is often blocked, or another process reads its inbox"
                 for process in always_back(self._suspicions)
             ),
         )
