@@ -16,6 +16,7 @@ from django_extensions.management.jobs import get_job, get_jobs
 from ops.exceptions import InvalidArguments, OpsError
 from ops.jobs.minutely import reap_stale
 from ops.jobs.minutely.reap_stale import Job
+from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
 from ops.model.runs import ReapReport
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import RunCommand
@@ -82,7 +83,7 @@ def test_runjobs_minutely_removes_the_members_of_a_dead_process(
 
     call_command("runjobs", "minutely")
     assert redis_client.zcard("asgi:group:room") == 2
-    let_time_pass(redis_client, 1)
+    let_time_pass(redis_client, IDLE_SHOWS_AFTER_SECONDS)
     call_command("runjobs", "minutely")
 
     assert redis_client.zcard("asgi:group:room") == 0

@@ -14,6 +14,7 @@ import redis
 from django.conf import LazySettings
 from prometheus_client.parser import text_string_to_metric_families
 
+from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
 from ops.store.connection.shards import open_layer
 from ops.store.removal.locks import run_lock
 from project.embedded_redis import EmbeddedRedis
@@ -28,6 +29,7 @@ from tests.layer_builders import (
     channels_of,
     dump,
     layer_of,
+    let_time_pass,
     members_of,
     new_process_name,
     suspect_everybody,
@@ -109,6 +111,7 @@ async def test_two_runs_and_what_they_say(redis_client: redis.Redis, start_proce
     assert "0 removed, 2 under suspicion" in first.out
     assert re.search(rf"^{dead.name}\s+suspect\s+2\s+0\s+took no probe", first.out, re.MULTILINE)
 
+    let_time_pass(redis_client, IDLE_SHOWS_AFTER_SECONDS)
     second = await reap("--confirm-after", "0.01")
 
     assert (second.err, second.returncode) == ("", 0)
