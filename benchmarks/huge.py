@@ -125,8 +125,15 @@ def _watched(session: Session, argv: list[str]) -> tuple[Measured, Watch]:
 
 
 def _reap(session: Session, results: Results, shape: Shape, dead: int) -> None:
-    """Two rounds; the second removes them, and is what is noted."""
-    seconds = ("--confirm-after", f"{CONFIRM_AFTER_SECONDS:g}", "--probe-timeout", f"{session.probe_timeout:g}")
+    """Two rounds; the second removes them, and is what is noted. Without a live process, they are known to be gone."""
+    seconds = (
+        "--max-share",
+        "1",
+        "--confirm-after",
+        f"{CONFIRM_AFTER_SECONDS:g}",
+        "--probe-timeout",
+        f"{session.probe_timeout:g}",
+    )
     argv = manage("reap_stale", *seconds, "--format", "json")
     measure(argv, session.server.url)
     measured, watch = _watched(session, argv)

@@ -32,7 +32,7 @@ Data goes to standard output; progress, warnings and errors go to standard error
 | 0 | done, or nothing to do |
 | 1 | could not run, a shard did not answer, or the answer cannot be written; one line on stderr says what to do |
 | 2 | bad usage |
-| 3 | findings: of `channels_doctor`, the silent of `send_heartbeat`, a safety stop, or what `--dry-run` would remove |
+| 3 | findings of `channels_doctor` or `reap_stale`, a safety stop, what `--dry-run` would remove, silent heartbeats |
 | 75 | another run holds the lock |
 | 130, 143 | ended by Ctrl-C, by SIGTERM |
 | 141 | whoever read the output closed the pipe, as `head` does |
@@ -50,7 +50,7 @@ All settings are optional. These are the defaults:
 CHANNELS_OPS = {
     "CONFIRM_AFTER_SECONDS": 60,  # how long a process must stay silent before its members may go
     "PROBE_TIMEOUT_SECONDS": 10,  # how long reap_stale waits for probes
-    "MAX_SHARE": 0.5,  # the share of live processes that may go silent at once without a safety stop
+    "MAX_SHARE": 0.5,  # the share of live processes that may go silent at once without a safety stop; 1: no such stop
     "JOURNAL_SECONDS": 604800,  # how long a run can be undone; at least 60
 }
 ```

@@ -18,6 +18,7 @@ import redis
 from channels_redis.core import RedisChannelLayer
 
 from ops.model.liveness.evidence import ProbesTaken
+from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
 from ops.store.connection.scripts import script
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.probes import probe_processes
@@ -30,6 +31,7 @@ from tests.acceptance.interrupted_command import Interruptible
 from tests.acceptance.memberships import channels, in_redis, of_sockets, process_of, suspects
 from tests.acceptance.reach import assert_all_hear, open_layer_on
 from tests.conftest import CommandResult, RunCommand, StartRedis, StartWorker
+from tests.layer_builders import let_time_pass
 from tests.waiting import until
 
 KINDS: tuple[Kind, ...] = ("uvicorn", "daphne", "uvicorn")
@@ -298,6 +300,7 @@ async def test_members_whose_process_nobody_can_know_stay(
     }
     redis_client.zadd("asgi:group:room.lobby", unknown)
     await reap(*MERCILESS)
+    let_time_pass(redis_client, IDLE_SHOWS_AFTER_SECONDS)
     report = await reap(*MERCILESS)
     assert report["removed"] == len(orphans)
     assert dict(redis_client.zrange("asgi:group:room.lobby", 0, -1, withscores=True)) == unknown

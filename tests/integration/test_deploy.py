@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from ops.management.files import write_reap_metrics
+from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
 from ops.model.runs import ReapReport
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, StartRedis
@@ -173,7 +174,7 @@ class TestCron:
             client.zadd("asgi:group:room", {f"specific.{'d' * 32}!one": time.time()})
             suspecting = run_cron(**demo_project)
             assert client.zcard("asgi:group:room") == 1
-            let_time_pass(client, 1)
+            let_time_pass(client, IDLE_SHOWS_AFTER_SECONDS)
             removing = run_cron(**demo_project)
             assert client.zcard("asgi:group:room") == 0
 

@@ -44,7 +44,8 @@ class Command(OpsCommand):
             type=share,
             default=defaults.max_share,
             metavar="F",
-            help="stop when more than this share of the live processes went silent at once (default: %(default)g)",
+            help="stop when more than this share of the live processes went silent at once (default: %(default)g); 1 "
+            "also switches off the stop for a fleet of which no process was ever seen live",
         )
         parser.add_argument("--history", action="store_true", help="list the runs that can be undone")
         parser.add_argument("--undo", metavar="RUN_ID", help="put back what that run removed, where it is still absent")

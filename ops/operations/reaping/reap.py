@@ -13,7 +13,14 @@ from ops.exceptions import ShardError
 from ops.model.liveness.judge import State
 from ops.model.liveness.judgement import check_came_back
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
-from ops.model.liveness.stops import Absence, absence_after, check_epoch, is_released, voided_by_restart
+from ops.model.liveness.stops import (
+    Absence,
+    absence_after,
+    check_epoch,
+    is_released,
+    release_after_seconds,
+    voided_by_restart,
+)
 from ops.model.liveness.suspicion import (
     MOST_VANISHED,
     Suspicion,
@@ -161,7 +168,10 @@ class _Run:
         return await observe(self._opened, self._options.look, self._progress, self._suspicions)
 
     async def _look_again(self) -> tuple[Observation, ReapPlan]:
-        until = time.monotonic() + self._options.confirm_after_seconds
+        pause = self._options.confirm_after_seconds
+        if self._absence is not None:  # A stop may depend on what the next look finds.
+            pause = release_after_seconds(pause)
+        until = time.monotonic() + pause
         while (left := until - time.monotonic()) > 0:
             self._progress(f"next look in {left:.0f} s", 0, 0)
             await asyncio.sleep(min(1.0, left))
