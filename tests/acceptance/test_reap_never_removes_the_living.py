@@ -37,6 +37,7 @@ from tests.waiting import until
 KINDS: tuple[Kind, ...] = ("uvicorn", "daphne", "uvicorn")
 BOTH = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 MERCILESS = ("--confirm-after", "1", "--probe-timeout", "1")
+NO_STOP = ("--max-share", "1")
 """Two runs in a row that get no answer within a second, and the members go."""
 PATIENT = ("--confirm-after", "0.001", "--probe-timeout", "10")
 """Whoever was silent in the last run and does not answer now goes; there is time to answer even on a busy machine."""
@@ -235,7 +236,7 @@ async def test_a_member_that_joins_again_when_the_verdict_has_been_reached_stays
     async with Interruptible(REDIS_URL=redis_server.url, CHANNELS_PREFIX="office") as commands:
         await commands.run("reap_stale", *HASTY)
         await commands.run_until_stopped(
-            "reap_stale", "--format", "json", *HASTY, words=script("purge_members").sha.decode()
+            "reap_stale", "--format", "json", *HASTY, *NO_STOP, words=script("purge_members").sha.decode()
         )
         worker.thaw()
         await again.send({"type": "join", "group": "north"})
@@ -328,13 +329,13 @@ async def test_while_one_shard_does_not_answer_nothing_is_removed_on_any(
     def present() -> dict[str, set[str]]:
         return {group: members for server in shards for group, members in members_on(server).items()}
 
-    await reap(*MERCILESS, env=settings)
+    await reap(*MERCILESS, *NO_STOP, env=settings)
     if how == "frozen":
         shards[silent].pause()
     else:
         shards[silent].save()
         shards[silent].kill()
-    report = await reap(*MERCILESS, env=settings, exits=(1,))
+    report = await reap(*MERCILESS, *NO_STOP, env=settings, exits=(1,))
     assert (report["complete"], report["removed"]) == (False, 0)
     assert members_on(shards[1 - silent])
     if how == "frozen":
@@ -344,11 +345,11 @@ async def test_while_one_shard_does_not_answer_nothing_is_removed_on_any(
     assert present() == of_sockets(orphans)
 
     # What a restart may have done to living connections needs a confirm time of its own.
-    report = await reap(*MERCILESS, env=settings, exits=(0,) if how == "frozen" else (3,))
+    report = await reap(*MERCILESS, *NO_STOP, env=settings, exits=(0,) if how == "frozen" else (3,))
     if how == "stopped":
         assert report["stopped"].startswith("restart")
         assert present() == of_sockets(orphans)
-        report = await reap(*MERCILESS, env=settings)
+        report = await reap(*MERCILESS, *NO_STOP, env=settings)
     assert report["removed"] == len(orphans)
     assert present() == {}
 
