@@ -37,8 +37,9 @@ from tests.waiting import until
 KINDS: tuple[Kind, ...] = ("uvicorn", "daphne", "uvicorn")
 BOTH = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 MERCILESS = ("--confirm-after", "1", "--probe-timeout", "1")
-NO_STOP = ("--max-share", "1")
 """Two runs in a row that get no answer within a second, and the members go."""
+NO_STOP = ("--max-share", "1")
+"""For those that are known to be gone, or taken for dead on purpose."""
 PATIENT = ("--confirm-after", "0.001", "--probe-timeout", "10")
 """Whoever was silent in the last run and does not answer now goes; there is time to answer even on a busy machine."""
 HASTY = ("--confirm-after", "0.001", "--probe-timeout", "1")
