@@ -18,4 +18,5 @@ if ARGV[1] == '0' then
 else
     redis.call('EXPIRE', KEYS[2], ARGV[1])
 end
-return redis.call('ZCARD', KEYS[2])
+-- Neither a probe (below 0) nor a marker (+inf) is a message.
+return redis.call('ZCOUNT', KEYS[2], '0', '(+inf')
