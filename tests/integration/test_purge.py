@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 
 import msgpack
@@ -263,7 +264,13 @@ async def test_a_key_that_expires_by_itself_may_stay(opened: OpenLayer, redis_cl
     assert await put_aside(opened, key, expiring_too=False) == 1
 
 
-@pytest.mark.parametrize("command", ["SET {} x", "RPUSH {} x", "SADD {} x", "HSET {} x y"])
+async def test_probes_and_markers_are_not_counted_as_messages(opened: OpenLayer, redis_client: redis.Redis) -> None:
+    key = ASGI.inbox("specific.x!")
+    redis_client.zadd(key, {b"probe": -1, b"one": 1, b"marker": math.inf})
+    assert await put_aside(opened, key, expiring_too=True) == 1
+
+
+@pytest.mark.parametrize("command", ["SET {} x", "RPUSH {} x", "SADD {} x", "HSET {} x y", "ZADD {} -1 x +inf y"])
 async def test_a_key_that_holds_no_messages_is_not_set_aside(
     opened: OpenLayer, redis_client: redis.Redis, command: str
 ) -> None:

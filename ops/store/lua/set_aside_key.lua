@@ -12,11 +12,15 @@ end
 if ARGV[2] == '0' and redis.call('TTL', KEYS[1]) >= 0 then
     return 0
 end
+-- Neither a probe (below 0) nor a marker (+inf) is a message.
+local messages = redis.call('ZCOUNT', KEYS[1], '0', '(+inf')
+if messages == 0 then
+    return 0
+end
 redis.call('RENAME', KEYS[1], KEYS[2])
 if ARGV[1] == '0' then
     redis.call('PERSIST', KEYS[2])
 else
     redis.call('EXPIRE', KEYS[2], ARGV[1])
 end
--- Neither a probe (below 0) nor a marker (+inf) is a message.
-return redis.call('ZCOUNT', KEYS[2], '0', '(+inf')
+return messages
