@@ -119,6 +119,7 @@ def table_in_the_document() -> list[list[str]]:
     ]
 
 
+# It writes into the repository what the tests above have seen, so it is a test, and one that is asked for.
 @pytest.mark.skipif(not os.environ.get("WRITE_FINDINGS_TABLE"), reason="writes the table only when asked to")
 def test_the_table_is_written() -> None:
     assert set(ROWS) == set(FAULTS)

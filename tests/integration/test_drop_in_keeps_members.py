@@ -43,13 +43,14 @@ from tests.layer_builders import (
 from tests.waiting import until
 
 DROP_IN_LAYER = "ops.layers.RedisChannelLayer"
+CONSUMING: list[asyncio.Task[None]] = []
+"""What `consume` started; the loop of each test ends its own."""
 
 
 async def consume(layer: RedisChannelLayer, *groups: str) -> str:
     """A channel that somebody waits on, in these groups."""
     channel = await layer.new_channel()
-    # Held by nobody on purpose: a server's consumers end with its loop, and so does this one.
-    asyncio.create_task(consume_forever(layer, channel))  # noqa: RUF006
+    CONSUMING.append(asyncio.create_task(consume_forever(layer, channel)))
     for group in groups:
         await layer.group_add(group, channel)
     await has_a_lease(layer)
@@ -584,6 +585,7 @@ async def test_no_channel_is_discarded_that_is_merely_not_being_received_on(
     layer = make_layer(redis_server, lease_seconds=30)
     await consume(layer)
     pause, go_on = asyncio.Event(), asyncio.Event()
+    receiving: list[asyncio.Task[None]] = []
 
     async def receive_with_time_outs(channel: str) -> None:
         while True:
@@ -602,8 +604,7 @@ async def test_no_channel_is_discarded_that_is_merely_not_being_received_on(
     async def make_and_have_another_receive() -> str:
         channel = await layer.new_channel()
         await layer.group_add("a", channel)
-        # The test is about a task that outlives its maker, so nothing here may hold it.
-        asyncio.create_task(receive_with_time_outs(channel))  # noqa: RUF006
+        receiving.append(asyncio.create_task(receive_with_time_outs(channel)))
         await pause.wait()
         return channel
 
@@ -854,7 +855,6 @@ async def test_a_user_who_may_not_ask_which_server_it_is_has_a_lease_all_the_sam
 # Children
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_is_a_process_of_its_own(redis_server: EmbeddedRedis, redis_client: Any) -> None:
     source = f"""if True:
         import asyncio, os, sys

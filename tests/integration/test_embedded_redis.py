@@ -17,7 +17,7 @@ from project.polling import came_true
 from tests.conftest import REPOSITORY, StartRedis
 
 OWNER = """
-import sys, time
+import sys
 from project.embedded_redis import EmbeddedRedis
 server = EmbeddedRedis().start()
 print(server.pid, server.directory, flush=True)
@@ -26,7 +26,7 @@ if sys.argv[1] == "fail":
 if sys.argv[1] == "frozen":
     server.pause()
 if sys.argv[1] != "end":
-    time.sleep(60)  # the test kills it; if the test dies first, it ends by itself
+    sys.stdin.read()  # the test kills it; if the test dies first, this ends
 """
 
 
@@ -156,6 +156,7 @@ def test_no_server_and_no_folder_outlives_the_process_that_started_it(ending: st
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, ending],
         cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gzip
 import os
+import struct
+import termios
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from ops.exceptions import SourceUnreadable
 from ops.store.disconnects import log_files
 from ops.store.disconnects.log_files import CHUNK_BYTES, LONGEST_LINE_BYTES, read_lines
+from project.polling import came_true
 
 LINES = [b"line %d" % number for number in range(100_000)]
 PLAIN = b"\n".join(LINES)
@@ -22,6 +25,11 @@ PLAIN = b"\n".join(LINES)
 
 async def lines_of(path: Path) -> list[bytes]:
     return [line async for lines in read_lines(str(path)) for line in lines]
+
+
+def unread_bytes(pipe: int) -> int:
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -115,13 +123,13 @@ async def test_a_fifo_that_nobody_writes_to_yet_leaves_the_loop_free(path: Path)
         with path.open("wb") as fifo:
             fifo.write(b"one\ntw")
             fifo.flush()
-            time.sleep(0.05)  # so that the reader most likely sees half a line; no event tells that it has
+            assert came_true(lambda: unread_bytes(fifo.fileno()) == 0, 10), "half a line was not read"
             fifo.write(b"o\n")
         return was_free
 
     writing = asyncio.create_task(asyncio.to_thread(write_once_the_loop_is_free))
     reading = asyncio.create_task(lines_of(path))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # An open that has no writer gives no sign: it is to have begun by then.
     free.set()
     assert await reading == [b"one", b"two"]
     assert await writing, "the loop stood still until there was a writer"

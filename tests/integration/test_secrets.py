@@ -222,7 +222,7 @@ def test_it_is_in_no_process_list_and_in_no_workers_output(
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 assert_kept(Path(f"/proc/{process}/cmdline").read_text())
                 listed += 1
-        time.sleep(0.02)  # between two looks at command lines, which change without an event
+        time.sleep(0.02)  # A command line changes without an event; to look without a pause would hold the commands up.
     for command in commands:
         said, _ = command.communicate()
         assert command.returncode in (0, 3), said

@@ -19,8 +19,8 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
 
     The run deleted the leases of those that it removed: a process that has had one since has put its members back by
     itself, and what is absent there, it has left.
-    All suspicions on the first shard are forgotten, so that what came back gets a whole confirm time
-    of its own. Raises RunNotFound, ShardError, AnotherRunHoldsTheLock.
+    All suspicions on the first shard are forgotten, so that what came back gets a whole confirm time of its own.
+    Raises RunNotFound, ShardError, AnotherRunHoldsTheLock.
     """
     refuse_missing_shards(opened)
     run = await journal.read_run(opened, run_id)

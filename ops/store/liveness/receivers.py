@@ -9,10 +9,20 @@ from ops.store.connection.shards import OpenLayer, Shard
 
 IDLE_SECONDS = 10.0  # BZPOPMIN waits for five
 LEFT_BY_A_LAYER = frozenset(
-    {
-        *("bzpopmin", "zadd", "zpopmin", "eval", "evalsha", "expire"),
-        *("zrem", "zremrangebyscore", "zcount", "zrange", "del", "exec"),
-    }
+    [
+        "bzpopmin",
+        "zadd",
+        "zpopmin",
+        "eval",
+        "evalsha",
+        "expire",
+        "zrem",
+        "zremrangebyscore",
+        "zcount",
+        "zrange",
+        "del",
+        "exec",
+    ]
 )
 """What the connections of a layer were used for last. A process that blocks in the handler of a message has none that
 waits: it has taken the message with one of them, and may have used that one for anything since."""
