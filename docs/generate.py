@@ -35,7 +35,7 @@ Data goes to standard output; progress, warnings and errors go to standard error
 | 3 | findings of `channels_doctor` or `reap_stale`, a safety stop, what `--dry-run` would remove, silent heartbeats |
 | 75 | another run holds the lock |
 | 130, 143 | ended by Ctrl-C, by SIGTERM |
-| 141 | whoever read the output closed the pipe, as `head` does |
+| 141 | the reader of the output closed the pipe, as `head` does |
 
 At Ctrl-C `channels_groups --watch` ends with 0, and whole rounds of `send_heartbeat` with what they found.
 

@@ -1,4 +1,4 @@
-"""Whose members a run may remove, from the verdicts on the processes."""
+"""The plan of a run: from the verdicts on the processes, those that may lose their members."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ops.model.liveness.stops import (
 
 @dataclass(frozen=True, slots=True)
 class ReapPlan:
-    """Whose members to remove, or why nothing may be removed now (``stopped``).
+    """The processes to remove the members of (``dead``), or the reason that nothing goes now (``stopped``).
 
     ``control_failed``: the reaper could not trust its own probes, so nothing that it saw is worth remembering.
     """
@@ -30,7 +30,7 @@ class ReapPlan:
     stopped: str | None = None
     control_failed: bool = False
     waits: bool = False
-    """Whether a later look may decide more: there are suspects, or a stop that ends by itself."""
+    """True if a later look may decide more: there are suspects, or a stop that ends by itself."""
 
 
 def plan_reap(

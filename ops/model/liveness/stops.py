@@ -12,7 +12,7 @@ from ops.model.text import counted, format_seconds, visible
 MISPLACED_SECONDS = 3600.0
 MOST_SHOWN = 3
 IDLE_SHOWS_AFTER_SECONDS = 20.0
-"""A receiver that freezes now is listed as idle for more than ten seconds by then: its BZPOPMIN ends within five."""
+"""A connection whose process freezes now is listed as idle for more than ten seconds by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def check_epoch(judged_in: str, now: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """That a look found no layer's connection standing idle on any shard, and no look since has found one.
+    """A look found no idle connection of a layer on any shard, and no look since has found one.
 
     A frozen, blocked or cut-off process keeps the connections that it had, and they stand idle; a process that was
     killed or stopped has none. ``since``: the first of these looks; ``epoch``: on which servers.
@@ -142,9 +142,9 @@ class Absence:
     epoch: str
 
 
-def absence_after(earlier: Absence | None, idle_receivers: int | None, *, now: Moment, epoch: str) -> Absence | None:
-    """What to remember after a look that counted ``idle_receivers``; None if they could not be counted."""
-    if idle_receivers is None or idle_receivers > 0:
+def absence_after(earlier: Absence | None, idle_connections: int | None, *, now: Moment, epoch: str) -> Absence | None:
+    """The absence to remember after a look that counted ``idle_connections`` (None: they could not be counted)."""
+    if idle_connections is None or idle_connections > 0:
         return None
     if earlier is not None and earlier.epoch == epoch and elapsed_seconds(earlier.since, now) is not None:
         return earlier
@@ -152,7 +152,7 @@ def absence_after(earlier: Absence | None, idle_receivers: int | None, *, now: M
 
 
 def is_released(absence: Absence | None, *, now: Moment, epoch: str, confirm_after_seconds: float) -> bool:
-    """Whether the silence of many has the ordinary cause: they have ended, since no connection of theirs is left."""
+    """True if the silence of many has the ordinary cause: they have ended, since no connection of theirs is left."""
     elapsed = None if absence is None or absence.epoch != epoch else elapsed_seconds(absence.since, now)
     return elapsed is not None and elapsed >= release_after_seconds(confirm_after_seconds)
 
@@ -163,7 +163,7 @@ def release_after_seconds(confirm_after_seconds: float) -> float:
 
 
 def how_it_ends(confirm_after_seconds: float) -> str:
-    """What the message of a stop that ends by itself says of that."""
+    """The end of the message of a stop that ends by itself."""
     after = format_seconds(release_after_seconds(confirm_after_seconds))
     return (
         f"it ends by itself in a run {after} after one that found no connection of a layer idle, if Redis may be asked "

@@ -1,4 +1,4 @@
-"""What an earlier run remembers of a silent process, and what that is worth now."""
+"""Suspicions: the memory that earlier runs have of silent processes, and its worth now."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MOST_VANISHED = 5
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """That reap runs found a process silent.
+    """A process that reap runs found silent.
 
     ``since``: when the first of the looks in a row that found it silent sent its probes; ``renewed``: the latest;
     ``looks``: how many these are. ``epoch``: which run of which Redis servers it was seen on. ``newest_joined_at``: the
@@ -38,7 +38,7 @@ class Suspicion:
 
 @dataclass(frozen=True, slots=True)
 class Signs:
-    """What is known now of a process that an earlier run suspected.
+    """The present signs of a process that an earlier run suspected.
 
     ``newest_joined_at``: its newest join. ``marks``: its markers that are still there, None if they were not counted.
     ``lease_renewed_at``: unix seconds by the first shard's clock, None without a lease.
@@ -51,7 +51,7 @@ class Signs:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """What an earlier suspicion is worth now: the evidence in it, and whether it counts at all.
+    """The worth of an earlier suspicion now: the evidence in it, and whether it counts at all.
 
     It is ``void`` if it does not, ``restarted`` if that is because Redis restarted or failed over since, and
     ``took_marker`` if that is because the process took what was left for it.
@@ -99,7 +99,7 @@ def recall(
 
 
 def _is_between(then: Moment, at: float | None, now: Moment) -> bool:
-    """Whether ``at`` (unix seconds by the first shard's clock) came after ``then``, and not in the future."""
+    """True if ``at`` (unix seconds by the first shard's clock) came after ``then``, and not in the future."""
     return at is not None and then.redis < at <= now.redis + FUTURE_TOLERANCE_SECONDS
 
 
@@ -141,7 +141,7 @@ def suspicions_after(
 
 
 def came_back(suspicions: Mapping[str, Suspicion], processes: Collection[str], marks: Mapping[str, int]) -> set[str]:
-    """Those of the dead ``processes`` whose markers are gone since they were judged. ``marks``: what is left now.
+    """Those of the dead ``processes`` that have lost markers since they were judged. ``marks``: the number left now.
 
     The server may have evicted one, but that cannot be told from a process that came back.
     """
