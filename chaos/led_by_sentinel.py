@@ -15,6 +15,7 @@ from project.polling import came_true
 MASTER_NAME = "led"
 DOWN_AFTER_MS = 4000  # longer than a restart, and than Redis is frozen for
 FAIL_OVER_WITHIN_SECONDS = 60.0
+LOG_LINES = 15
 
 
 class LedBySentinel:
@@ -38,7 +39,8 @@ class LedBySentinel:
                 f"sentinel failover-timeout {MASTER_NAME} 3000\n"
             )
             command = [self.master.binary, str(config), "--sentinel"]
-            process = OwnedProcess(command, log_path=folder / "sentinel.log")
+            self._log = folder / "sentinel.log"
+            process = OwnedProcess(command, log_path=self._log)
             stack.callback(process.kill)
             self._await_replica()
             self._stack = stack.pop_all()
@@ -83,7 +85,8 @@ class LedBySentinel:
                 return False
 
         if not came_true(is_so, FAIL_OVER_WITHIN_SECONDS):
-            raise TimeoutError("Sentinel did not do its part in time")
+            lines = self._log.read_text().splitlines()[-LOG_LINES:]
+            raise TimeoutError("\n".join(["Sentinel did not do its part in time; its log ends with", *lines]))
 
     def _link_of_replica(self) -> str | None:
         with redis.Redis(port=self.sentinel_port) as sentinel:
