@@ -1,7 +1,8 @@
 """A process of the stock layer that writes what it receives: `python -m tests.acceptance.receiving_process`.
 
 Its argument is the configuration of the layer, as JSON. The first line that it writes is the name of its channel, which
-has joined the group "room"; each other line is the text of a message. A message "block" holds it up in its handler.
+has joined the group "room"; each other line is the text of a message. A message "block" holds it up in its handler,
+"count and block" when it has asked Redis something first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ async def receive_all() -> None:
         text = (await layer.receive(channel))["text"]
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
-        if text == "block":
+        if text == "count and block":
+            async with layer.connection(0) as connection:
+                await connection.zcard("asgi:group:room")
+        if text.endswith("block"):
             os.kill(os.getpid(), signal.SIGSTOP)
 
 

@@ -102,8 +102,9 @@ async def test_if_all_froze_right_before_the_first_run_ever_nothing_is_removed(
             await let_the_confirm_time_pass(redis_client)
 
 
+@pytest.mark.parametrize("text", ["block", "count and block"])
 async def test_if_all_block_in_the_handler_of_one_broadcast_nothing_is_removed(
-    redis_server: EmbeddedRedis, redis_client: Any, reap: Reap, tmp_path: Path
+    text: str, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap, tmp_path: Path
 ) -> None:
     """They have taken the message, and so no connection of theirs waits for one."""
     config = {"hosts": [{"address": redis_server.url, "socket_timeout": None}]}
@@ -114,8 +115,8 @@ async def test_if_all_block_in_the_handler_of_one_broadcast_nothing_is_removed(
         joined = channels(in_redis(redis_client))
         assert states(await reap(*OPTIONS)) == {"live": 3}
         async with open_layer_on([redis_server], "asgi") as layer:
-            await layer.group_send("room", {"type": "message", "text": "block"})
-        await until(lambda: all("block" in process.output() for process in fleet))
+            await layer.group_send("room", {"type": "message", "text": text})
+        await until(lambda: all(text in process.output() for process in fleet))
         for _ in range(RUNS_AT_MOST):
             await until(lambda: idle_connections(redis_client) >= len(fleet))
             report = await reap(*OPTIONS, exits=ANYHOW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -239,8 +240,10 @@ async def test_a_stop_ends_when_no_connection_of_a_receiver_has_been_idle_for_th
     if not frozen:
         await fleet[2].die()
     await suspect_everybody(released=False)
+    redis_client.connection_pool.disconnect()  # Its connection would count.
     assert (await run_reap()).stopped
     let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    redis_client.connection_pool.disconnect()
 
     report = await run_reap()
 
@@ -261,6 +264,26 @@ async def test_if_nobody_lives_and_nobody_was_ever_seen_live_it_stops_until_no_r
     assert report.removed == 0
     let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
     assert (await run_reap()).removed == 2
+
+
+async def test_idle_connections_count_that_may_be_of_a_silent_process(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receivers, "IDLE_SECONDS", -1.0)
+    redis_client.connection_pool.disconnect()
+
+    async def count(most_idle_seconds: float) -> int | None:
+        async with open_layer("default") as opened:
+            own = await receivers.read_own_connections(opened)
+            return await receivers.count_idle_connections(opened, own, most_idle_seconds)
+
+    assert await count(math.inf) == 0, "our own"
+    with redis.Redis.from_url(redis_server.url) as any_program, redis.Redis.from_url(redis_server.url, db=5) as other:
+        any_program.zcard("asgi:group:room")
+        other.ping()
+        assert await count(math.inf) == 1, "whatever it sent last; not those of another database"
+        assert await count(60) == 1
+        assert await count(-1) == 0, "it was idle before the silent were seen live"
 
 
 async def test_where_redis_closes_idle_connections_that_there_is_none_proves_nothing(

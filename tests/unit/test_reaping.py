@@ -364,9 +364,10 @@ def test_the_share_of_the_fleet_that_may_go_silent_at_once(
 def test_a_stop_of_a_common_cause_is_released_by_evidence_and_says_how_it_ends() -> None:
     found = plan("ddl", seen_live=["0", "1"])
     assert found.stopped
-    assert "it ends by itself in a run 60 s after one that found no connection of a layer idle" in found.stopped
+    assert "it ends by itself in a run 60 s after one that found no connection to Redis idle" in found.stopped
     assert found.waits
-    assert plan("ddl", seen_live=["0", "1"], released=True) == ReapPlan(frozenset({"0", "1"}))
+    for_long = (SuspectedBefore(60.0, unbroken=True),)
+    assert plan("ddl", for_long, seen_live=["0", "1"], released=True) == ReapPlan(frozenset({"0", "1"}))
 
 
 @pytest.mark.parametrize(
@@ -391,7 +392,10 @@ def test_if_nobody_lives_and_nobody_was_ever_seen_live_nothing_goes(
     assert bool(found.stopped) is stops
     if found.stopped:
         assert found.stopped.startswith("nobody live: ")
-        assert plan(states, seen_live=list(seen_live), max_share=max_share, released=True).stopped is None
+        for seconds, released in ((19.0, False), (20.0, True)):
+            facts = (SuspectedBefore(seconds),)
+            later = plan(states, facts, seen_live=list(seen_live), max_share=max_share, released=True)
+            assert (later.stopped is None) is released, "a process that froze since would not be listed as idle yet"
 
 
 def test_a_lease_that_lapsed_shows_that_its_process_was_seen_live() -> None:

@@ -16,6 +16,7 @@ from ops.model.liveness.stops import (
     check_restart,
     check_share,
     how_it_ends,
+    shows_if_idle,
 )
 
 
@@ -66,6 +67,7 @@ def plan_reap(
     )
     waits = stopped is None and len(silent) > len(dead)
     common_cause = common_cause_of(verdicts, (State.DEAD,), seen_live=seen_live, max_share=max_share)
+    released = released and all(map(shows_if_idle, silent_without_a_word(dead).values()))
     if stopped is None and common_cause is not None and not released:
         stopped = f"{common_cause}; {how_it_ends(confirm_after_seconds)}"
         waits = True
@@ -76,15 +78,19 @@ def common_cause_of(
     verdicts: Mapping[str, Verdict], states: Collection[State], *, seen_live: Collection[str], max_share: float
 ) -> str | None:
     """Why the silence of the processes in ``states`` may have a common cause that is not their death; None if not."""
-    # A process that said itself that it has left is not silent.
-    silent = {
-        process: verdict
-        for process, verdict in _in_states(verdicts, *states).items()
-        if not any(fact.bearing is Bearing.DEATH for fact in verdict.evidence)
-    }
+    silent = silent_without_a_word(_in_states(verdicts, *states))
     return check_share(silent, verdicts, seen_live, max_share) or check_nobody_live(
         silent, verdicts, seen_live, max_share
     )
+
+
+def silent_without_a_word(silent: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Those that have not said themselves that they have left."""
+    return {
+        process: verdict
+        for process, verdict in silent.items()
+        if not any(fact.bearing is Bearing.DEATH for fact in verdict.evidence)
+    }
 
 
 def _in_states(verdicts: Mapping[str, Verdict], *states: State) -> dict[str, Verdict]:

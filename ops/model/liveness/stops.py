@@ -1,9 +1,10 @@
 """The safety stops: why a run may remove nothing now, whatever was judged."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ops.model.liveness.evidence import LeaseLapsed, SeveralKeys, UnreadableMessages
+from ops.model.liveness.evidence import LeaseLapsed, SeveralKeys, SuspectedBefore, UnreadableMessages
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.moments import Moment, elapsed_seconds
 from ops.model.liveness.suspicion import Recall
@@ -13,6 +14,9 @@ MISPLACED_SECONDS = 3600.0
 MOST_SHOWN = 3
 IDLE_SHOWS_AFTER_SECONDS = 20.0
 """A connection whose process freezes now is listed as idle for more than ten seconds by then."""
+
+IDLE_SPARE_SECONDS = 5.0
+"""Servers list whole seconds, and later than the time was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ def check_epoch(judged_in: str, now: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """A look found no idle connection of a layer on any shard, and no look since has found one.
+    """A look found no idle connection that may be of a silent process, and no look since has found one.
 
     A frozen, blocked or cut-off process keeps the connections that it had, and they stand idle; a process that was
     killed or stopped has none. ``since``: the first of these looks; ``epoch``: on which servers.
@@ -162,13 +166,29 @@ def release_after_seconds(confirm_after_seconds: float) -> float:
     return max(confirm_after_seconds, IDLE_SHOWS_AFTER_SECONDS)
 
 
+def shows_if_idle(verdict: Verdict) -> bool:
+    """True if the process has been silent for so long that its connections are listed as idle, if it has any."""
+    return any(
+        isinstance(fact, (SuspectedBefore, LeaseLapsed)) and fact.seconds_ago >= IDLE_SHOWS_AFTER_SECONDS
+        for fact in verdict.evidence
+    )
+
+
+def most_idle_seconds(silent: Collection[str], seen_live: Mapping[str, float], now: float) -> float:
+    """The time within which each of the ``silent`` processes that was seen live has used a connection: it took a probe.
+
+    Infinite if none was seen live. ``seen_live``: process -> when; both by the first shard's clock.
+    """
+    since = max((now - seen_live[process] for process in silent if process in seen_live), default=math.inf)
+    return since + IDLE_SPARE_SECONDS
+
+
 def how_it_ends(confirm_after_seconds: float) -> str:
     """The end of the message of a stop that ends by itself."""
     after = format_seconds(release_after_seconds(confirm_after_seconds))
     return (
-        f"it ends by itself in a run {after} after one that found no connection of a layer idle, if Redis may be asked "
-        f"(CLIENT LIST, and CONFIG GET timeout, which must be 0); if they are known to be gone, run once with "
-        f"--max-share 1"
+        f"it ends by itself in a run {after} after one that found no connection to Redis idle (see docs/safety.md); if "
+        f"they are known to be gone, run once with --max-share 1"
     )
 
 

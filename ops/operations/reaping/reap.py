@@ -18,6 +18,7 @@ from ops.model.liveness.stops import (
     absence_after,
     check_epoch,
     is_released,
+    most_idle_seconds,
     release_after_seconds,
     voided_by_restart,
 )
@@ -39,7 +40,7 @@ from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped
 from ops.store.liveness import suspects
 from ops.store.liveness.markers import count_markers, place_markers
-from ops.store.liveness.receivers import count_idle_connections
+from ops.store.liveness.receivers import Connections, count_idle_connections, read_own_connections
 from ops.store.removal import journal
 from ops.store.removal.judgement import Judgement
 from ops.store.removal.locks import RunLock, run_lock
@@ -128,6 +129,7 @@ class _Run:
         self._clock = time.monotonic()
         self._suspicions: dict[str, Suspicion] = {}
         self._absence: Absence | None = None
+        self._own: Connections | None = None
         self._purged = Purged()
         self._notes: list[str] = []
 
@@ -138,6 +140,7 @@ class _Run:
                 "this Redis user may not run INFO, and without it a restart inside the confirm time cannot be seen; "
                 "add to its ACL: +info"
             )
+        self._own = await read_own_connections(opened)
         if opened.home.problem is None:
             self._suspicions = await suspects.read_suspicions(opened)
         observation = await self._look()
@@ -217,14 +220,16 @@ class _Run:
             await self._remember(observation, seen_live)
         return plan
 
-    async def _look_for_idle_connections(self, observation: Observation, seen_live: Collection[str]) -> None:
+    async def _look_for_idle_connections(self, observation: Observation, seen_live: Mapping[str, float]) -> None:
         """Note whether any stands idle, if a stop may depend on it now or at the next look."""
         silent = (State.DEAD, State.SUSPECT)
         share = self._options.max_share
         if common_cause_of(observation.verdicts, silent, seen_live=seen_live, max_share=share) is None:
             self._absence = None
             return
-        idle = await count_idle_connections(self._opened)
+        silent_processes = [process for process, verdict in observation.verdicts.items() if verdict.state in silent]
+        most = most_idle_seconds(silent_processes, seen_live, await self._opened.home.now())
+        idle = await count_idle_connections(self._opened, self._own, most)
         self._absence = absence_after(self._absence, idle, now=observation.moment, epoch=self._opened.epoch)
 
     async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> None:

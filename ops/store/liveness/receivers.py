@@ -1,4 +1,4 @@
-"""Connections that processes of the layer have, as the servers list them."""
+"""Connections of processes that may stand still, as the servers list them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,42 +8,42 @@ from ops.store.connection.addresses import is_direct
 from ops.store.connection.shards import OpenLayer, Shard
 
 IDLE_SECONDS = 10.0  # BZPOPMIN waits for five
-LEFT_BY_A_LAYER = frozenset(
-    [
-        "bzpopmin",
-        "zadd",
-        "zpopmin",
-        "eval",
-        "evalsha",
-        "expire",
-        "zrem",
-        "zremrangebyscore",
-        "zcount",
-        "zrange",
-        "del",
-        "exec",
-    ]
-)
-"""What the connections of a layer were used for last. A process that blocks in the handler of a message has none that
-waits: it has taken the message with one of them, and may have used that one for anything since."""
+
+Connections = Mapping[int, Any]
+"""Index of a shard -> one connection to it, as the server describes it."""
 
 
-async def count_idle_connections(opened: OpenLayer) -> int | None:
-    """How many connections stand idle whose last command is one that layers send; None if that cannot be known.
+async def read_own_connections(opened: OpenLayer) -> Connections | None:
+    """Our first connection to each shard; None if a server may not be asked. To be called before there are others."""
+    try:
+        return {shard.index: await shard.execute("CLIENT INFO") for shard in opened.answering}
+    except ShardError:
+        return None
 
-    A process that is frozen, blocked or cut off keeps such a connection; one that was killed or stopped has none left.
-    A healthy process that has been quiet may have one as well: then the stop goes on, which is the safe mistake. Behind
-    a proxy the server sees the proxy's connections instead, and cannot tell. Neither can a server that closes idle
-    connections itself (``timeout``), or that does not say whether it does.
+
+async def count_idle_connections(opened: OpenLayer, own: Connections | None, most_idle_seconds: float) -> int | None:
+    """The number of connections that stand idle and may be those of a silent process; None if it cannot be known.
+
+    A process that is frozen, blocked or cut off keeps such a connection, whatever it sent last; one that was killed or
+    stopped has none left. The connection of a healthy process or of another program may count as well: then the stop
+    goes on, which is the safe mistake. Left out: other databases of the server, our own connections (those after
+    ``own``), and what has been idle for longer than ``most_idle_seconds``.
+
+    Behind a proxy the server sees the proxy's connections instead, and cannot tell. Neither can a server that closes
+    idle connections itself (``timeout``), or that does not say whether it does.
     """
+    if own is None:
+        return None
+    idle = 0
     try:
         for shard in opened.answering:
             if not await is_direct(shard) or await _closes_idle_connections(shard):
                 return None
-        listed = [line for shard in opened.answering for line in await shard.execute("CLIENT LIST")]
-    except ShardError:
+            listed = await shard.execute("CLIENT LIST")
+            idle += sum(_may_be_of_the_silent(line, own[shard.index], most_idle_seconds) for line in listed)
+    except (ShardError, KeyError):
         return None
-    return sum(map(_is_idle_of_a_layer, listed))
+    return idle
 
 
 async def _closes_idle_connections(shard: Shard) -> bool:
@@ -52,10 +52,13 @@ async def _closes_idle_connections(shard: Shard) -> bool:
     return list(reply.values()) not in (["0"], [b"0"])
 
 
-def _is_idle_of_a_layer(line: Any) -> bool:
-    if not isinstance(line, Mapping) or str(line.get("cmd", "")).lower() not in LEFT_BY_A_LAYER:
-        return False
+def _may_be_of_the_silent(line: Any, own: Any, most_idle_seconds: float) -> bool:
+    """A line that cannot be understood counts. A connection is in database 0 until it has chosen one."""
     try:
-        return float(line.get("idle", 0)) > IDLE_SECONDS
-    except ValueError:
+        return (
+            int(line["id"]) < int(own["id"])
+            and line["db"] in (own["db"], "0")
+            and IDLE_SECONDS < float(line["idle"]) <= most_idle_seconds
+        )
+    except (TypeError, KeyError, ValueError):
         return True
