@@ -150,7 +150,7 @@ async def test_what_a_run_reaps_is_in_the_log(
     opened = await sockets.open_urls([f"{worker.ws_url}/ws/{number}/" for number in range(5)])
     worker.kill()
     await sockets.await_closed(opened)
-    argv = ("reap_stale", "--wait", "--confirm-after", "1", "--probe-timeout", "1")
+    argv = ("reap_stale", "--wait", "--confirm-after", "1", "--probe-timeout", "1", "--max-share", "1")
     dry = await asyncio.to_thread(run_command, *argv, "--dry-run")
     assert dry.returncode == 3, dry
     with redis.Redis.from_url(redis_server.url) as client:
