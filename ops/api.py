@@ -19,6 +19,7 @@ from asgiref.sync import async_to_sync
 from channels import DEFAULT_CHANNEL_LAYER
 from django.utils.timezone import get_default_timezone
 
+from ops.arguments import checked
 from ops.checks import errors_for
 from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments, LayerError, OpsError, ShardError
@@ -154,6 +155,7 @@ def _sync(twin: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
 # Groups and members
 
 
+@checked
 async def acount(group: str, *, layer: str = DEFAULT_CHANNEL_LAYER) -> int:
     """Members of ``group``; 0 if there is no such group. One command, whatever its size.
 
@@ -165,6 +167,7 @@ async def acount(group: str, *, layer: str = DEFAULT_CHANNEL_LAYER) -> int:
         return await count_group(opened, group)
 
 
+@checked
 async def amembers(
     group: str, *, state: str | None = None, probe: bool = False, layer: str = DEFAULT_CHANNEL_LAYER
 ) -> tuple[Member, ...]:
@@ -179,6 +182,7 @@ async def amembers(
     return tuple(member for one in found.groups for member in one.channels)
 
 
+@checked
 async def agroups(
     match: str | None = None, *, probe: bool = False, layer: str = DEFAULT_CHANNEL_LAYER
 ) -> tuple[Group, ...]:
@@ -191,6 +195,7 @@ async def agroups(
     return tuple(sorted(found.groups, key=lambda group: group.group))
 
 
+@checked
 async def ainspect(
     groups: Sequence[str] = (),
     *,
@@ -220,6 +225,7 @@ async def ainspect(
         return await (await inspect.inspect(opened, options, progress)).collect()
 
 
+@checked
 @asynccontextmanager
 async def stream_groups(
     groups: Sequence[str] = (),
@@ -259,11 +265,6 @@ def _inspect_options(
     from ops.operations.inspect import InspectOptions
     from ops.operations.observe import Look
 
-    if groups and match is not None:
-        raise InvalidArguments("give group names or a glob to match, not both")
-    for state in states:
-        if state not in MEMBER_STATES:
-            raise InvalidArguments(f"{state!a} is not a state; known are {', '.join(MEMBER_STATES)}")
     look = Look.from_settings(
         ops_settings(),
         names=tuple(groups),
@@ -283,6 +284,7 @@ def _refuse_partial(found: Inspection) -> None:
 # Reaping
 
 
+@checked
 async def areap(
     *,
     match: str | None = None,
@@ -316,6 +318,7 @@ async def areap(
         return await reap.reap(opened, options, progress)
 
 
+@checked
 async def aundo(run_id: str, *, layer: str = DEFAULT_CHANNEL_LAYER, progress: Progress = no_progress) -> UndoReport:
     """Put back the members that a run removed, if they are still absent. A second call changes nothing.
 
@@ -327,6 +330,7 @@ async def aundo(run_id: str, *, layer: str = DEFAULT_CHANNEL_LAYER, progress: Pr
         return await undo(opened, run_id, progress)
 
 
+@checked
 async def ahistory(*, layer: str = DEFAULT_CHANNEL_LAYER) -> tuple[RunRecord, ...]:
     """The runs that removed something and can be undone, the latest first."""
     from ops.operations.reaping.undo import read_history
@@ -338,6 +342,7 @@ async def ahistory(*, layer: str = DEFAULT_CHANNEL_LAYER) -> tuple[RunRecord, ..
 # Heartbeats
 
 
+@checked
 async def aheartbeat(
     groups: Sequence[str] = (),
     *,
@@ -361,6 +366,7 @@ async def aheartbeat(
         return run.report
 
 
+@checked
 @asynccontextmanager
 async def heartbeat_rounds(
     groups: Sequence[str] = (),
@@ -380,14 +386,9 @@ async def heartbeat_rounds(
                 …
             run.report  # of all rounds so far
     """
-    from ops.model.heartbeats.message import DEPTHS
     from ops.operations.heartbeats.run import HeartbeatOptions, heartbeats
     from ops.operations.observe import Look
 
-    if groups and match is not None:
-        raise InvalidArguments("give group names or a glob to match, not both")
-    if depth not in DEPTHS:
-        raise InvalidArguments(f"{depth!a} is not a depth; known are {', '.join(DEPTHS)}")
     look = Look.from_settings(ops_settings(), names=tuple(groups), glob=match)
     async with (
         _opened(layer) as opened,
@@ -399,12 +400,15 @@ async def heartbeat_rounds(
 # Diagnosis
 
 
+@checked
 async def adiagnose(*, only: Collection[str] | None = None, layer: str = DEFAULT_CHANNEL_LAYER) -> Diagnosis:
     """Say what is wrong with the layer, as ``manage.py channels_doctor`` does. ``only``: just these ids."""
     from ops.model.doctor.diagnosis import IDS
     from ops.operations.doctor.diagnose import examine, examine_settings
 
     wanted = IDS if only is None else tuple(only)
+    if unknown := [one for one in wanted if one not in IDS]:
+        raise InvalidArguments(f"{unknown[0]!a} is no id of a finding; manage.py channels_doctor --list shows them")
     settings = layer_settings(layer)
     if settings is None:
         make_layer(layer)  # says what is wrong with it
@@ -420,6 +424,7 @@ async def adiagnose(*, only: Collection[str] | None = None, layer: str = DEFAULT
 # Disconnects
 
 
+@checked
 async def areport(
     sources: Sequence[str] = (),
     *,
@@ -441,6 +446,7 @@ async def areport(
         return await report_stream(opened, span, progress)
 
 
+@checked
 async def acleanup(
     sources: Sequence[str] = (),
     *,
@@ -471,6 +477,7 @@ async def acleanup(
         return await clean_up(opened, options, progress)
 
 
+@checked
 async def aemit(
     target: str,
     sources: Sequence[str] = (),

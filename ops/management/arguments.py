@@ -1,59 +1,52 @@
 """argparse ``type=`` functions: a value that cannot be used is a usage error that names its option."""
 
 import argparse
-import math
 import re
 import time
+from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 
 from django.utils.timezone import get_default_timezone
 
-from ops.conf import LONGEST_SECONDS
+from ops.model.values import COUNT, POSITIVE_COUNT, SECONDS, SHARE, SPEED, Kind
 
-LARGEST_COUNT = 10**9
+T = TypeVar("T")
 
 
 def seconds(text: str) -> float:
     """A span in seconds, above 0."""
-    value = _number(text)
-    if not 0 < value <= LONGEST_SECONDS:
-        raise argparse.ArgumentTypeError(f"{text!a} is not a number of seconds above 0 and up to {LONGEST_SECONDS:.0f}")
-    return value
+    return _as(SECONDS, text, float)
 
 
 def share(text: str) -> float:
     """A share, from 0 to 1."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!a} is not a share from 0 to 1")
-    return value
+    return _as(SHARE, text, float)
 
 
 def count(text: str) -> int:
     """A whole number that is not negative."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= LARGEST_COUNT:
-        raise argparse.ArgumentTypeError(f"{text!a} is not a whole number from 0 to {LARGEST_COUNT}")
-    return value
+    return _as(COUNT, text, int)
 
 
 def positive_count(text: str) -> int:
     """A whole number above 0."""
-    value = count(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("0 is too few: give a whole number above 0")
-    return value
+    return _as(POSITIVE_COUNT, text, int)
 
 
-def _number(text: str) -> float:
+def speed(text: str) -> float | None:
+    """How many times faster than it was; None for ``max``."""
+    return None if text == "max" else _as(SPEED, text, float, or_else="max")
+
+
+def _as(kind: Kind, text: str, parse: Callable[[str], T], or_else: str = "") -> T:
     try:
-        value = float(text)
+        value = parse(text)
     except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
+        value = None
+    if value is None or not kind.holds(value):
+        raise argparse.ArgumentTypeError(f"{text!a} is not {kind.words}{or_else and ', nor '}{or_else}")
+    return value
 
 
 _SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -73,13 +66,3 @@ def moment(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text!a} is neither an ISO time such as 2026-11-25T14:00Z nor a span such as 30m, 2h, 7d"
         ) from None
-
-
-def speed(text: str) -> float | None:
-    """How many times faster than it was; None for ``max``."""
-    if text == "max":
-        return None
-    value = _number(text)
-    if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(f"{text!a} is neither a number above 0 nor max")
-    return value

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import inspect
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from asgiref.sync import sync_to_async
 from django.conf import LazySettings
 
 from ops import api
+from ops.arguments import KINDS
 from ops.exceptions import AnotherRunHoldsTheLock, InvalidArguments, LayerError, OpsError, RunNotFound, ShardError
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import NOBODY_LISTENS
@@ -181,17 +183,55 @@ async def test_a_shard_that_does_not_answer_is_said_and_never_passed_over(
     assert (done.complete, done.removed) == (False, 0)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: api.amembers("lobby", state="alive"),
-        lambda: api.ainspect(["lobby"], match="*"),
-        lambda: api.aheartbeat(["lobby"], depth="soul"),
-    ],
-)
-async def test_arguments_that_cannot_be_used_are_refused(call: Any, redis_server: EmbeddedRedis) -> None:
-    with pytest.raises(InvalidArguments):
+NOW = datetime.now(timezone.utc)
+REFUSED: list[tuple[Any, str]] = [
+    (lambda: api.acount(3), "group must be a text, not 3"),
+    (lambda: api.agroups(3), "match must be a text, or None, not 3"),
+    (lambda: api.amembers("lobby", state="alive"), "state must be one of live, suspect, orphan, unknown, or None"),
+    (lambda: api.ainspect("lobby"), "groups must be a list of texts, not 'lobby'"),
+    (lambda: api.ainspect(["lobby"], match="*"), "give group names or a glob to match, not both"),
+    (lambda: api.ainspect(states="live"), "states must be a list of names out of live"),
+    (lambda: api.areap(max_share=2), "max_share must be a share from 0 to 1, or None, not 2"),
+    (lambda: api.areap(max_share="x"), "max_share must be a share from 0 to 1, or None, not 'x'"),
+    (lambda: api.areap(confirm_after_seconds=0), "confirm_after_seconds must be a number of seconds above 0"),
+    (lambda: api.areap(probe_timeout_seconds=float("nan")), "probe_timeout_seconds must be a number of seconds"),
+    (lambda: api.areap(dry_run="no"), "dry_run must be True or False, not 'no'"),
+    (lambda: api.aundo(None), "run_id must be a text, not None"),
+    (lambda: api.aheartbeat(["lobby"], depth="soul"), "depth must be one of process, channel, client, not 'soul'"),
+    (lambda: api.aheartbeat(rate=0), "rate must be a whole number from 1 to"),
+    (lambda: api.adiagnose(only=["nope"]), "'nope' is no id of a finding; manage.py channels_doctor --list"),
+    (lambda: api.areport(since="2h"), "since must be a time in unix seconds, as time.time()"),
+    (lambda: api.areport(until=NOW), "until must be a time in unix seconds, as time.time()"),
+    (lambda: api.acleanup(since=2, until=1), "since is later than until"),
+    (lambda: api.aemit("x", speed=0), "speed must be a number above 0 and up to 1000000, or None, not 0"),
+    (lambda: api.acount("lobby", layer=None), "layer must be a text, not None"),
+]
+
+
+@pytest.mark.parametrize(("call", "said"), REFUSED, ids=[said for _, said in REFUSED])
+async def test_arguments_that_cannot_be_used_are_refused_with_the_reason(
+    call: Any, said: str, redis_client: redis.Redis
+) -> None:
+    before = dump(redis_client)
+    with pytest.raises(InvalidArguments) as refused:
         await call()
+    assert str(refused.value).startswith(said)
+    assert dump(redis_client) == before
+
+
+async def test_streams_refuse_them_when_they_are_called(redis_server: EmbeddedRedis) -> None:
+    with pytest.raises(InvalidArguments, match="groups must be"):
+        api.stream_groups("lobby")
+    with pytest.raises(InvalidArguments, match="timeout_seconds must be"):
+        api.heartbeat_rounds(timeout_seconds=-1)
+
+
+def test_each_argument_of_each_function_is_looked_at() -> None:
+    functions = [
+        getattr(api, name) for name in api.__all__ if inspect.isfunction(getattr(api, name)) and name != "no_progress"
+    ]
+    arguments = {name for function in functions for name in inspect.signature(function).parameters}
+    assert arguments - KINDS.keys() == {"progress"}
 
 
 async def test_settings_that_cannot_be_used_are_refused_before_anything_is_done(

@@ -117,8 +117,8 @@ def _refuse_unable(channel: str, options: EmitOptions) -> None:
 
 def _refuse(target: str, why: str) -> None:
     raise TargetNotAble(
-        f"nothing was sent to {visible(target)}: {why}, and a consumer without it dies of the message; --force sends "
-        f"it all the same"
+        f"nothing was sent to {visible(target)}: {why}, and a consumer without it dies of the message; --force "
+        f"(force=True) sends it all the same"
     )
 
 
