@@ -74,6 +74,7 @@ def without_life_between() -> None:
     """Whatever a process did between two silences, neither a join nor a marker that it took tells of it."""
     from ops.model.liveness.suspicion import Signs, recall
 
+    _put("ops.operations.reaping.reap.came_back", lambda wanted, marks: set())
     _put("ops.operations.observe.recall", lambda suspicion, _, **how: recall(suspicion, Signs(0.0, marks=99), **how))
 
 

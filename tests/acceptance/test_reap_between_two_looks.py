@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ops.store.liveness.markers import MARKERS
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind
@@ -80,7 +81,7 @@ async def test_a_process_that_stalls_at_every_look_and_lives_in_between_keeps_it
 async def test_a_process_that_lives_for_a_moment_while_it_is_probed_keeps_its_members(
     start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
 ) -> None:
-    """It takes one probe and its marker, and stalls again before there is a second probe."""
+    """It takes one probe and its markers, and stalls again before there is a second probe."""
     stalling, dead, live = start_workers("uvicorn", "uvicorn", "daphne")
     living = await sockets.open_many([(stalling, "lobby"), (live, "lobby")])
     orphans = await sockets.open(dead, "lobby", 2)
@@ -93,7 +94,7 @@ async def test_a_process_that_lives_for_a_moment_while_it_is_probed_keeps_its_me
         run = asyncio.create_task(reap(*OPTIONS))
         await until(lambda: redis_client.zcount(inbox, "-inf", "(0"))
         stalling.thaw()
-        while markers(redis_client, living[0]) and not run.done():
+        while markers(redis_client, living[0]) == MARKERS and not run.done():
             pass  # so that it stalls at once
         stalling.freeze()
         report = await run

@@ -33,6 +33,7 @@ from ops.operations.reaping.reap import ReapOptions
 from ops.store.connection.scripts import Script, script
 from ops.store.connection.shards import OpenLayer, open_layer
 from ops.store.liveness import probes
+from ops.store.liveness.markers import MARKERS
 from ops.store.removal import journal
 from tests.conftest import SharedServers
 from tests.layer_builders import ASGI, NoLock, layer_of, let_time_pass, receipts
@@ -214,7 +215,7 @@ class World(RuleBasedStateMachine):
 
     # What the reaper does
 
-    moments = st.sampled_from(["counted", "probed", "judged", "removing"])
+    moments = st.sampled_from(["counted", "probed", "remembering", "judged", "removing"])
     steps = st.sampled_from(["join", "leave", "freeze", "wake", "crash", "reap"])
 
     @rule(steps=st.dictionaries(moments, st.tuples(steps, st.integers(0, 2)), max_size=2))
@@ -403,7 +404,7 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
     server = shared_servers.empty(None)
     virtual, patch = VirtualTime(), pytest.MonkeyPatch()
     real_probe, real_purge, real_send = probes.probe_processes, purge.purge, journal.Purge._send
-    real_call, real_census = probes.call_script, observe.take_census
+    real_call, real_census, real_markers = probes.call_script, observe.take_census, reap.place_markers
 
     async def take_census(*args: Any) -> Any:
         census, notes = await real_census(*args)
@@ -423,6 +424,10 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
             bench.world.take_messages(keys)
         return reply
 
+    async def place_markers(*args: Any) -> Any:
+        await bench.world.comes_between("remembering")
+        return await real_markers(*args)
+
     async def purge_(*args: Any, **options: Any) -> None:
         await bench.world.comes_between("judged")
         await real_purge(*args, **options)
@@ -439,6 +444,7 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
     patch.setattr(observe, "take_census", take_census)
     patch.setattr(observe, "probe_processes", probe_processes)
     patch.setattr(observe, "control_receivers", control_of_the_bench)
+    patch.setattr(reap, "place_markers", place_markers)
     patch.setattr(reap, "purge", purge_)
     patch.setattr(reap, "run_lock", lambda opened: NoLock())
     patch.setattr(journal.Purge, "_send", send)
@@ -522,11 +528,13 @@ def without_a_receipt(patch: pytest.MonkeyPatch) -> None:
 
 def without_regard_to_joins_between_two_silences(patch: pytest.MonkeyPatch) -> None:
     """And to markers, which tell the same."""
-    _with_signs(patch, lambda signs: Signs(0.0, marks=1))
+    _with_signs(patch, lambda signs: Signs(0.0, marks=MARKERS))
+    patch.setattr(reap, "came_back", lambda wanted, marks: set())
 
 
 def without_markers(patch: pytest.MonkeyPatch) -> None:
-    _with_signs(patch, lambda signs: replace(signs, marks=1))
+    _with_signs(patch, lambda signs: replace(signs, marks=MARKERS))
+    patch.setattr(reap, "came_back", lambda wanted, marks: set())
 
 
 def _with_signs(patch: pytest.MonkeyPatch, change: Callable[[Signs], Signs]) -> None:

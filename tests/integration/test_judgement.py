@@ -12,6 +12,7 @@ import pytest
 import redis
 from django.conf import LazySettings
 
+from ops.exceptions import ShardError
 from ops.model.disconnects.record import Disconnect
 from ops.model.liveness import judgement as rule
 from ops.model.runs import ReapReport
@@ -141,6 +142,26 @@ async def test_a_run_whose_evidence_changed_meanwhile_stops_removing(
     assert_stopped_halfway(report, shards, "alive: it took a probe")
     reasons.append(None)
     assert (await run_reap()).removed == 2 * MEMBERS - report.removed
+
+
+async def test_what_was_under_way_when_another_shard_failed_is_counted(
+    shards: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judgement cannot be renewed any more; the answers to what was sent before are on their way."""
+    await suspect_everybody()
+    real, failing = Judgement.holds, [False]
+
+    async def holds(judgement: Judgement) -> bool:
+        if failing[0]:
+            raise ShardError("shard 1 does not answer")
+        return await real(judgement)
+
+    monkeypatch.setattr(Judgement, "holds", holds)
+    after_some_batches(monkeypatch, lambda: failing.insert(0, True))
+    report = await run_reap()
+    assert not report.complete
+    assert 0 < report.removed < 2 * MEMBERS
+    assert sum(present(shards)) == 2 * MEMBERS - report.removed
 
 
 async def test_a_clean_up_that_lost_its_lock_stops_and_the_next_one_completes(

@@ -1,7 +1,7 @@
 """Suspicions: the memory that earlier runs have of silent processes, and its worth now."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from ops.model.liveness.evidence import AliveSince, Evidence, JoinedSince, SuspectedBefore
 from ops.model.liveness.judge import State, Verdict
@@ -62,6 +62,12 @@ class Recall:
     void: bool = False
     restarted: bool = False
     took_marker: bool = False
+
+    @property
+    def marks(self) -> int:
+        """The markers that tell that its process was not alive in between; 0 if none do."""
+        told = any(isinstance(one, SuspectedBefore) and one.unbroken for one in self.evidence)
+        return self.suspicion.marks if told else 0
 
 
 def suspicion_lifetime_seconds(confirm_after_seconds: float) -> float:
@@ -140,13 +146,18 @@ def suspicions_after(
     return after
 
 
-def came_back(suspicions: Mapping[str, Suspicion], processes: Collection[str], marks: Mapping[str, int]) -> set[str]:
-    """Those of the dead ``processes`` that have lost markers since they were judged. ``marks``: the number left now.
+def came_back(wanted: Mapping[str, int], marks: Mapping[str, int]) -> set[str]:
+    """The silent processes that have lost markers since these were counted. ``wanted``: how many each had then;
+    ``marks``: the number left now.
 
     The server may have evicted one, but that cannot be told from a process that came back.
     """
-    known = {process: suspicions[process] for process in processes if process in suspicions}
-    return {process for process, suspicion in known.items() if marks.get(process, 0) < suspicion.marks}
+    return {process for process, number in wanted.items() if marks.get(process, 0) < number}
+
+
+def begun_anew(suspicion: Suspicion) -> Suspicion:
+    """The suspicion of a process that gave a sign of life while it was looked at, and may be silent from now on."""
+    return replace(suspicion, since=suspicion.renewed, looks=1)
 
 
 def always_back(suspicions: Mapping[str, Suspicion]) -> list[str]:

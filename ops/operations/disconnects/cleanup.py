@@ -227,6 +227,7 @@ class _Cleanup:
         journal_seconds = await self._retention.of_receipts(shard, receipts)
         script = journal.Purge(writing, shard, receipts, journal_seconds, self._judgement)
         await script.load()
+        await stack.enter_async_context(script.counting())
         return script
 
     async def _start_run(self) -> tuple[str, Judgement, Retention]:

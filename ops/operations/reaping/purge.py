@@ -108,19 +108,25 @@ class _Removal:
                 script = journal.Purge(writing, shard, receipts, journal_seconds, self._judgement)
                 purged = script.purged
                 await script.load()
-                groups = members = 0
-                async with aclosing(read(shard)) as pages:
-                    async for slices in pages:
-                        for found in slices:
-                            await script.remove(found.key, *_judged_among(found.members, judged))
-                            groups, members = groups + found.last, members + len(found.members)
-                        self._progress("removing", groups, members)
-                        if not await self._judgement.holds():
-                            break
-                await script.finish()
+                async with script.counting():
+                    await self._remove_by(script, read(shard), judged)
         except ShardError as error:
             shard.problem = str(error)
         self._count(purged, processes)
+
+    async def _remove_by(
+        self, script: journal.Purge, reading: AsyncGenerator[list[GroupSlice], None], judged: Mapping[bytes, float]
+    ) -> None:
+        groups = members = 0
+        async with aclosing(reading) as pages:
+            async for slices in pages:
+                for found in slices:
+                    await script.remove(found.key, *_judged_among(found.members, judged))
+                    groups, members = groups + found.last, members + len(found.members)
+                self._progress("removing", groups, members)
+                if not await self._judgement.holds():
+                    break
+        await script.finish()
 
     def _count(self, purged: journal.Purged, processes: Collection[str]) -> None:
         process_of = {encode_name(inbox): p for p in processes for inbox in self._tallies[p].inboxes}

@@ -26,6 +26,7 @@ from ops.model.liveness.suspicion import (
     MOST_VANISHED,
     Suspicion,
     always_back,
+    begun_anew,
     came_back,
     seen_live_after,
     suspicion_lifetime_seconds,
@@ -216,9 +217,8 @@ class _Run:
             epoch=opened.epoch,
             evicted_keys=opened.evicted_keys,
         )
-        if not options.dry_run:
-            await self._remember(observation, seen_live)
-        return plan
+        back = set() if options.dry_run else await self._remember(observation, seen_live)
+        return replace(plan, dead=plan.dead - back)
 
     async def _look_for_idle_connections(self, observation: Observation, seen_live: Mapping[str, float]) -> None:
         """Note whether any stands idle, if a stop may depend on it now or at the next look."""
@@ -232,8 +232,11 @@ class _Run:
         idle = await count_idle_connections(self._opened, self._own, most)
         self._absence = absence_after(self._absence, idle, now=observation.moment, epoch=self._opened.epoch)
 
-    async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> None:
-        """Leave for the next run what it needs: markers for the silent, and what was seen."""
+    async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> set[str]:
+        """Leave for the next run what it needs: markers for the silent, and what was seen.
+
+        Returns who has given a sign of life since its markers were counted.
+        """
         opened = self._opened
         # A process with a lease says by that whether it has been alive, and one that was not asked may not be able to
         # read what it is sent.
@@ -243,13 +246,16 @@ class _Run:
             if process not in observation.leases and suspicion.renewed == observation.moment
         ]
         lifetime = suspicion_lifetime_seconds(self._options.confirm_after_seconds) + MARKER_SPARE_SECONDS
-        marks = await place_markers(opened, observation.inboxes_of(asked), lifetime)
-        self._suspicions.update(
-            (process, replace(self._suspicions[process], marks=marks[process])) for process in asked
-        )
+        placed = await place_markers(opened, observation.inboxes_of(asked), lifetime)
+        told = {process: observation.recalls[process].marks for process in asked if process in observation.recalls}
+        back = self._note_who_came_back(told, placed.before)
+        for process in asked:
+            suspicion = replace(self._suspicions[process], marks=placed.now[process])
+            self._suspicions[process] = begun_anew(suspicion) if process in back else suspicion
         await suspects.record_suspicions(opened, list(self._suspicions.values()))
         await suspects.record_latest_look(opened, observation.moment, self._absence)
         await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
+        return back
 
     async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> str | None:
         """Remove the members of ``dead`` as they were judged, then what else these processes left behind.
@@ -301,11 +307,14 @@ class _Run:
 
     async def _came_back(self, observation: Observation, dead: Collection[str]) -> set[str]:
         """Which of the dead have given a sign of life since they were judged."""
-        marks = await count_markers(self._opened, observation.inboxes_of(dead))
-        back = came_back(self._suspicions, dead, marks)
+        left = {process: self._suspicions[process].marks for process in dead if process in self._suspicions}
+        return self._note_who_came_back(left, await count_markers(self._opened, observation.inboxes_of(left)))
+
+    def _note_who_came_back(self, wanted: Mapping[str, int], marks: Mapping[str, int]) -> set[str]:
+        back = came_back(wanted, marks)
         self._notes.extend(
             f"the marker of process {process} is gone since it was judged: no more of its members go"
-            for process in back
+            for process in sorted(back)
         )
         return back
 

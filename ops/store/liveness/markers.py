@@ -3,8 +3,9 @@
 A marker is a message for no channel, like a probe, but it lies in the process's in-flight key. No sender looks there,
 so it takes no message's place and does not expire with them, and a connection that was waiting when the process froze
 cannot be given it. A process of the stock layer that is alive empties that key each time it waits for a message (the
-clean-up script of ``_brpop_with_clean``), and takes the marker from its inbox without any consumer noticing. So a
-marker that is still there means that its process has not waited for a message since; one that is gone, that it has.
+clean-up script of ``_brpop_with_clean``), and takes the marker from its inbox without any consumer noticing. The one
+that it takes is back in the key until it is acknowledged, so there are two: both still there mean that the process has
+not waited for a message since; one that is gone, that it has.
 
 None are left if the layer encrypts, because a marker could not be read any more when it is taken, and none if an inbox
 holds fewer than SMALLEST_CAPACITY messages, because a marker is in the inbox for a moment when it is taken.
@@ -12,45 +13,62 @@ holds fewer than SMALLEST_CAPACITY messages, because a marker is in the inbox fo
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ops import compat
 from ops.model.keys import MESSAGES_BELOW, MESSAGES_FROM
 from ops.store.connection.scripts import call_script
 from ops.store.connection.shards import OpenLayer
 
+T = TypeVar("T")
+
 SMALLEST_CAPACITY = 20
+MARKERS = 2  # for each inbox and shard
 KEYS_AT_ONCE = 200
 
 Inboxes = Mapping[str, Iterable[str]]
 """Process -> names of its inboxes."""
 
 
-async def place_markers(opened: OpenLayer, inboxes: Inboxes, lifetime_seconds: float) -> Counter[str]:
-    """Leave a marker for each process in each of its inboxes on every shard; returns how many each has now."""
-    placed: Counter[str] = Counter()
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """By process, how many markers it has ``now``, and how many of an earlier look were there ``before`` that."""
+
+    now: Counter[str] = field(default_factory=Counter)
+    before: Counter[str] = field(default_factory=Counter)
+
+
+async def place_markers(opened: OpenLayer, inboxes: Inboxes, lifetime_seconds: float) -> Placed:
+    """Leave markers for each process in each of its inboxes on every shard."""
+    placed = Placed()
     if compat.encrypts(opened.layer):
         return placed
-    wanted = [(process, name) for process, names in inboxes.items() for name in sorted(names)]
-    wanted = [(process, name) for process, name in wanted if opened.layer.get_capacity(name) >= SMALLEST_CAPACITY]
-    marker = opened.layer.serialize({"__asgi_channel__": [], "type": "ops.marker", "id": uuid.uuid4().hex})
+    wanted = [one for one in _by_name(inboxes) if opened.layer.get_capacity(one[1]) >= SMALLEST_CAPACITY]
+    args = [int(lifetime_seconds * 1000), *(_marker(opened) for _ in range(MARKERS))]
     for shard in opened.answering:
-        for start in range(0, len(wanted), KEYS_AT_ONCE):
-            batch = wanted[start : start + KEYS_AT_ONCE]
+        for batch in _in_batches(wanted):
             keys = [opened.keyspace.inflight(name) for _, name in batch]
-            replies = await call_script(shard, "place_markers", keys, [marker, int(lifetime_seconds * 1000)])
-            for (process, _), reply in zip(batch, replies, strict=True):
-                placed[process] += reply
+            replies = await call_script(shard, "place_markers", keys, args)
+            for (process, _), before in zip(batch, replies, strict=True):
+                if before >= 0:
+                    placed.before[process] += before
+                    placed.now[process] += max(before, MARKERS)
     return placed
+
+
+def _marker(opened: OpenLayer) -> bytes:
+    message = {"__asgi_channel__": [], "type": "ops.marker", "id": uuid.uuid4().hex}
+    serialized: bytes = opened.layer.serialize(message)
+    return serialized
 
 
 async def count_markers(opened: OpenLayer, inboxes: Inboxes) -> Counter[str]:
     """How many markers of each process are still there."""
     found: Counter[str] = Counter()
-    wanted = [(process, name) for process, names in inboxes.items() for name in sorted(names)]
     for shard in opened.answering:
-        for start in range(0, len(wanted), KEYS_AT_ONCE):
-            batch = wanted[start : start + KEYS_AT_ONCE]
+        for batch in _in_batches(_by_name(inboxes)):
             commands = [("ZCOUNT", opened.keyspace.inflight(name), "+inf", "+inf") for _, name in batch]
             for (process, _), reply in zip(batch, await shard.pipeline(commands), strict=True):
                 found[process] += reply if isinstance(reply, int) else 0
@@ -59,10 +77,8 @@ async def count_markers(opened: OpenLayer, inboxes: Inboxes) -> Counter[str]:
 
 async def remove_markers(opened: OpenLayer, inboxes: Iterable[str]) -> None:
     """Take the markers of these inboxes away again."""
-    names = sorted(inboxes)
     for shard in opened.answering:
-        for start in range(0, len(names), KEYS_AT_ONCE):
-            batch = names[start : start + KEYS_AT_ONCE]
+        for batch in _in_batches(sorted(inboxes)):
             await shard.pipeline([("ZREMRANGEBYSCORE", opened.keyspace.inflight(n), "+inf", "+inf") for n in batch])
 
 
@@ -71,11 +87,19 @@ async def without_messages(opened: OpenLayer, inboxes: Iterable[str]) -> set[str
     names = sorted(inboxes)
     holding: set[str] = set()
     for shard in opened.answering:
-        for start in range(0, len(names), KEYS_AT_ONCE):
-            batch = names[start : start + KEYS_AT_ONCE]
+        for batch in _in_batches(names):
             keys = [key for name in batch for key in (opened.keyspace.inbox(name), opened.keyspace.inflight(name))]
             replies = await shard.pipeline([("ZCOUNT", key, MESSAGES_FROM, MESSAGES_BELOW) for key in keys])
             for at, name in enumerate(batch):
                 if any(reply for reply in replies[2 * at : 2 * at + 2] if isinstance(reply, int)):
                     holding.add(name)
     return set(names) - holding
+
+
+def _by_name(inboxes: Inboxes) -> list[tuple[str, str]]:
+    return [(process, name) for process, names in inboxes.items() for name in sorted(names)]
+
+
+def _in_batches(wanted: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(wanted), KEYS_AT_ONCE):
+        yield wanted[start : start + KEYS_AT_ONCE]

@@ -11,6 +11,7 @@ import json
 import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,6 +20,7 @@ import hiredis
 import msgpack
 from redis.exceptions import ResponseError
 
+from ops.exceptions import ShardError
 from ops.model.keys import INFLIGHT_SUFFIX, MESSAGES_BELOW, MESSAGES_FROM, decode_name, encode_name, inbox_parts
 from ops.model.liveness.judgement import JUDGEMENT_SECONDS
 from ops.model.runs import RunRecord
@@ -124,22 +126,37 @@ class Purge:
     async def finish(self) -> Purged:
         """Send what is left and wait for every answer."""
         await self._send()
-        while self._under_way:
-            await self._collect(len(self._under_way))
+        await self._settle()
         return self.purged
 
+    @asynccontextmanager
+    async def counting(self) -> AsyncIterator[None]:
+        """Where Redis fails within, what is under way is counted all the same: it was sent, and may have been done."""
+        try:
+            yield
+        except ShardError:
+            await self._settle()
+            raise
+
+    async def _settle(self) -> None:
+        while self._under_way:
+            await self._collect(len(self._under_way))
+
     async def _collect(self, calls: int) -> None:
+        forgotten: list[list[Doomed]] = []
         for reply in await self._wire.replies(calls):
             batch = self._under_way.popleft()
             if _is_forgotten(reply):
-                if await self._judgement.holds():
-                    await self._call(batch, b"EVAL", self._script.source)
+                forgotten.append(batch)
                 continue
             removed, kept = self._checked(reply)
             if removed < 0:
                 self._judgement.refuse()
             else:
                 self.purged.note(batch, kept)
+        for batch in forgotten:
+            if await self._judgement.holds():
+                await self._call(batch, b"EVAL", self._script.source)
 
     def _checked(self, reply: Any) -> Any:
         try:
@@ -206,8 +223,15 @@ async def record_run_started(
 
 
 async def record_run_ended(opened: OpenLayer, run_id: str, summary: Mapping[str, Any]) -> None:
-    """Note what the run did (``removed``, ``processes``, ``set_aside``)."""
-    await opened.home.execute("HSET", opened.keyspace.run(run_id), "ended", json.dumps(dict(summary)))
+    """Note what the run did (``removed``, ``processes``, ``set_aside``). One that did nothing is not listed any more:
+    there is nothing to undo, and it would push others out of the list.
+    """
+    run = opened.keyspace.run(run_id)
+    if summary["removed"] or summary["set_aside"]:
+        await opened.home.execute("HSET", run, "ended", json.dumps(dict(summary)))
+    else:
+        await opened.home.execute("DEL", run)
+        await opened.home.execute("ZREM", opened.keyspace.runs, run_id)
 
 
 async def record_run_undone(opened: OpenLayer, run_id: str, now: float) -> None:

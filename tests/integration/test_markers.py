@@ -1,0 +1,119 @@
+"""Markers in the in-flight keys of silent processes: they tell who was alive in between, whatever the moment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from ops.operations.reaping import reap as reap_module
+from ops.store.connection.shards import open_layer
+from ops.store.liveness.markers import MARKERS, count_markers, place_markers
+from ops.store.removal import journal
+from tests.layer_builders import (
+    ASGI,
+    AppProcess,
+    StartProcess,
+    let_time_pass,
+    members_of,
+    run_reap,
+    suspect_everybody,
+    suspected,
+)
+
+CONFIRM_AFTER_SECONDS = 60.0
+
+
+def taken_and_not_yet_acknowledged(client: redis.Redis, process: AppProcess) -> None:
+    """What a process of the stock layer does that waits for messages: all that is in flight goes to its inbox; then one
+    is taken, and back in flight until it is acknowledged."""
+    found = client.zrange(process.inflight_key, 0, -1)
+    assert client.zrem(process.inflight_key, *found) == MARKERS
+    client.zadd(process.inflight_key, {found[0]: math.inf})
+
+
+def all_taken(client: redis.Redis, process: AppProcess) -> None:
+    client.delete(process.inflight_key)
+
+
+@pytest.fixture
+async def stalling(redis_client: redis.Redis, start_process: StartProcess) -> AppProcess:
+    """It was silent at a look a confirm time ago."""
+    process = await start_process("room", count=3)
+    await run_reap()
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    assert redis_client.zcount(process.inflight_key, "+inf", "+inf") == MARKERS
+    return process
+
+
+async def test_a_process_that_has_just_taken_a_marker_was_alive(
+    redis_client: redis.Redis, stalling: AppProcess
+) -> None:
+    taken_and_not_yet_acknowledged(redis_client, stalling)
+    report = await run_reap()
+    assert [(one.process, one.state) for one in report.processes] == [(stalling.name, "suspect")]
+    assert (report.removed, len(members_of(redis_client, "room"))) == (0, 3)
+
+
+@pytest.mark.parametrize("take", [taken_and_not_yet_acknowledged, all_taken])
+async def test_a_sign_of_life_between_counting_and_leaving_markers_is_seen(
+    redis_client: redis.Redis,
+    stalling: AppProcess,
+    take: Callable[[redis.Redis, AppProcess], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = reap_module.place_markers
+
+    async def place_after(*args: Any) -> Any:
+        take(redis_client, stalling)
+        return await real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reap_module, "place_markers", place_after)
+        report = await run_reap()
+    assert report.removed == 0
+    assert any("is gone since it was judged" in note for note in report.notes)
+    # Its silence begins again there, and the confirm time with it.
+    assert suspected(redis_client) == {stalling.name}
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS - 5)
+    assert (await run_reap()).removed == 0
+    let_time_pass(redis_client, 6)
+    assert (await run_reap()).removed == 3
+
+
+async def test_markers_are_filled_up_and_counted_key_by_key(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """Those that an earlier version left, one a key, stay and count."""
+    fresh, marked, full = [await start_process("room") for _ in range(3)]
+    redis_client.zadd(marked.inflight_key, {b"one": math.inf, b"a message": 1.0})
+    other = "specific.another!"
+    redis_client.set(ASGI.inflight(other), "no in-flight key")
+    inboxes = {one.name: [one.inbox] for one in (fresh, marked, full)} | {"another": [other]}
+    async with open_layer("default") as opened:
+        await place_markers(opened, {full.name: [full.inbox]}, 60)
+        placed = await place_markers(opened, inboxes, 60)
+        assert placed.before == {fresh.name: 0, marked.name: 1, full.name: MARKERS}
+        assert placed.now == dict.fromkeys((fresh.name, marked.name, full.name), MARKERS)
+        assert +await count_markers(opened, inboxes) == placed.now
+    assert redis_client.ttl(fresh.inflight_key) == 60
+    assert redis_client.ttl(marked.inflight_key) == -1, "it holds a message"
+    assert redis_client.get(ASGI.inflight(other)) == b"no in-flight key"
+
+
+async def test_runs_that_removed_nothing_do_not_push_others_out_of_the_history(
+    redis_client: redis.Redis, start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "RUNS_KEPT", 2)
+    await start_process("room")
+    await suspect_everybody()
+    removing = await run_reap()
+    await start_process("lobby")
+    await suspect_everybody()
+    for _ in range(3):
+        assert (await run_reap(glob="nothing*")).removed == 0
+    assert redis_client.zrange(ASGI.runs, 0, -1) == [removing.run_id.encode()]
+    assert [ASGI.run(removing.run_id)] == redis_client.keys(ASGI.run("*"))
