@@ -12,7 +12,7 @@ from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox
 from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken, ProbeWithheld
 from ops.model.liveness.judge import Policy, Verdict, judge
 from ops.model.liveness.lease import Lease, lease_evidence
-from ops.model.liveness.moments import Moment, clock_step_seconds
+from ops.model.liveness.moments import Moment, even_seconds, stepped_at
 from ops.model.liveness.stops import Absence, Control, MisplacedGroup
 from ops.model.liveness.suspicion import Recall, Signs, Suspicion, recall
 from ops.model.settings import DEFAULTS, OpsSettings
@@ -57,7 +57,8 @@ def options_from(settings: OpsSettings, options: type[Any], chosen: Mapping[str,
 @dataclass(slots=True)
 class Observation:
     """What one look found. ``moment``: when the probes were sent, by the first shard that answers; without one, by this
-    host. ``latest_look`` and ``absence``: what earlier runs knew of clocks and idle receivers."""
+    host. ``stepped_at``: which look was the latest to find Redis' clock set forward; ``absence``: what earlier runs
+    knew of idle receivers."""
 
     moment: Moment
     census: Census
@@ -66,6 +67,7 @@ class Observation:
     controls: list[Control] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stepped_at: Moment | None = None
     absence: Absence | None = None
 
     @property
@@ -114,7 +116,7 @@ async def observe(
     began = time.monotonic()
     if opened.complete and not opened.epoch:
         notes.append("what earlier runs suspected cannot count where INFO is refused; add to the user's ACL: +info")
-    clock_step_seconds = await _read_what_is_known(opened, observation)
+    await _read_what_is_known(opened, observation)
     probed = await _probe(opened, look, census, observation) if look.probe else {}
     # A process that is silent now was silent until now, all through the wait for its probes.
     until = observation.now + time.monotonic() - began
@@ -124,7 +126,7 @@ async def observe(
     for process in census.processes:
         facts: list[Evidence] = []
         if process in observation.leases:
-            facts.extend(_evidence_of_lease(opened, observation, process, until, clock_step_seconds))
+            facts.extend(_evidence_of_lease(opened, observation, process, until))
         if process in probed:
             facts.append(probed[process])
         elif not facts or not look.probe:
@@ -224,13 +226,13 @@ def _scan_notes(opened: OpenLayer, notes: list[ScanNotes]) -> list[str]:
     return [f"{len(wrong)} group {keys} something else and cannot be read, '{visible(wrong[0])}' among them"]
 
 
-async def _read_what_is_known(opened: OpenLayer, observation: Observation) -> float:
-    """Read the leases, and what the latest look left; returns by how much Redis' clock was set forward since."""
+async def _read_what_is_known(opened: OpenLayer, observation: Observation) -> None:
+    """Read the leases, and what the latest look left."""
     if opened.home.problem is not None:
-        return 0.0
+        return
     observation.leases = await read_leases(opened.home, opened.keyspace, observation.census.processes)
     latest, observation.absence = await read_latest_look(opened, observation.moment.boot_id)
-    return clock_step_seconds(latest, observation.moment)
+    observation.stepped_at = stepped_at(latest, observation.moment)
 
 
 async def _recall(
@@ -264,9 +266,7 @@ async def _recall(
     }
 
 
-def _evidence_of_lease(
-    opened: OpenLayer, observation: Observation, process: str, until: float, clock_step_seconds: float
-) -> tuple[Evidence, ...]:
+def _evidence_of_lease(opened: OpenLayer, observation: Observation, process: str, until: float) -> tuple[Evidence, ...]:
     home = opened.home.identity
     return lease_evidence(
         observation.leases[process],
@@ -274,7 +274,7 @@ def _evidence_of_lease(
         until=until,
         server_run=home.run_id,
         server_uptime_seconds=home.uptime_seconds,
-        clock_step_seconds=clock_step_seconds,
+        even_seconds=even_seconds(observation.stepped_at, observation.moment) + until - observation.now,
     )
 
 

@@ -23,6 +23,8 @@ from tests.layer_builders import (
 from tests.waiting import until
 
 DAY = 86400.0
+CONFIRM_SHORTLY = 10.0
+SHORTLY = {"confirm_after_seconds": CONFIRM_SHORTLY, "probe_timeout_seconds": 0.5}
 
 
 def let_lease_say(client: redis.Redis, process: AppProcess, renewed_seconds_ago: float) -> None:
@@ -64,6 +66,24 @@ async def test_a_step_of_redis_clock_lets_no_lease_lapse(
     let_lease_say(redis_client, stalled, renewed_seconds_ago=124)
 
     assert (await run_reap(confirm_after_seconds=5.0)).removed == (0 if was_set else 1)
+
+
+async def test_nor_do_the_runs_after_the_one_that_saw_the_step_take_it_for_silence(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """A process that stands still for two seconds, in which three runs look at it, and the clock is set once."""
+    await start_process("lobby", live=True)
+    stalled = await start_process("room")
+    # No lease has lapsed for longer than its server is up.
+    await until(lambda: redis_client.info("server")["uptime_in_seconds"] >= CONFIRM_SHORTLY)
+    let_lease_say(redis_client, stalled, renewed_seconds_ago=4)
+    await run_reap(**SHORTLY)
+    let_time_pass(redis_client, 124, boots=False)
+    let_lease_say(redis_client, stalled, renewed_seconds_ago=128)
+
+    assert [(await run_reap(**SHORTLY)).removed for _ in range(2)] == [0, 0]
+    let_time_pass(redis_client, CONFIRM_SHORTLY)
+    assert (await run_reap(**SHORTLY)).removed == 1, "what is dead goes when the time is really over"
 
 
 # Redis' clock was ahead, and is set right

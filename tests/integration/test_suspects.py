@@ -10,7 +10,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ops.model.liveness.moments import Moment
+from ops.model.liveness.moments import LatestLook, Moment
 from ops.model.liveness.stops import Absence
 from ops.model.liveness.suspicion import Suspicion
 from ops.store.connection.shards import open_layer
@@ -116,8 +116,8 @@ async def test_a_damaged_suspicion_counts_as_none(redis_server: EmbeddedRedis, s
                 assert math.isfinite(suspicion.renewed.boot_seconds)
                 assert not math.isnan(suspicion.newest_joined_at)
                 assert isinstance(suspicion.epoch, str)
-            for moment in await read_latest_look(opened, "b"):
-                assert moment is None or isinstance(moment, (Moment, Absence))
+            for found in await read_latest_look(opened, "b"):
+                assert found is None or isinstance(found, (LatestLook, Absence))
             assert all(math.isfinite(when) for when in (await read_seen_live(opened)).values())
 
 

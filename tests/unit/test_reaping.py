@@ -23,7 +23,7 @@ from ops.model.liveness.evidence import (
 )
 from ops.model.liveness.judge import Policy, State, Verdict, judge
 from ops.model.liveness.judgement import JUDGEMENT_SECONDS, RENEW_AFTER_SECONDS, check_renewal, is_due
-from ops.model.liveness.moments import Moment, clock_step_seconds, elapsed_seconds
+from ops.model.liveness.moments import LatestLook, Moment, clock_step_seconds, elapsed_seconds, even_seconds, stepped_at
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
 from ops.model.liveness.readability import Unreadable
 from ops.model.liveness.stops import Absence, Control, MisplacedGroup, absence_after, is_released
@@ -84,13 +84,23 @@ def test_time_between_runs_is_the_shorter_of_two_clocks_and_never_comes_from_the
         (Moment(100.0, "a", 1.0), Moment(160.5, "a", 61.0), 0.0),
         (Moment(100.0, "a", 1.0), Moment(40.0, "a", 61.0), 0.0),
         (Moment(100.0, "b", 1.0), Moment(280.0, "a", 61.0), 0.0),
-        (None, Moment(280.0, "a", 61.0), 0.0),
     ],
 )
-def test_a_step_of_redis_clock_is_seen_from_the_host_that_looked_before(
-    then: Moment | None, now: Moment, step: float
-) -> None:
+def test_a_step_of_redis_clock_is_seen_from_the_host_that_looked_before(then: Moment, now: Moment, step: float) -> None:
     assert clock_step_seconds(then, now) == step
+    assert stepped_at(LatestLook(then), now) == (now if step else None)
+
+
+def test_a_step_of_redis_clock_is_remembered_by_the_looks_after_it() -> None:
+    step = Moment(280.0, "a", 61.0)
+    assert stepped_at(LatestLook(Moment(285.0, "a", 66.0), step), Moment(290.0, "a", 71.0)) == step
+    assert stepped_at(None, step) is None
+
+
+def test_how_long_the_clock_has_been_even_is_told_by_the_boot_clock_also_when_it_was_set_right_again() -> None:
+    step = Moment(86400.0, "a", 61.0)
+    assert even_seconds(step, Moment(70.0, "a", 131.0)) == 70.0
+    assert even_seconds(None, step) == math.inf
 
 
 # What an earlier suspicion is worth

@@ -1,5 +1,6 @@
 """The lease of a process, and what it says of its holder's life."""
 
+import math
 from dataclasses import dataclass
 
 from ops.model.liveness.evidence import Evidence, LeaseEnded, LeaseFresh, LeaseLapsed
@@ -45,14 +46,14 @@ def lease_evidence(
     until: float,
     server_run: str,
     server_uptime_seconds: float,
-    clock_step_seconds: float = 0.0,
+    even_seconds: float = math.inf,
 ) -> tuple[Evidence, ...]:
     """What the lease says. Times are unix seconds by the clock of the lease's shard.
 
     ``now``: when it was decided which processes to probe. A process that was not probed, for a lease that was fresh
     then, has not been silent. ``until``: when the probes had been waited for. ``server_run`` and
-    ``server_uptime_seconds`` are those of the lease's shard. ``clock_step_seconds``: by how much its clock was set
-    forward since the last run; a lease cannot have lapsed by that.
+    ``server_uptime_seconds`` are those of the lease's shard. ``even_seconds``: for how long its clock has
+    not been set forward, as far as runs can tell; what a lease that is older says of a lapse may be that step.
     """
     holder = f"{visible(lease.host)} pid {visible(lease.pid)}"
     if lease.ended:
@@ -67,5 +68,5 @@ def lease_evidence(
         # From the future: the clock was ahead when it was renewed, and nobody knows how long ago that was.
         return ()
     # While Redis was down no lease could be renewed.
-    lapsed = min(until - silent_since - clock_step_seconds, server_uptime_seconds)
+    lapsed = min(until - silent_since, server_uptime_seconds, even_seconds)
     return (LeaseLapsed(lapsed, holder),) if lapsed > 0 else ()

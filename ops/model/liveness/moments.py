@@ -3,6 +3,7 @@
 No single clock is trusted between runs: Redis' clock can be set, and the boot clock of a host is known only there.
 """
 
+import math
 from dataclasses import dataclass
 
 FUTURE_TOLERANCE_SECONDS = 5.0
@@ -29,9 +30,29 @@ def elapsed_seconds(then: Moment, now: Moment) -> float | None:
     return None if elapsed < -FUTURE_TOLERANCE_SECONDS else max(0.0, elapsed)
 
 
-def clock_step_seconds(then: Moment | None, now: Moment) -> float:
+@dataclass(frozen=True, slots=True)
+class LatestLook:
+    """When a host last looked, and which of its looks was the latest to find Redis' clock set forward, if any was."""
+
+    at: Moment
+    stepped_at: Moment | None = None
+
+
+def stepped_at(latest: LatestLook | None, now: Moment) -> Moment | None:
+    """Which look, this one included, is the latest to find Redis' clock set forward since the look before it."""
+    if latest is None:
+        return None
+    return now if clock_step_seconds(latest.at, now) else latest.stepped_at
+
+
+def even_seconds(stepped: Moment | None, now: Moment) -> float:
+    """For how long Redis' clock has not been set forward, as far as this host's looks can tell, by its boot clock."""
+    return math.inf if stepped is None else max(0.0, now.boot_seconds - stepped.boot_seconds)
+
+
+def clock_step_seconds(then: Moment, now: Moment) -> float:
     """By how much Redis' clock was set forward between the two, as far as this host's boot clock can tell; 0 if not."""
-    if then is None or not then.boot_id or then.boot_id != now.boot_id:
+    if not then.boot_id or then.boot_id != now.boot_id:
         return 0.0
     step = (now.redis - then.redis) - (now.boot_seconds - then.boot_seconds)
     return step if step > FUTURE_TOLERANCE_SECONDS else 0.0

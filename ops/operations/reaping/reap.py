@@ -12,6 +12,7 @@ from typing import Any
 from ops.exceptions import ShardError
 from ops.model.liveness.judge import State
 from ops.model.liveness.judgement import check_came_back
+from ops.model.liveness.moments import LatestLook
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
 from ops.model.liveness.stops import (
     Absence,
@@ -253,7 +254,7 @@ class _Run:
             suspicion = replace(self._suspicions[process], marks=placed.now[process])
             self._suspicions[process] = begun_anew(suspicion) if process in back else suspicion
         await suspects.record_suspicions(opened, list(self._suspicions.values()))
-        await suspects.record_latest_look(opened, observation.moment, self._absence)
+        await suspects.record_latest_look(opened, LatestLook(observation.moment, observation.stepped_at), self._absence)
         await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
         return back
 

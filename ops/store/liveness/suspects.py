@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ops.model.keys import decode_name, encode_name
-from ops.model.liveness.moments import Moment
+from ops.model.liveness.moments import LatestLook, Moment
 from ops.model.liveness.stops import Absence
 from ops.model.liveness.suspicion import Suspicion
 from ops.store.connection.shards import OpenLayer
@@ -102,21 +102,24 @@ def _json_object(raw: bytes | None) -> dict[str, Any]:
 _ABSENCE = b"absence"
 
 
-async def read_latest_look(opened: OpenLayer, boot_id: str) -> tuple[Moment | None, Absence | None]:
-    """When this host last looked, and since when no receiver's connection has been idle."""
+async def read_latest_look(opened: OpenLayer, boot_id: str) -> tuple[LatestLook | None, Absence | None]:
+    """What this host's latest look saw of Redis' clock, and since when no receiver's connection has been idle."""
     key = opened.keyspace.looks
     moment, absence = await opened.home.execute("HMGET", key, _clock_field(boot_id), _ABSENCE)
     found = _json_object(absence)
     since, epoch = _moment(found, "since"), found.get("epoch")
     seen = Absence(since, epoch) if since is not None and isinstance(epoch, str) else None
-    return _moment(_json_object(moment), "at"), seen
+    stored = _json_object(moment)
+    at = _moment(stored, "at")
+    return (None if at is None else LatestLook(at, _moment(stored, "stepped_at"))), seen
 
 
-async def record_latest_look(opened: OpenLayer, now: Moment, absence: Absence | None) -> None:
+async def record_latest_look(opened: OpenLayer, look: LatestLook, absence: Absence | None) -> None:
     key = opened.keyspace.looks
     pipe = opened.home.client.pipeline(transaction=True)
-    if now.boot_id:
-        pipe.hset(key, _clock_field(now.boot_id), json.dumps(_moment_fields("at", now)))
+    if look.at.boot_id:
+        stepped = {} if look.stepped_at is None else _moment_fields("stepped_at", look.stepped_at)
+        pipe.hset(key, _clock_field(look.at.boot_id), json.dumps(_moment_fields("at", look.at) | stepped))
     seen = {} if absence is None else _moment_fields("since", absence.since) | {"epoch": absence.epoch}
     pipe.hset(key, _ABSENCE, json.dumps(seen))
     pipe.expire(key, MEMORY_SECONDS)
