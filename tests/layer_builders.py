@@ -23,7 +23,7 @@ from channels_redis.core import RedisChannelLayer
 from ops.layers import RedisChannelLayer as DropInLayer
 from ops.model.disconnects.record import Disconnect
 from ops.model.keys import Keyspace
-from ops.model.liveness.moments import LatestLook, Moment
+from ops.model.liveness.moments import Moment, look_after
 from ops.model.liveness.stops import Absence
 from ops.model.liveness.suspicion import Suspicion
 from ops.model.runs import ReapReport
@@ -153,7 +153,7 @@ def let_time_pass(client: redis.Redis, seconds: float, keyspace: Keyspace = ASGI
     for key in (keyspace.suspects, keyspace.looks):
         for field, raw in client.hgetall(key).items():
             entry = json.loads(raw)
-            for name in ("since", "renewed_at", "at", "stepped_at"):
+            for name in ("since", "renewed_at", "at", "stepped_at", "epoch_at"):
                 if name in entry:
                     entry[name] -= seconds
                     entry[f"{name}_boot"][1] -= seconds * boots
@@ -197,7 +197,9 @@ async def suspect_everybody(alias: str = "default", *, released: bool = True) ->
             for process, newest in observation.newest_joins.items()
         ]
         await record_suspicions(opened, suspicions)
-        await record_latest_look(opened, LatestLook(since), Absence(since, opened.epoch) if released else None)
+        await record_latest_look(
+            opened, look_after(None, since, opened.epoch), Absence(since, opened.epoch) if released else None
+        )
 
 
 class NoLock:

@@ -12,7 +12,7 @@ from ops.model.groups import Group, Inspection, Member, Process, StateCounts
 from ops.model.keys import Inbox, decode_name, inbox_of, inbox_part, inbox_parts
 from ops.model.liveness.evidence import AppearedMeanwhile, NoProcessInName
 from ops.model.liveness.judge import MEMBER_STATES, State, Verdict
-from ops.model.liveness.moments import Moment
+from ops.model.liveness.moments import Moment, look_after
 from ops.operations.observe import Look, Observation, observe, selection_on
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer, Shard
@@ -239,7 +239,7 @@ async def _inspect_pubsub(opened: OpenLayer, options: InspectOptions) -> Inspect
             groups[name] = Group(name, shard.index, StateCounts(live=subscribers), None)
 
     await asyncio.gather(*(read(shard) for shard in opened.answering))
-    begun = _begin(opened, Observation(Moment(taken_at), Census(), {}, {}, notes=[PUBSUB_NOTE]))
+    begun = _begin(opened, Observation(look_after(None, Moment(taken_at), ""), Census(), {}, {}, notes=[PUBSUB_NOTE]))
     return replace(
         begun,
         # The layer alone knows on which shard a group would be.

@@ -12,7 +12,7 @@ from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox
 from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken, ProbeWithheld
 from ops.model.liveness.judge import Policy, Verdict, judge
 from ops.model.liveness.lease import Lease, lease_evidence
-from ops.model.liveness.moments import Moment, even_seconds, stepped_at
+from ops.model.liveness.moments import LatestLook, Moment, look_after
 from ops.model.liveness.stops import Absence, Control, MisplacedGroup
 from ops.model.liveness.suspicion import Recall, Signs, Suspicion, recall
 from ops.model.settings import DEFAULTS, OpsSettings
@@ -57,18 +57,21 @@ def options_from(settings: OpsSettings, options: type[Any], chosen: Mapping[str,
 @dataclass(slots=True)
 class Observation:
     """What one look found. ``moment``: when the probes were sent, by the first shard that answers; without one, by this
-    host. ``stepped_at``: which look was the latest to find Redis' clock set forward; ``absence``: what earlier runs
-    knew of idle receivers."""
+    host. ``this_look``: what it tells of the servers, with those before it; ``absence``: what earlier runs knew of idle
+    receivers."""
 
-    moment: Moment
+    this_look: LatestLook
     census: Census
     verdicts: dict[str, Verdict]
     recalls: dict[str, Recall]
     controls: list[Control] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    stepped_at: Moment | None = None
     absence: Absence | None = None
+
+    @property
+    def moment(self) -> Moment:
+        return self.this_look.at
 
     @property
     def now(self) -> float:
@@ -111,8 +114,9 @@ async def observe(
     look = replace(look, scores=look.scores or (look.probe and bool(suspicions)))
     census, notes = await take_census(opened, look, progress)
     if not opened.answering:
-        return Observation(Moment(time.time()), census, {}, {}, notes=notes)
-    observation = Observation(await read_moment(opened), census, {}, {}, notes=notes)
+        return Observation(look_after(None, Moment(time.time()), ""), census, {}, {}, notes=notes)
+    this_look = look_after(None, await read_moment(opened), opened.epoch)
+    observation = Observation(this_look, census, {}, {}, notes=notes)
     began = time.monotonic()
     if opened.complete and not opened.epoch:
         notes.append("what earlier runs suspected cannot count where INFO is refused; add to the user's ACL: +info")
@@ -232,7 +236,7 @@ async def _read_what_is_known(opened: OpenLayer, observation: Observation) -> No
         return
     observation.leases = await read_leases(opened.home, opened.keyspace, observation.census.processes)
     latest, observation.absence = await read_latest_look(opened, observation.moment.boot_id)
-    observation.stepped_at = stepped_at(latest, observation.moment)
+    observation.this_look = look_after(latest, observation.moment, opened.epoch)
 
 
 async def _recall(
@@ -274,7 +278,7 @@ def _evidence_of_lease(opened: OpenLayer, observation: Observation, process: str
         until=until,
         server_run=home.run_id,
         server_uptime_seconds=home.uptime_seconds,
-        even_seconds=even_seconds(observation.stepped_at, observation.moment) + until - observation.now,
+        even_seconds=observation.this_look.even_seconds + until - observation.now,
     )
 
 

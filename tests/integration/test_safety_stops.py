@@ -12,6 +12,7 @@ import redis
 from django.conf import LazySettings
 
 from ops.exceptions import OpsError, ShardError
+from ops.model.liveness.stops import LastUse
 from ops.model.runs import ReapReport
 from ops.operations.reaping import reap as reap_module
 from ops.operations.reaping.reap import ReapOptions, reap
@@ -272,18 +273,19 @@ async def test_idle_connections_count_that_may_be_of_a_silent_process(
     monkeypatch.setattr(receivers, "IDLE_SECONDS", -1.0)
     redis_client.connection_pool.disconnect()
 
-    async def count(most_idle_seconds: float) -> int | None:
+    async def count(*, silent_ago: float = 0.0, connected_ago: float = 0.0) -> int | None:
+        uses = [LastUse(math.inf, silent_ago, connected_ago)]
         async with open_layer("default") as opened:
             own = await receivers.read_own_connections(opened)
-            return await receivers.count_idle_connections(opened, own, most_idle_seconds)
+            return await receivers.count_idle_connections(opened, own, uses)
 
-    assert await count(math.inf) == 0, "our own"
+    assert await count() == 0, "our own"
     with redis.Redis.from_url(redis_server.url) as any_program, redis.Redis.from_url(redis_server.url, db=5) as other:
         any_program.zcard("asgi:group:room")
         other.ping()
-        assert await count(math.inf) == 1, "whatever it sent last; not those of another database"
-        assert await count(60) == 1
-        assert await count(-1) == 0, "it was idle before the silent were seen live"
+        assert await count() == 1, "whatever it sent last; not those of another database"
+        assert await count(silent_ago=60) == 0, "it was used when the silent had long been silent"
+        assert await count(connected_ago=60) == 0, "it was opened when the silent had their connections"
 
 
 async def test_where_redis_closes_idle_connections_that_there_is_none_proves_nothing(

@@ -23,10 +23,10 @@ from ops.model.liveness.evidence import (
 )
 from ops.model.liveness.judge import Policy, State, Verdict, judge
 from ops.model.liveness.judgement import JUDGEMENT_SECONDS, RENEW_AFTER_SECONDS, check_renewal, is_due
-from ops.model.liveness.moments import LatestLook, Moment, clock_step_seconds, elapsed_seconds, even_seconds, stepped_at
+from ops.model.liveness.moments import LatestLook, Moment, clock_step_seconds, elapsed_seconds, look_after
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
 from ops.model.liveness.readability import Unreadable
-from ops.model.liveness.stops import Absence, Control, MisplacedGroup, absence_after, is_released
+from ops.model.liveness.stops import Absence, Control, LastUse, MisplacedGroup, absence_after, is_released, last_uses
 from ops.model.liveness.suspicion import (
     MOST_VANISHED,
     Recall,
@@ -88,19 +88,26 @@ def test_time_between_runs_is_the_shorter_of_two_clocks_and_never_comes_from_the
 )
 def test_a_step_of_redis_clock_is_seen_from_the_host_that_looked_before(then: Moment, now: Moment, step: float) -> None:
     assert clock_step_seconds(then, now) == step
-    assert stepped_at(LatestLook(then), now) == (now if step else None)
+    assert look_after(look_after(None, then, "e"), now, "e").stepped_at == (now if step else None)
 
 
 def test_a_step_of_redis_clock_is_remembered_by_the_looks_after_it() -> None:
     step = Moment(280.0, "a", 61.0)
-    assert stepped_at(LatestLook(Moment(285.0, "a", 66.0), step), Moment(290.0, "a", 71.0)) == step
-    assert stepped_at(None, step) is None
+    before = LatestLook(Moment(285.0, "a", 66.0), "e", Moment(100.0), step)
+    found = look_after(before, Moment(290.0, "a", 71.0), "e")
+    assert (found.stepped_at, found.even_seconds) == (step, 10.0)
+    set_right = look_after(before, Moment(70.0, "a", 131.0), "e")
+    assert set_right.even_seconds == 70.0, "the boot clock tells"
+    assert look_after(None, step, "e").even_seconds == math.inf
 
 
-def test_how_long_the_clock_has_been_even_is_told_by_the_boot_clock_also_when_it_was_set_right_again() -> None:
-    step = Moment(86400.0, "a", 61.0)
-    assert even_seconds(step, Moment(70.0, "a", 131.0)) == 70.0
-    assert even_seconds(None, step) == math.inf
+def test_a_look_knows_since_when_the_servers_have_run_without_a_break() -> None:
+    first = look_after(None, Moment(100.0), "e")
+    assert (first.epoch, first.epoch_at) == ("e", Moment(100.0))
+    assert look_after(first, Moment(160.0), "e").epoch_at == Moment(100.0)
+    assert look_after(first, Moment(160.0), "f").epoch_at == Moment(160.0)
+    nobody_knows = look_after(None, Moment(100.0), "")
+    assert look_after(nobody_knows, Moment(160.0), "").epoch_at == Moment(160.0)
 
 
 # What an earlier suspicion is worth
@@ -418,6 +425,57 @@ def test_a_stop_to_come_is_foreseen_while_its_processes_are_suspects() -> None:
     verdicts = judged("ss")
     assert common_cause_of(verdicts, (State.DEAD,), seen_live=[], max_share=0.5) is None
     assert common_cause_of(verdicts, (State.DEAD, State.SUSPECT), seen_live=[], max_share=0.5)
+
+
+# At 1000 s: two looks, 100 and 40 s ago, were the last to see it live and the first to find it silent.
+SILENT_SINCE: tuple[Evidence, ...] = (SuspectedBefore(40.0, unbroken=True),)
+
+
+def uses_of(facts: tuple[Evidence, ...] = SILENT_SINCE, seen_at: float | None = 900.0, **look: Any) -> set[LastUse]:
+    this_look = LatestLook(Moment(1000.0, BOOT, 500.0), "e", Moment(look.pop("epoch_at", 500.0)), **look)
+    seen_live = {} if seen_at is None else {"0": seen_at}
+    return set(last_uses(judged("d", facts), seen_live, now=1000.0, this_look=this_look))
+
+
+@pytest.mark.parametrize(
+    ("idle_seconds", "age_seconds", "may_be"),
+    [
+        (60.0, 5000.0, True),  # used last when it was live, and before it was silent
+        (100.0, 100.0, True),
+        (40.0, 100.0, True),
+        (31.0, 100.0, True),  # its last BZPOPMIN ended a little later
+        (110.0, 5000.0, False),  # somebody's who had been idle before
+        (25.0, 5000.0, False),  # a silent process uses nothing
+        (60.0, 60.0, False),  # opened since: of a worker that a deploy has started
+    ],
+)
+def test_a_connection_may_be_of_a_silent_process_if_it_was_last_used_when_that_was(
+    idle_seconds: float, age_seconds: float, may_be: bool
+) -> None:
+    [use] = uses_of()
+    assert use.may_be_of(idle_seconds=idle_seconds, age_seconds=age_seconds) is may_be
+
+
+@pytest.mark.parametrize(
+    ("use", "why"),
+    [
+        ({"epoch_at": 950.0}, "it may have connected anew when Redis had restarted"),
+        ({"stepped_at": Moment(950.0, BOOT, 450.0)}, "nobody knows how long ago it was seen"),
+        ({"seen_at": None}, "nobody knows what it had"),
+    ],
+)
+def test_the_age_of_a_connection_counts_only_where_it_is_known_that_processes_keep_theirs(
+    use: dict[str, Any], why: str
+) -> None:
+    assert uses_of()
+    for found in uses_of(**use):
+        assert found.may_be_of(idle_seconds=60.0, age_seconds=60.0), why
+
+
+def test_who_may_have_been_alive_between_two_silences_may_have_used_any_connection_since() -> None:
+    for facts in ((SuspectedBefore(40.0),), ()):
+        [use] = uses_of(facts)
+        assert use.may_be_of(idle_seconds=11.0, age_seconds=5000.0)
 
 
 def test_only_looks_a_confirm_time_apart_without_idle_receivers_release() -> None:

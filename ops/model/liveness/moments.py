@@ -32,22 +32,29 @@ def elapsed_seconds(then: Moment, now: Moment) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class LatestLook:
-    """When a host last looked, and which of its looks was the latest to find Redis' clock set forward, if any was."""
+    """When a host last looked, and what its looks in a row tell of the servers.
+
+    ``stepped_at``: which of them was the latest to find Redis' clock set forward; None if none did. ``epoch``: which
+    run of which servers it was, since its look at ``epoch_at``.
+    """
 
     at: Moment
+    epoch: str
+    epoch_at: Moment
     stepped_at: Moment | None = None
 
-
-def stepped_at(latest: LatestLook | None, now: Moment) -> Moment | None:
-    """Which look, this one included, is the latest to find Redis' clock set forward since the look before it."""
-    if latest is None:
-        return None
-    return now if clock_step_seconds(latest.at, now) else latest.stepped_at
+    @property
+    def even_seconds(self) -> float:
+        """For how long Redis' clock has not been set forward, as far as this host can tell, by its boot clock."""
+        return math.inf if self.stepped_at is None else max(0.0, self.at.boot_seconds - self.stepped_at.boot_seconds)
 
 
-def even_seconds(stepped: Moment | None, now: Moment) -> float:
-    """For how long Redis' clock has not been set forward, as far as this host's looks can tell, by its boot clock."""
-    return math.inf if stepped is None else max(0.0, now.boot_seconds - stepped.boot_seconds)
+def look_after(earlier: LatestLook | None, now: Moment, epoch: str) -> LatestLook:
+    """The look of ``now``, after the latest one of the same host."""
+    if earlier is None:
+        return LatestLook(now, epoch, now)
+    stepped_at = now if clock_step_seconds(earlier.at, now) else earlier.stepped_at
+    return LatestLook(now, epoch, earlier.epoch_at if epoch and epoch == earlier.epoch else now, stepped_at)
 
 
 def clock_step_seconds(then: Moment, now: Moment) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ops.model.liveness.evidence import LeaseLapsed, SeveralKeys, SuspectedBefore, UnreadableMessages
 from ops.model.liveness.judge import State, Verdict
-from ops.model.liveness.moments import Moment, elapsed_seconds
+from ops.model.liveness.moments import LatestLook, Moment, elapsed_seconds
 from ops.model.liveness.suspicion import Recall
 from ops.model.text import counted, format_seconds, visible
 
@@ -17,6 +17,12 @@ IDLE_SHOWS_AFTER_SECONDS = 20.0
 
 IDLE_SPARE_SECONDS = 5.0
 """Servers list whole seconds, and later than the time was read."""
+
+AGE_SPARE_SECONDS = 2.0
+"""Servers list whole seconds. A process that joined a group before a look had connected before it."""
+
+LAST_WAIT_SECONDS = 10.0
+"""BZPOPMIN of a process that froze ends five seconds later; until then its connection is not idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +180,52 @@ def shows_if_idle(verdict: Verdict) -> bool:
     )
 
 
-def most_idle_seconds(silent: Collection[str], seen_live: Mapping[str, float], now: float) -> float:
-    """The time within which each of the ``silent`` processes that was seen live has used a connection: it took a probe.
+@dataclass(frozen=True, slots=True)
+class LastUse:
+    """When a silent process last used a connection to Redis, in seconds until now.
 
-    Infinite if none was seen live. ``seen_live``: process -> when; both by the first shard's clock.
+    It was after ``seen_ago``, when the process was live, and before ``silent_ago``. The connection was there by
+    ``connected_ago``.
     """
-    since = max((now - seen_live[process] for process in silent if process in seen_live), default=math.inf)
-    return since + IDLE_SPARE_SECONDS
+
+    seen_ago: float
+    silent_ago: float
+    connected_ago: float
+
+    def may_be_of(self, *, idle_seconds: float, age_seconds: float) -> bool:
+        """True if a connection of that age, which has been idle for so long, may be the process's."""
+        return (
+            self.silent_ago - LAST_WAIT_SECONDS <= idle_seconds <= self.seen_ago + IDLE_SPARE_SECONDS
+            and age_seconds >= self.connected_ago - AGE_SPARE_SECONDS
+        )
+
+
+def last_uses(
+    silent: Mapping[str, Verdict], seen_live: Mapping[str, float], *, now: float, this_look: LatestLook
+) -> frozenset[LastUse]:
+    """When the ``silent`` processes last used their connections. ``seen_live``: process -> when, by Redis' clock.
+
+    A process that took probes when it was seen live had a connection then, and keeps it when it stands still. That is
+    not known of one that was seen before Redis restarted, failed over, or had its clock set forward.
+    """
+    uses = set()
+    for process, verdict in silent.items():
+        seen_at = seen_live.get(process, -math.inf)
+        keeps = seen_at >= this_look.epoch_at.redis and now - seen_at < this_look.even_seconds
+        uses.add(LastUse(now - seen_at, _silent_seconds(verdict), now - seen_at if keeps else 0.0))
+    return frozenset(uses)
+
+
+def _silent_seconds(verdict: Verdict) -> float:
+    """For how long it has been silent without a break; 0 if it may have been alive in between."""
+    return max(
+        (
+            fact.seconds_ago
+            for fact in verdict.evidence
+            if isinstance(fact, LeaseLapsed) or (isinstance(fact, SuspectedBefore) and fact.unbroken)
+        ),
+        default=0.0,
+    )
 
 
 def how_it_ends(confirm_after_seconds: float) -> str:

@@ -12,14 +12,13 @@ from typing import Any
 from ops.exceptions import ShardError
 from ops.model.liveness.judge import State
 from ops.model.liveness.judgement import check_came_back
-from ops.model.liveness.moments import LatestLook
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
 from ops.model.liveness.stops import (
     Absence,
     absence_after,
     check_epoch,
     is_released,
-    most_idle_seconds,
+    last_uses,
     release_after_seconds,
     voided_by_restart,
 )
@@ -228,10 +227,11 @@ class _Run:
         if common_cause_of(observation.verdicts, silent, seen_live=seen_live, max_share=share) is None:
             self._absence = None
             return
-        silent_processes = [process for process, verdict in observation.verdicts.items() if verdict.state in silent]
-        most = most_idle_seconds(silent_processes, seen_live, await self._opened.home.now())
-        idle = await count_idle_connections(self._opened, self._own, most)
-        self._absence = absence_after(self._absence, idle, now=observation.moment, epoch=self._opened.epoch)
+        opened, now = self._opened, await self._opened.home.now()
+        gone_silent = {process: verdict for process, verdict in observation.verdicts.items() if verdict.state in silent}
+        uses = last_uses(gone_silent, seen_live, now=now, this_look=observation.this_look)
+        idle = await count_idle_connections(opened, self._own, uses)
+        self._absence = absence_after(self._absence, idle, now=observation.moment, epoch=opened.epoch)
 
     async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> set[str]:
         """Leave for the next run what it needs: markers for the silent, and what was seen.
@@ -254,7 +254,7 @@ class _Run:
             suspicion = replace(self._suspicions[process], marks=placed.now[process])
             self._suspicions[process] = begun_anew(suspicion) if process in back else suspicion
         await suspects.record_suspicions(opened, list(self._suspicions.values()))
-        await suspects.record_latest_look(opened, LatestLook(observation.moment, observation.stepped_at), self._absence)
+        await suspects.record_latest_look(opened, observation.this_look, self._absence)
         await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
         return back
 

@@ -1,9 +1,10 @@
 """Connections of processes that may stand still, as the servers list them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ops.exceptions import ShardError
+from ops.model.liveness.stops import LastUse
 from ops.store.connection.addresses import is_direct
 from ops.store.connection.shards import OpenLayer, Shard
 
@@ -21,13 +22,13 @@ async def read_own_connections(opened: OpenLayer) -> Connections | None:
         return None
 
 
-async def count_idle_connections(opened: OpenLayer, own: Connections | None, most_idle_seconds: float) -> int | None:
+async def count_idle_connections(opened: OpenLayer, own: Connections | None, uses: Collection[LastUse]) -> int | None:
     """The number of connections that stand idle and may be those of a silent process; None if it cannot be known.
 
     A process that is frozen, blocked or cut off keeps such a connection, whatever it sent last; one that was killed or
-    stopped has none left. The connection of a healthy process or of another program may count as well: then the stop
-    goes on, which is the safe mistake. Left out: other databases of the server, our own connections (those after
-    ``own``), and what has been idle for longer than ``most_idle_seconds``.
+    stopped has none left. ``uses``: when the silent last used theirs. The connection of a healthy process or of another
+    program that was last used then, too, counts as well: the stop goes on, which is the safe mistake. Left out are
+    other databases of the server, and our own connections: those after ``own``.
 
     Behind a proxy the server sees the proxy's connections instead, and cannot tell. Neither can a server that closes
     idle connections itself (``timeout``), or that does not say whether it does.
@@ -40,7 +41,7 @@ async def count_idle_connections(opened: OpenLayer, own: Connections | None, mos
             if not await is_direct(shard) or await _closes_idle_connections(shard):
                 return None
             listed = await shard.execute("CLIENT LIST")
-            idle += sum(_may_be_of_the_silent(line, own[shard.index], most_idle_seconds) for line in listed)
+            idle += sum(_may_be_of_the_silent(line, own[shard.index], uses) for line in listed)
     except (ShardError, KeyError):
         return None
     return idle
@@ -52,13 +53,12 @@ async def _closes_idle_connections(shard: Shard) -> bool:
     return list(reply.values()) not in (["0"], [b"0"])
 
 
-def _may_be_of_the_silent(line: Any, own: Any, most_idle_seconds: float) -> bool:
+def _may_be_of_the_silent(line: Any, own: Any, uses: Collection[LastUse]) -> bool:
     """A line that cannot be understood counts. A connection is in database 0 until it has chosen one."""
     try:
-        return (
-            int(line["id"]) < int(own["id"])
-            and line["db"] in (own["db"], "0")
-            and IDLE_SECONDS < float(line["idle"]) <= most_idle_seconds
-        )
+        idle, age = float(line["idle"]), float(line["age"])
+        if int(line["id"]) >= int(own["id"]) or line["db"] not in (own["db"], "0") or idle <= IDLE_SECONDS:
+            return False
     except (TypeError, KeyError, ValueError):
         return True
+    return any(use.may_be_of(idle_seconds=idle, age_seconds=age) for use in uses)

@@ -103,23 +103,32 @@ _ABSENCE = b"absence"
 
 
 async def read_latest_look(opened: OpenLayer, boot_id: str) -> tuple[LatestLook | None, Absence | None]:
-    """What this host's latest look saw of Redis' clock, and since when no receiver's connection has been idle."""
+    """What this host's latest look knew of the servers, and since when no receiver's connection has been idle."""
     key = opened.keyspace.looks
     moment, absence = await opened.home.execute("HMGET", key, _clock_field(boot_id), _ABSENCE)
     found = _json_object(absence)
     since, epoch = _moment(found, "since"), found.get("epoch")
     seen = Absence(since, epoch) if since is not None and isinstance(epoch, str) else None
     stored = _json_object(moment)
-    at = _moment(stored, "at")
-    return (None if at is None else LatestLook(at, _moment(stored, "stepped_at"))), seen
+    return _latest_look(stored), seen
+
+
+def _latest_look(stored: Mapping[str, Any]) -> LatestLook | None:
+    at, epoch_at, epoch = _moment(stored, "at"), _moment(stored, "epoch_at"), stored.get("epoch")
+    if at is None:
+        return None
+    known = isinstance(epoch, str) and epoch_at is not None
+    return LatestLook(at, str(epoch) if known else "", epoch_at or at, _moment(stored, "stepped_at"))
 
 
 async def record_latest_look(opened: OpenLayer, look: LatestLook, absence: Absence | None) -> None:
     key = opened.keyspace.looks
     pipe = opened.home.client.pipeline(transaction=True)
     if look.at.boot_id:
-        stepped = {} if look.stepped_at is None else _moment_fields("stepped_at", look.stepped_at)
-        pipe.hset(key, _clock_field(look.at.boot_id), json.dumps(_moment_fields("at", look.at) | stepped))
+        stored = _moment_fields("at", look.at) | _moment_fields("epoch_at", look.epoch_at) | {"epoch": look.epoch}
+        if look.stepped_at is not None:
+            stored |= _moment_fields("stepped_at", look.stepped_at)
+        pipe.hset(key, _clock_field(look.at.boot_id), json.dumps(stored))
     seen = {} if absence is None else _moment_fields("since", absence.since) | {"epoch": absence.epoch}
     pipe.hset(key, _ABSENCE, json.dumps(seen))
     pipe.expire(key, MEMORY_SECONDS)
