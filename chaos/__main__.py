@@ -14,6 +14,7 @@ from chaos.checker import Checker
 from chaos.faults import Faults
 from chaos.manage import SAFETIES
 from chaos.reapers import Reapers
+from chaos.shrinking import ShrinkingFleet
 from chaos.stage import Stage
 from ops.store.connection.waiting import end
 
@@ -30,9 +31,10 @@ class Campaign:
 
     def __init__(self, stage: Stage, without: str | None) -> None:
         self.stage = stage
-        self.faults = Faults(stage)
         self.reapers = Reapers(stage, without)
+        self.faults = Faults(stage, self.reapers)
         self.checker = Checker(stage, self.reapers)
+        self.shrinking = ShrinkingFleet(self.reapers, stage.seed)
         self.rounds = 0
         self._reaping: list[asyncio.Task[None]] = []
 
@@ -40,7 +42,7 @@ class Campaign:
         """Rounds of faults, each with a check at its end, until time is up or something is violated."""
         until = time.monotonic() + seconds
         await asyncio.gather(*(self.stage.open_clients_on(actor, SOCKETS_OF_A_WORKER) for actor in self.stage.actors))
-        self._reaping = self.reapers.start()
+        self._reaping = [*self.reapers.start(), asyncio.create_task(self.shrinking.go_on())]
         try:
             while time.monotonic() < until and not self.checker.violations:
                 await self._play_round(min(ROUND_SECONDS, max(5.0, until - time.monotonic())))
@@ -63,13 +65,15 @@ class Campaign:
         redis_is = REDIS_IS[self.rounds % len(REDIS_IS)]
         self.faults.shards_are_spared = redis_is != "faulty"
         async with self.faults.redis_is_busy() if redis_is == "busy" else contextlib.nullcontext():
-            until = time.monotonic() + seconds
+            self.faults.until = until = time.monotonic() + seconds
             await asyncio.gather(self._stir(until), self._cause_faults(until))
             self.reapers.may_be_killed = False  # Each that dies keeps the others waiting for its lock.
             if redis_is == "busy":
                 await self._have_two_runs()
         await self._fill_up()
         await self.checker.check()
+        self.checker.violations += self.shrinking.violations
+        self.shrinking.violations.clear()
         for reaper in self._reaping:
             if reaper.done():
                 reaper.result()  # It goes on for ever, or raises.
@@ -78,7 +82,8 @@ class Campaign:
         self.stage.forget_closed()
         print(
             f"round {self.rounds + 1}: {self.faults.counts.total()} faults, {self.checker.removed} members removed, "
-            f"{self.reapers.runs} runs of reap_stale, {len(self.checker.violations)} violations",
+            f"{self.reapers.runs} runs of reap_stale, {self.shrinking.deploys} deploys, "
+            f"{len(self.checker.violations)} violations",
             file=sys.stderr,
         )
 
@@ -164,6 +169,7 @@ def main() -> int:
         campaign.faults.counts,
         campaign.reapers,
         checker,
+        campaign.shrinking,
         seconds=options.seconds,
         seed=options.seed,
         rounds=campaign.rounds,

@@ -165,7 +165,7 @@ class Checker:
             return
         actor = client.actor
         # The run's id begins with the time of its probes, to the second.
-        at = time.mktime(time.strptime(run_id[:16], "%Y%m%dT%H%M%SZ")) - time.timezone
+        at = self.stage.really(time.mktime(time.strptime(run_id[:16], "%Y%m%dT%H%M%SZ")) - time.timezone)
         if client.socket.closed_at < at + NOTICED_WITHIN_SECONDS or actor.lost_at < at + 1:
             return
         silences = actor.silences_at(at - AWAKE_WITHIN_SECONDS, at + 3)
@@ -182,7 +182,7 @@ class Checker:
 
     def _check_states(self, report: dict[str, Any]) -> None:
         """Who was frozen all through a run is not live. (With a lease it may be, until that has lapsed.)"""
-        start = datetime.fromisoformat(report["started_at"].replace("Z", "+00:00")).timestamp()
+        start = self.stage.really(datetime.fromisoformat(report["started_at"].replace("Z", "+00:00")).timestamp())
         end = start + report["duration_seconds"]
         live = {seen["process"] for seen in report["processes"] if seen["state"] == "live"}
         for client in self.stage.open_clients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 from collections import Counter
@@ -15,15 +16,27 @@ import redis
 import redis.asyncio
 from redis.asyncio.lock import Lock
 
+from chaos.reapers import Reapers
 from chaos.stage import CONFIRM_SECONDS, PREFIX, Actor, Silence, Stage
 from ops.model.keys import Keyspace
 from ops.store.connection.waiting import end
+from ops.store.removal.locks import LOCK_SECONDS
 from project.embedded_redis import EmbeddedRedis
-from project.proxy import Link, Proxy
+from project.proxy import Link
 
 SHORT_SECONDS = (0.3, CONFIRM_SECONDS / 3)
 ALMOST_SECONDS = (CONFIRM_SECONDS * 0.5, CONFIRM_SECONDS * 0.7)  # for a whole round of probes, and no longer
 LONG_SECONDS = (CONFIRM_SECONDS * 2.5, CONFIRM_SECONDS * 3.5)
+STALL_SECONDS = CONFIRM_SECONDS - 2
+HEALTHY_SECONDS = 6.0  # between two stalls: a process that waits for messages does so anew within five
+REAPER_FREEZES_SECONDS = (1.0, CONFIRM_SECONDS)
+BEYOND_LOCK_SECONDS = (LOCK_SECONDS + 1, LOCK_SECONDS + 3)
+CLOCK_STEP_SECONDS = 600  # longer than a round, and than anything but a suspicion is good for
+EVICTING_SECONDS = CONFIRM_SECONDS
+CACHED_SECONDS = 12 * 3600  # for longer than probes, markers and locks live, not for so long as groups and leases do
+CACHED_AT_ONCE = 50
+CACHED_VALUE = b"x" * 4000
+ROOM_OF_THE_CACHE = 1_000_000
 REST_SECONDS = 4.0  # between two faults of a worker
 AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again and answers
 STUTTERS = 6  # enough for runs to find it silent for the confirm time, even if one is missed
@@ -34,6 +47,11 @@ SHARE_OF_SHARDS = 0.25  # of the faults, where any may come: one of a shard touc
 KEYSPACE = Keyspace(PREFIX)
 FIRST_WORDS_OF_A_REMOVAL = KEYSPACE.journal("")
 FREEZE_FOR_LONG = "SIGSTOP for longer than the confirm time"
+FREEZE_REAPER = "reaper frozen"
+FREEZE_REAPER_FOR_LONG = "reaper frozen for longer than its lock lives"
+CLOCK_AHEAD = "SIGSTOP, and the clock of Redis set ahead"
+CLOCK_BEHIND = "SIGSTOP, and the clock of Redis set back"
+EVICT = "Redis evicts what expires first"
 WAKE_WHILE_REAPED = "SIGSTOP until it is being reaped, and a join then"
 BUSY = """
 local function now() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end
@@ -54,7 +72,7 @@ class Faults:
     Chance decides the order; of those of workers, as of those of shards, all kinds come before any comes again.
     """
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, reapers: Reapers) -> None:
         self.counts: Counter[str] = Counter()
         self.shards_are_spared = False  # What happens to them ends all stock workers.
         self.of_any_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
@@ -64,6 +82,9 @@ class Faults:
             "SIGSTOP for less than the confirm time": lambda actor: self._freeze(actor, ALMOST_SECONDS),
             FREEZE_FOR_LONG: lambda actor: self._freeze(actor, LONG_SECONDS),
             WAKE_WHILE_REAPED: self._wake_while_reaped,
+            "SIGSTOP twice, healthy for six seconds between": self._stall_twice,
+            CLOCK_AHEAD: lambda actor: self._freeze_while_clock_is_set(actor, CLOCK_STEP_SECONDS),
+            CLOCK_BEHIND: lambda actor: self._freeze_while_clock_is_set(actor, -CLOCK_STEP_SECONDS),
             "event loop blocked": self._block,
             "slow network": self._delay,
             "exception in a consumer": self._fail,
@@ -88,13 +109,23 @@ class Faults:
             "Redis frozen": self._freeze_shard,
             "memory limit reached": self._fill,
         }
+        # These have no worker of their own, and spare the stock workers.
+        self.of_the_others: dict[str, Callable[[], Awaitable[None]]] = {
+            "reaper cut off": self._cut_off,
+            FREEZE_REAPER: lambda: self._freeze_reaper(FREEZE_REAPER, REAPER_FREEZES_SECONDS),
+            FREEZE_REAPER_FOR_LONG: lambda: self._freeze_reaper(FREEZE_REAPER_FOR_LONG, BEYOND_LOCK_SECONDS),
+            EVICT: self._evict,
+        }
+        self.until = 0.0  # when the round ends, by the monotonic clock
         self._stage = stage
+        self._reapers = reapers
         self._random = random.Random(f"{stage.seed} faults")
         self._decks = {
-            False: _Deck([*self._of_workers, "reaper cut off"]),
+            False: _Deck([*self._of_workers, *self.of_the_others]),
             True: _Deck([*self.of_a_shard, "failover to a replica"]),
         }
         self._one_shard_at_a_time = asyncio.Lock()
+        self._one_step_at_a_time = asyncio.Lock()
 
     @property
     def _of_workers(self) -> dict[str, Callable[[Actor], Awaitable[None]]]:
@@ -115,12 +146,12 @@ class Faults:
                 return
 
     def _play(self, name: str) -> Callable[[], Awaitable[None]] | None:
-        if name == "reaper cut off":
-            return lambda: self._cut_off(
-                self._random.choice([*self._stage.reaper_proxies, self._stage.cleaner_proxies])
-            )
+        if name in self.of_the_others:
+            return self.of_the_others[name] if self._may_play(name) else None
         if name in self.of_a_shard or name == "failover to a replica":
             return lambda: self._of_a_shard(name)
+        if name in (CLOCK_AHEAD, CLOCK_BEHIND) and not self._clock_may_be_set:
+            return None
         calm = self._stage.calm_actors()
         if len(calm) < 2:  # Somebody has to be there for whom nothing may change.
             return None
@@ -131,6 +162,16 @@ class Faults:
             return None
         actor = self._random.choice(suited)
         return lambda: self._of_workers[name](actor)
+
+    def _may_play(self, name: str) -> bool:
+        if name in (FREEZE_REAPER, FREEZE_REAPER_FOR_LONG):
+            longest = BEYOND_LOCK_SECONDS if name == FREEZE_REAPER_FOR_LONG else REAPER_FREEZES_SECONDS
+            return bool(self._reapers.freezable) and time.monotonic() + longest[1] < self.until
+        return name != EVICT or not self._one_shard_at_a_time.locked()
+
+    @property
+    def _clock_may_be_set(self) -> bool:
+        return self._stage.clock.can_be_set and not self._one_step_at_a_time.locked()
 
     async def _of_a_shard(self, name: str) -> None:
         async with self._one_shard_at_a_time:
@@ -222,9 +263,37 @@ class Faults:
                     if not joined:
                         break  # Nobody could know that it was awake.
 
-    async def _until_suspected(self, actor: Actor) -> None:
+    async def _stall_twice(self, actor: Actor) -> None:
+        """At each of two looks it is silent, and it is alive in between, when nobody looks and it joins nothing."""
+        with actor.in_trouble():
+            async with redis.asyncio.Redis.from_url(self._stage.shards[0].url) as client:
+                for is_last in (False, True):
+                    until = time.monotonic() + STALL_SECONDS
+                    lock = Lock(client, KEYSPACE.lock, timeout=LOCK_SECONDS, blocking_timeout=UNTIL_A_RUN_ENDS_SECONDS)
+                    async with self._frozen(actor):
+                        await self._until_suspected(actor, STALL_SECONDS - UNTIL_A_RUN_ENDS_SECONDS)
+                        with contextlib.suppress(redis.RedisError, OSError):
+                            await lock.acquire() if not is_last else None
+                        await asyncio.sleep(until - time.monotonic())
+                    if not is_last:
+                        await asyncio.sleep(HEALTHY_SECONDS)
+                        with contextlib.suppress(redis.RedisError, OSError):
+                            await lock.release()
+
+    async def _freeze_while_clock_is_set(self, actor: Actor, ahead_seconds: int) -> None:
+        """Between two looks that find it silent, within less than the confirm time."""
+        async with self._one_step_at_a_time:
+            until = time.monotonic() + STALL_SECONDS
+            async with contextlib.AsyncExitStack() as stack:
+                async with self._frozen(actor):
+                    await self._until_suspected(actor, STALL_SECONDS / 2)
+                    await stack.enter_async_context(self._stage.clock_set_ahead(ahead_seconds))
+                    await asyncio.sleep(until - time.monotonic())
+                await self._wait(SHORT_SECONDS)
+
+    async def _until_suspected(self, actor: Actor, within_seconds: float = ALMOST_SECONDS[1]) -> None:
         """Until a run has found it silent once more, but not for as long as the confirm time."""
-        deadline = time.monotonic() + ALMOST_SECONDS[1]
+        deadline = time.monotonic() + within_seconds
         before = await asyncio.to_thread(self._suspicion_of, actor)
         found = before
         while found in (before, None) and time.monotonic() < deadline:
@@ -309,13 +378,27 @@ class Faults:
             for proxy in actor.proxies:
                 proxy.delay_seconds = 0.0
 
-    async def _cut_off(self, proxies: list[Proxy]) -> None:
+    async def _cut_off(self) -> None:
+        proxies = self._random.choice([*self._stage.reaper_proxies, self._stage.cleaner_proxies])
         link = self._random.choice([Link.CUT, Link.SILENT, Link.NO_REPLIES])
         for proxy in proxies:
             await proxy.set_link(link)
         await self._wait(SHORT_SECONDS)
         for proxy in proxies:
             await proxy.set_link(Link.OPEN)
+
+    async def _freeze_reaper(self, name: str, seconds: tuple[float, float]) -> None:
+        async with self._reapers.one_is_frozen() as frozen:
+            if frozen:
+                await self._wait(seconds)
+
+    async def _evict(self) -> None:
+        """A cache fills the memory. Redis drops what expires first: messages, probes, markers and the reaper's lock.
+
+        Groups and leases outlive the cache: what nobody could put back is no matter of the reaper's.
+        """
+        async with self._one_shard_at_a_time:
+            await asyncio.to_thread(_fill_cache, self._random.choice(self._stage.shards), EVICTING_SECONDS)
 
     @asynccontextmanager
     async def _server(self) -> AsyncIterator[None]:
@@ -389,6 +472,28 @@ async def _keep_busy(shard: EmbeddedRedis) -> None:
     async with redis.asyncio.Redis.from_url(shard.url) as client:
         while True:
             await client.eval(BUSY, 0, BUSY_MS)
+
+
+def _fill_cache(shard: EmbeddedRedis, seconds: float) -> None:
+    """Write what expires into a server that has no room, for so long; then it has room again, and never evicts."""
+    until, numbers = time.monotonic() + seconds, itertools.count()
+    with redis.Redis.from_url(shard.url) as client:
+        room = client.info("memory")["used_memory"] + ROOM_OF_THE_CACHE
+        for name, value in (("samples", 64), ("policy", "volatile-ttl")):
+            client.config_set(f"maxmemory-{name}", value)
+        client.config_set("maxmemory", room)
+        try:
+            while time.monotonic() < until:
+                pipe = client.pipeline(transaction=False)
+                for number in itertools.islice(numbers, CACHED_AT_ONCE):
+                    pipe.set(f"cache:{number}", CACHED_VALUE, ex=CACHED_SECONDS)
+                pipe.execute()
+                time.sleep(0.1)
+        finally:
+            client.config_set("maxmemory", 0)
+            client.config_set("maxmemory-policy", "noeviction")
+            if cached := list(client.scan_iter("cache:*", count=500)):
+                client.unlink(*cached)
 
 
 def _tell(shard: EmbeddedRedis, words: str) -> None:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import redis
 
-from project.embedded_redis import EmbeddedRedis
+from project.embedded_redis import EmbeddedRedis, find_redis_server
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
 from project.polling import came_true
 
@@ -38,7 +38,7 @@ class LedBySentinel:
                 f"sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}\n"
                 f"sentinel failover-timeout {MASTER_NAME} 3000\n"
             )
-            command = [self.master.binary, str(config), "--sentinel"]
+            command = [find_redis_server(), str(config), "--sentinel"]
             self._log = folder / "sentinel.log"
             process = OwnedProcess(command, log_path=self._log)
             stack.callback(process.kill)

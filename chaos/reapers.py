@@ -11,7 +11,8 @@ import random
 import signal
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Reapers:
     unexpected: list[str] = field(default_factory=list)
     may_be_killed: bool = True
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
+    freezable: set[asyncio.subprocess.Process] = field(default_factory=set)
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=LATEST_RUNS))
 
     def start(self) -> list[asyncio.Task[None]]:
@@ -86,6 +88,21 @@ class Reapers:
             if report["run_id"] is not None:
                 self.reports[report["run_id"]] = report
 
+    @asynccontextmanager
+    async def one_is_frozen(self) -> AsyncIterator[bool]:
+        """Stop a run, wherever it is, if one is under way; whether one was."""
+        process = next(iter(self.freezable), None)
+        if process is None:
+            yield False
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGSTOP)
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
+
     async def have_them_tell(self) -> None:
         """End the runs that are under way; before, each says what it waits for."""
         for process in self.running:
@@ -115,11 +132,18 @@ class Reapers:
         self, proxies: list[Proxy], *words: str, kill_after_seconds: float | None = None
     ) -> tuple[str, str, int]:
         asks_sentinel = proxies is self.stage.reaper_proxies[-1]
+        hosts = self.stage.hosts(proxies, asks_sentinel=asks_sentinel)
+        return await self.run(hosts, *words, kill_after_seconds=kill_after_seconds, freezable=True)
+
+    async def run(
+        self, hosts: Sequence[object], *words: str, kill_after_seconds: float | None = None, freezable: bool = False
+    ) -> tuple[str, str, int]:
+        """What a command wrote to stdout and stderr, and its exit code."""
         env = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "project.settings",
             "CHANNEL_BACKEND": STOCK,
-            "CHANNEL_LAYER_OPTIONS": json.dumps({"hosts": self.stage.hosts(proxies, asks_sentinel=asks_sentinel)}),
+            "CHANNEL_LAYER_OPTIONS": json.dumps({"hosts": hosts}),
             "CHANNELS_PREFIX": PREFIX,
             "OPS_CONFIRM_AFTER_SECONDS": str(CONFIRM_SECONDS),
             "CHAOS_WITHOUT": self.without or "",
@@ -129,6 +153,8 @@ class Reapers:
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self.running.add(process)
+        if freezable:
+            self.freezable.add(process)
         try:
             if kill_after_seconds is not None:
                 asyncio.get_running_loop().call_later(kill_after_seconds, _kill, process)
@@ -138,6 +164,7 @@ class Reapers:
             return "", "", -signal.SIGKILL
         finally:
             self.running.discard(process)
+            self.freezable.discard(process)
             _kill(process)
         return out.decode(), err.decode(), process.returncode or 0
 

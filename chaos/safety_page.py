@@ -8,11 +8,13 @@ from pathlib import Path
 
 from chaos.checker import Checker
 from chaos.reapers import Reapers
+from chaos.shrinking import NEW, OLD, ShrinkingFleet
 
 VIOLATIONS = {
     "after its process woke up": "a member was removed that joined after its process woke up",
     "silent for no more than": "a member was removed whose process had not been silent for long enough",
     "for live, which was frozen": "a frozen process was taken for live",
+    "a stop ended while": "a stop ended while a frozen process still had its connections",
     "its receipts 0": "members were removed without receipts",
     "an orphan stays": "an orphan stays",
 }
@@ -22,7 +24,14 @@ SAFETY_PAGE = Path(__file__).resolve().parent.parent / "docs" / "safety.md"
 
 
 def campaign(
-    faults: Counter[str], reapers: Reapers, checker: Checker, *, seconds: float, seed: int, rounds: int
+    faults: Counter[str],
+    reapers: Reapers,
+    checker: Checker,
+    shrinking: ShrinkingFleet,
+    *,
+    seconds: float,
+    seed: int,
+    rounds: int,
 ) -> str:
     """The faults of a run, and what came of them."""
     counts = faults + Counter({"reaper killed at a random moment": reapers.killed})
@@ -31,7 +40,10 @@ def campaign(
         f"{counts.total()} faults in {seconds:.0f} s and {rounds} rounds (`make chaos SECONDS={seconds:.0f} "
         f"SEED={seed}`): {checker.removed} members of dead processes or recorded ends removed by {reapers.runs} runs "
         f"of `reap_stale`, {reapers.stopped} of them safety stops, and {reapers.cleanups} of `replay_disconnects "
-        f"--cleanup --resume` ({reapers.cleaned} members); {checker.undone} runs undone since a stock worker was only "
+        f"--cleanup --resume` ({reapers.cleaned} members); {shrinking.deploys} deploys from {len(OLD)} workers to "
+        f"{len(NEW)}, with {shrinking.stops} stops for the share of the fleet, which ended by themselves within "
+        f"{shrinking.slowest_seconds:.0f} s, and {shrinking.removed} members removed then; "
+        f"{checker.undone} runs undone since a stock worker was only "
         f"frozen; {checker.members_checked} memberships of open sockets checked; {checker.broadcasts} broadcasts; "
         f"violations: {len(checker.violations)}."
     )

@@ -9,12 +9,13 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from chaos.clocks import SettableClock
 from chaos.led_by_sentinel import LedBySentinel
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import delete_folder, make_folder
@@ -26,7 +27,7 @@ STOCK = "channels_redis.core.RedisChannelLayer"
 DROP_IN = "ops.layers.RedisChannelLayer"
 PREFIX = "chaos"
 GROUPS = [f"group.{number}" for number in range(40)]
-CONFIRM_SECONDS = 5.0
+CONFIRM_SECONDS = 8.0
 LEASE_SECONDS = 3
 # A class of server, whether with the drop-in layer, by how much its clock is wrong, and whether it asks Sentinel.
 FLEET: list[tuple[Kind, bool, float, bool]] = [
@@ -128,6 +129,7 @@ class Stage:
         self.reaper_proxies: list[list[Proxy]] = []
         self.cleaner_proxies: list[Proxy] = []
         self.fleet = SocketFleet()
+        self.set_clocks: list[tuple[int, Silence]] = []  # by how many seconds ahead, and when, since the last check
         self.data_lost = False  # a shard forgot its receipts since the last check
         self.note_receipts: Callable[[], None] = lambda: None  # before they are forgotten
         self.unexpected: list[str] = []
@@ -136,11 +138,13 @@ class Stage:
         self._stirring = asyncio.Lock()
 
     async def __aenter__(self) -> Stage:
-        alone = self._stack.enter_context(EmbeddedRedis(config={"maxmemory-policy": "noeviction"}))
-        self.led = await asyncio.to_thread(self._stack.enter_context, LedBySentinel())
-        self.shards = [alone, self.led.master]
         self.folder = make_folder("chaos-")
         self._stack.callback(delete_folder, self.folder)
+        self.clock = SettableClock(self.folder, "first")
+        config = {"maxmemory-policy": "noeviction"}
+        alone = self._stack.enter_context(EmbeddedRedis(config=config, binary=self.clock.binary))
+        self.led = await asyncio.to_thread(self._stack.enter_context, LedBySentinel())
+        self.shards = [alone, self.led.master]
         self.reaper_proxies = [await self._proxies() for _ in range(2)]
         self.cleaner_proxies = await self._proxies()
         await asyncio.gather(*(self.add_actor(*kind) for kind in FLEET))
@@ -171,6 +175,27 @@ class Stage:
         """`hosts` of a layer, for who sees the shards through these, or asks where the second one is."""
         urls: list[object] = [{"address": proxy.url, "socket_timeout": None} for proxy in proxies]
         return [urls[0], self.led.host] if asks_sentinel else urls
+
+    @asynccontextmanager
+    async def clock_set_ahead(self, seconds: int) -> AsyncIterator[None]:
+        """That of the first shard, which is the one that judgements go by."""
+        started = time.time()
+        self.clock.set_ahead(seconds)
+        try:
+            yield
+        finally:
+            self.clock.set_ahead(0)
+            self.set_clocks.append((seconds, Silence(started, time.time())))
+
+    def really(self, at: float) -> float:
+        """When it was, by the right clock, that the first shard said ``at``: in this round, so it is one or the other.
+
+        Each of the steps is longer than a round.
+        """
+        for seconds, while_ in self.set_clocks:
+            if while_.start - 1 <= at - seconds <= while_.end + 1:
+                return at - seconds
+        return at
 
     async def fail_over(self) -> None:
         """The replica takes over. What stands between a process and the master follows Sentinel, as HAProxy may."""
@@ -214,6 +239,7 @@ class Stage:
     def forget_closed(self) -> None:
         """Everything about these has been checked."""
         self.clients = self.open_clients
+        self.set_clocks.clear()
 
     def calm_actors(self) -> list[Actor]:
         """Those with whose clients anything may be done, and to which another fault may come."""
