@@ -8,6 +8,7 @@ import contextlib
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from chaos import safety_page
 from chaos.checker import Checker
@@ -24,6 +25,7 @@ SOCKETS_OF_A_WORKER = 20
 LOG_LINES = 40
 FILLED_UP_WITHIN_SECONDS = 60.0
 TWO_RUNS_WITHIN_SECONDS = 60.0  # one takes a quarter of that while Redis is busy
+THREADS = 64
 
 
 class Campaign:
@@ -130,6 +132,8 @@ class Campaign:
 
 
 async def run(seconds: float, seed: int, without: str | None = None) -> Campaign:
+    # By default there are a few more than processors: a fault that waits in one would keep the others waiting.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     async with Stage(seed) as stage:
         campaign = Campaign(stage, without)
         await campaign.play(seconds)

@@ -49,6 +49,7 @@ class Checker:
     _noted: dict[str, set[Removed]] = field(default_factory=dict)  # by run
     _judged: dict[str, set[Removed]] = field(default_factory=dict)
     _to_undo: set[str] = field(default_factory=set)
+    _undone: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.stage.note_receipts = self.note_receipts
@@ -58,6 +59,8 @@ class Checker:
         await self._check_receipts()
         await self._undo()
         await asyncio.gather(*(self.stage.settle_doubts(client) for client in self._clients()))
+        if self.stage.has_evicted:
+            await asyncio.to_thread(self._forgive_evictions)
         deadline = time.monotonic() + SETTLE_WITHIN_SECONDS
         # There is nothing to be woken by: others change what is in Redis.
         while (wrong := await asyncio.to_thread(self._wrong_members)) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -84,6 +87,17 @@ class Checker:
                 for key in client.scan_iter(KEYSPACE.groups_pattern()):
                     found[KEYSPACE.group_name(key)] |= {raw.decode() for raw in client.zrange(key, 0, -1)}
         return found
+
+    def _forgive_evictions(self) -> None:
+        """Redis may have evicted groups, which nobody puts back. What a run removed has a receipt."""
+        self.note_receipts()
+        removed = {member[:2] for members in self._noted.values() for member in members}
+        found = self._in_redis()
+        for client in self._clients():
+            channel = client.socket.channel
+            client.groups -= {
+                group for group in client.groups if channel not in found[group] and (group, channel) not in removed
+            }
 
     def _wrong_members(self) -> list[tuple[str, str, str]]:
         """What is wrong, with which channel, in which group."""
@@ -119,7 +133,9 @@ class Checker:
                     if channel.encode() in b" ".join(fields.values())
                 ]
                 seen.append(f"shard {index}: score {score}, ends {ends}")
-        return f"({known}; {'; '.join(seen)})"
+        self.note_receipts()
+        runs = [run_id for run_id, members in self._noted.items() if (group, channel) in {m[:2] for m in members}]
+        return f"({known}; {'; '.join(seen)}; removed by {runs}, undone {self._undone})"
 
     def _check_closed(self) -> None:
         """No socket is closed as long as its worker lives, whatever happens to Redis; of a stock worker, if nothing."""
@@ -147,7 +163,7 @@ class Checker:
         for run_id, noted in self._noted.items():
             judged = self._judged.setdefault(run_id, set())
             for member in noted - judged:
-                self._check_removal(run_id, member, clients.get(member.channel))
+                self._check_removal(run_id, member, clients.get(member.channel), reports.get(run_id, {}))
             self.removed += len(noted - judged)
             judged |= noted
         for run_id, report in reports.items():
@@ -160,7 +176,7 @@ class Checker:
             if "started_at" in report:  # of `reap_stale`
                 self._check_states(report)
 
-    def _check_removal(self, run_id: str, member: Removed, client: Client | None) -> None:
+    def _check_removal(self, run_id: str, member: Removed, client: Client | None, report: dict[str, Any]) -> None:
         if client is None:
             return
         actor = client.actor
@@ -174,7 +190,10 @@ class Checker:
         removal = f"run {run_id} removed {member.channel} of {actor.name} from {member.group}"
         if not long_enough:
             longest = max((silence.seconds for silence in silences), default=0.0)
-            self.violations.append(f"{removal}, and its process was silent for no more than {longest:.1f} s")
+            self.violations.append(
+                f"{removal}, and its process was silent for no more than {longest:.1f} s; it "
+                f"was said that it {_evidence(report, client.process)}"
+            )
         elif (late := joined_at - max(silence.end for silence in long_enough)) > 0:
             self.violations.append(f"{removal}, which it joined {late:.1f} s after its process woke up")
         elif not actor.drop_in and client.socket.is_open and actor.running and not actor.lost:
@@ -188,9 +207,13 @@ class Checker:
         for client in self.stage.open_clients:
             actor = client.actor
             frozen = any(one.frozen and one.start < start - 1 and one.end > end for one in actor.silences)
-            if frozen and not actor.drop_in and client.process in live:
+            # An inbox that was evicted, with the probe in it, looks like one that was read.
+            if frozen and not actor.drop_in and client.process in live and not self.stage.has_evicted:
                 live.remove(client.process)
-                self.violations.append(f"run {report['run_id']} took {actor.name} for live, which was frozen")
+                self.violations.append(
+                    f"run {report['run_id']} took {actor.name} for live, which was frozen; it says that it "
+                    f"{_evidence(report, client.process)}"
+                )
 
     async def _undo(self) -> None:
         """A stock worker that was silent for too long cannot put its members back: that is what `--undo` is for.
@@ -201,6 +224,7 @@ class Checker:
         while self._to_undo:
             run_id = self._to_undo.pop()
             self.undone += await self._run("reap_stale", "--undo", run_id)
+            self._undone.append(run_id)
         if undone:
             await self._run("replay_disconnects", "--cleanup")
         for actor in self.stage.actors:
@@ -273,3 +297,9 @@ class Checker:
         deadline = time.monotonic() + ANSWER_WITHIN_SECONDS
         while time.monotonic() < deadline and not condition():  # noqa: ASYNC110  # of any kind
             await asyncio.sleep(0.05)
+
+
+def _evidence(report: dict[str, Any], process: str) -> str:
+    """What the run had seen of the process; nothing if it was killed before it told."""
+    told = [seen["evidence"] for seen in report.get("processes", ()) if seen["process"] == process]
+    return "; ".join(told[0]) if told else "(the run did not tell)"

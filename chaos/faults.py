@@ -171,7 +171,8 @@ class Faults:
 
     @property
     def _clock_may_be_set(self) -> bool:
-        return self._stage.clock.can_be_set and not self._one_step_at_a_time.locked()
+        """Only after a look: a host cannot see a step that came before its first one."""
+        return self._stage.clock.can_be_set and self._reapers.completed > 0 and not self._one_step_at_a_time.locked()
 
     async def _of_a_shard(self, name: str) -> None:
         async with self._one_shard_at_a_time:
@@ -180,7 +181,8 @@ class Faults:
                 return
             async with self._server():
                 await self._will_lose_data()
-                await self._stage.fail_over()
+                if not await self._stage.fail_over():
+                    self.counts[name] -= 1
 
     @asynccontextmanager
     async def _silence(
@@ -226,13 +228,13 @@ class Faults:
 
     @asynccontextmanager
     async def _frozen(self, actor: Actor) -> AsyncIterator[None]:
-        async with self._silence(actor, aftermath_seconds=0, frozen=True):
-            await asyncio.to_thread(actor.worker.freeze)
-            try:
+        await asyncio.to_thread(actor.worker.freeze)
+        try:
+            async with self._silence(actor, aftermath_seconds=0, frozen=True):
                 yield
-            finally:
-                if actor.running:
-                    actor.worker.thaw()
+        finally:
+            if actor.running:
+                actor.worker.thaw()
 
     async def _freeze(self, actor: Actor, seconds: tuple[float, float]) -> None:
         if seconds == LONG_SECONDS:
@@ -393,11 +395,9 @@ class Faults:
                 await self._wait(seconds)
 
     async def _evict(self) -> None:
-        """A cache fills the memory. Redis drops what expires first: messages, probes, markers and the reaper's lock.
-
-        Groups and leases outlive the cache: what nobody could put back is no matter of the reaper's.
-        """
+        """A cache fills the memory. Redis drops what expires first: messages, probes, markers, the lock, groups."""
         async with self._one_shard_at_a_time:
+            self._stage.has_evicted = True
             await asyncio.to_thread(_fill_cache, self._random.choice(self._stage.shards), EVICTING_SECONDS)
 
     @asynccontextmanager
@@ -487,7 +487,7 @@ def _fill_cache(shard: EmbeddedRedis, seconds: float) -> None:
                 pipe = client.pipeline(transaction=False)
                 for number in itertools.islice(numbers, CACHED_AT_ONCE):
                     pipe.set(f"cache:{number}", CACHED_VALUE, ex=CACHED_SECONDS)
-                pipe.execute()
+                pipe.execute(raise_on_error=False)  # The applications may leave it no room.
                 time.sleep(0.1)
         finally:
             client.config_set("maxmemory", 0)

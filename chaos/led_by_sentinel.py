@@ -56,15 +56,22 @@ class LedBySentinel:
         """An entry of `hosts` for those who ask Sentinel."""
         return {"sentinels": [["127.0.0.1", self.sentinel_port]], "master_name": MASTER_NAME, "socket_timeout": None}
 
-    def fail_over(self) -> None:
-        """SIGKILL the master, let the replica take over, and start the old master again as its replica."""
-        self._await_replica()
+    def fail_over(self) -> bool:
+        """SIGKILL the master, let the replica take over, and start the old master again as its replica.
+
+        False, and nothing is done, if there is no replica that could: Sentinel may take long to let one in again.
+        """
+        try:
+            self._await_replica()
+        except TimeoutError:
+            return False
         self.master.kill()
         self._await(lambda: self._master_port() == self.replica.port and self._role(self.replica) == "master")
         self.master, self.replica = self.replica, self.master
         del self.master.config["replicaof"]
         self.replica.config = self._following(self.master)
         self.replica.start()
+        return True
 
     def _following(self, master: EmbeddedRedis) -> dict[str, str]:
         return {

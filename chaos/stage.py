@@ -130,6 +130,7 @@ class Stage:
         self.cleaner_proxies: list[Proxy] = []
         self.fleet = SocketFleet()
         self.set_clocks: list[tuple[int, Silence]] = []  # by how many seconds ahead, and when, since the last check
+        self.has_evicted = False  # a shard has, whatever was in its way, since the last check
         self.data_lost = False  # a shard forgot its receipts since the last check
         self.note_receipts: Callable[[], None] = lambda: None  # before they are forgotten
         self.unexpected: list[str] = []
@@ -197,14 +198,16 @@ class Stage:
                 return at - seconds
         return at
 
-    async def fail_over(self) -> None:
-        """The replica takes over. What stands between a process and the master follows Sentinel, as HAProxy may."""
+    async def fail_over(self) -> bool:
+        """The replica takes over, if there is one that can. What stands between a process and the master follows Sentinel, as HAProxy may."""
         before = self.led.master.port
-        await asyncio.to_thread(self.led.fail_over)
+        if not await asyncio.to_thread(self.led.fail_over):
+            return False
         self.shards[1] = self.led.master
         for proxy in self.all_proxies:
             if proxy.target_port == before:
                 await proxy.follow(self.led.master.port)
+        return True
 
     async def add_actor(self, kind: Kind, drop_in: bool, skew_seconds: float, asks_sentinel: bool) -> Actor:
         self._actors_made += 1
@@ -240,6 +243,7 @@ class Stage:
         """Everything about these has been checked."""
         self.clients = self.open_clients
         self.set_clocks.clear()
+        self.has_evicted = False
 
     def calm_actors(self) -> list[Actor]:
         """Those with whose clients anything may be done, and to which another fault may come."""
