@@ -199,7 +199,10 @@ class Stage:
         return at
 
     async def fail_over(self) -> bool:
-        """The replica takes over, if there is one that can. What stands between a process and the master follows Sentinel, as HAProxy may."""
+        """The replica takes over, if there is one that can.
+
+        What stands between a process and the master follows Sentinel, as HAProxy may.
+        """
         before = self.led.master.port
         if not await asyncio.to_thread(self.led.fail_over):
             return False
