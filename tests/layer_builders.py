@@ -153,10 +153,12 @@ def let_time_pass(client: redis.Redis, seconds: float, keyspace: Keyspace = ASGI
     for key in (keyspace.suspects, keyspace.looks):
         for field, raw in client.hgetall(key).items():
             entry = json.loads(raw)
-            for name in ("since", "renewed_at", "at", "stepped_at", "epoch_at"):
+            for name in ("since", "renewed_at", "at", "stepped_at", "epoch_at", "new_at"):
                 if name in entry:
                     entry[name] -= seconds
                     entry[f"{name}_boot"][1] -= seconds * boots
+            if "others" in entry:
+                entry["others"] = [clock - seconds for clock in entry["others"]]
             client.hset(key, field, json.dumps(entry))
 
 

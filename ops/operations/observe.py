@@ -20,7 +20,7 @@ from ops.model.text import visible
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import Census, MisplacedAmong, ProcessTally, ScanNotes, Selection, count_members
-from ops.store.liveness.clocks import read_moment
+from ops.store.liveness.clocks import read_moment, read_other_clocks
 from ops.store.liveness.leases import read_leases
 from ops.store.liveness.markers import count_markers, without_messages
 from ops.store.liveness.probes import control_receivers, probe_processes
@@ -86,6 +86,11 @@ class Observation:
         prefixes = _inbox_prefixes(self.census)
         return {process: {f"{prefix}.{process}!" for prefix in prefixes} for process in processes}
 
+    def marked_inboxes(self, suspicions: Mapping[str, Suspicion]) -> dict[str, set[str]]:
+        """Where the markers of these are: a prefix may have come or gone since. Versions before 1.0 did not note it."""
+        everywhere = self.inboxes_of(suspicions)
+        return {process: set(one.inboxes) or everywhere[process] for process, one in suspicions.items()}
+
 
 def selection_on(opened: OpenLayer, shard: Shard, look: Look) -> Selection:
     """Which keys of ``shard`` to read."""
@@ -115,7 +120,7 @@ async def observe(
     census, notes = await take_census(opened, look, progress)
     if not opened.answering:
         return Observation(look_after(None, Moment(time.time()), ""), census, {}, {}, notes=notes)
-    this_look = look_after(None, await read_moment(opened), opened.epoch)
+    this_look = look_after(None, await read_moment(opened), opened.epoch, await read_other_clocks(opened))
     observation = Observation(this_look, census, {}, {}, notes=notes)
     began = time.monotonic()
     if opened.complete and not opened.epoch:
@@ -236,7 +241,7 @@ async def _read_what_is_known(opened: OpenLayer, observation: Observation) -> No
         return
     observation.leases = await read_leases(opened.home, opened.keyspace, observation.census.processes)
     latest, observation.absence = await read_latest_look(opened, observation.moment.boot_id)
-    observation.this_look = look_after(latest, observation.moment, opened.epoch)
+    observation.this_look = look_after(latest, observation.moment, opened.epoch, observation.this_look.others)
 
 
 async def _recall(
@@ -247,7 +252,7 @@ async def _recall(
     known = {process: suspicions[process] for process in census.processes if process in suspicions}
     marked = [process for process, suspicion in known.items() if suspicion.marks and look.probe]
     try:
-        marks = await count_markers(opened, observation.inboxes_of(marked))
+        marks = await count_markers(opened, observation.marked_inboxes({one: known[one] for one in marked}))
     except ShardError as error:
         # Without it a process that has lived since may look silent ever since: this look is not whole.
         observation.notes.append(str(error))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from ops.model.runs import ReapReport
 from ops.operations.reaping import reap as reap_module
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.markers import MARKERS, count_markers, place_markers
@@ -84,6 +85,33 @@ async def test_a_sign_of_life_between_counting_and_leaving_markers_is_seen(
     assert (await run_reap()).removed == 3
 
 
+async def test_markers_of_an_inbox_that_nobody_reads_do_not_stand_for_those_that_were_taken(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """Another prefix comes, goes and comes again, and each process may read an inbox of that, too."""
+    other = await start_process()
+    stalling = await start_process("room", count=3)
+    foreign = await other.join("lobby", prefix="foo")
+    await run_reap()
+    redis_client.zrem("asgi:group:lobby", *foreign)
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    before = redis_client.hgetall(ASGI.suspects)[stalling.name.encode()]
+    all_taken(redis_client, stalling)
+    report = await run_reap()
+    assert (report.removed, about(report, stalling)) == (0, "suspect")
+    assert redis_client.hgetall(ASGI.suspects)[stalling.name.encode()] != before
+    await other.join("lobby", prefix="foo")
+    all_taken(redis_client, stalling)
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    report = await run_reap()
+    assert (report.removed, about(report, stalling)) == (0, "suspect")
+
+
+def about(report: ReapReport, process: AppProcess) -> str:
+    [state] = [one.state for one in report.processes if one.process == process.name]
+    return state
+
+
 async def test_markers_are_filled_up_and_counted_key_by_key(
     redis_client: redis.Redis, start_process: StartProcess
 ) -> None:
@@ -96,7 +124,7 @@ async def test_markers_are_filled_up_and_counted_key_by_key(
     async with open_layer("default") as opened:
         await place_markers(opened, {full.name: [full.inbox]}, 60)
         placed = await place_markers(opened, inboxes, 60)
-        assert placed.before == {fresh.name: 0, marked.name: 1, full.name: MARKERS}
+        assert placed.before == {fresh.inbox: 0, marked.inbox: 1, full.inbox: MARKERS}
         assert placed.now == dict.fromkeys((fresh.name, marked.name, full.name), MARKERS)
         assert +await count_markers(opened, inboxes) == placed.now
     assert redis_client.ttl(fresh.inflight_key) == 60

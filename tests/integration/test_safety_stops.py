@@ -267,9 +267,15 @@ async def test_if_nobody_lives_and_nobody_was_ever_seen_live_it_stops_until_no_r
     assert (await run_reap()).removed == 2
 
 
+@pytest.mark.parametrize("database", [0, 1])
 async def test_idle_connections_count_that_may_be_of_a_silent_process(
-    redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    redis_server: EmbeddedRedis,
+    redis_client: redis.Redis,
+    settings: LazySettings,
+    monkeypatch: pytest.MonkeyPatch,
+    database: int,
 ) -> None:
+    settings.CHANNEL_LAYERS = layer_of(f"{redis_server.url}/{database}")
     monkeypatch.setattr(receivers, "IDLE_SECONDS", -1.0)
     redis_client.connection_pool.disconnect()
 
@@ -280,7 +286,10 @@ async def test_idle_connections_count_that_may_be_of_a_silent_process(
             return await receivers.count_idle_connections(opened, own, uses)
 
     assert await count() == 0, "our own"
-    with redis.Redis.from_url(redis_server.url) as any_program, redis.Redis.from_url(redis_server.url, db=5) as other:
+    with (
+        redis.Redis.from_url(redis_server.url, db=database) as any_program,
+        redis.Redis.from_url(redis_server.url, db=5) as other,
+    ):
         any_program.zcard("asgi:group:room")
         other.ping()
         assert await count() == 1, "whatever it sent last; not those of another database"

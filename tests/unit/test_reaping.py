@@ -15,7 +15,9 @@ from ops.model.liveness.evidence import (
     Evidence,
     JoinedSince,
     LeaseEnded,
+    LeaseFresh,
     LeaseLapsed,
+    ProbesTaken,
     ProbeUnanswered,
     SeveralKeys,
     SuspectedBefore,
@@ -23,8 +25,8 @@ from ops.model.liveness.evidence import (
 )
 from ops.model.liveness.judge import Policy, State, Verdict, judge
 from ops.model.liveness.judgement import JUDGEMENT_SECONDS, RENEW_AFTER_SECONDS, check_renewal, is_due
-from ops.model.liveness.moments import LatestLook, Moment, clock_step_seconds, elapsed_seconds, look_after
-from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
+from ops.model.liveness.moments import LatestLook, Moment, elapsed_seconds, look_after
+from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap, those_in_doubt
 from ops.model.liveness.readability import Unreadable
 from ops.model.liveness.stops import Absence, Control, LastUse, MisplacedGroup, absence_after, is_released, last_uses
 from ops.model.liveness.suspicion import (
@@ -34,6 +36,8 @@ from ops.model.liveness.suspicion import (
     Suspicion,
     always_back,
     recall,
+    seen_live_after,
+    sees_a_new_process,
     suspicion_lifetime_seconds,
     suspicions_after,
 )
@@ -78,26 +82,36 @@ def test_time_between_runs_is_the_shorter_of_two_clocks_and_never_comes_from_the
 
 
 @pytest.mark.parametrize(
-    ("then", "now", "step"),
+    ("then", "now", "was_set"),
     [
-        (Moment(100.0, "a", 1.0), Moment(280.0, "a", 61.0), 120.0),
-        (Moment(100.0, "a", 1.0), Moment(160.5, "a", 61.0), 0.0),
-        (Moment(100.0, "a", 1.0), Moment(40.0, "a", 61.0), 0.0),
-        (Moment(100.0, "b", 1.0), Moment(280.0, "a", 61.0), 0.0),
+        (Moment(100.0, "a", 1.0), Moment(280.0, "a", 61.0), True),
+        (Moment(100.0, "a", 1.0), Moment(160.5, "a", 61.0), False),
+        (Moment(100.0, "a", 1.0), Moment(40.0, "a", 61.0), True),
+        (Moment(100.0, "b", 1.0), Moment(280.0, "a", 61.0), False),
     ],
 )
-def test_a_step_of_redis_clock_is_seen_from_the_host_that_looked_before(then: Moment, now: Moment, step: float) -> None:
-    assert clock_step_seconds(then, now) == step
-    assert look_after(look_after(None, then, "e"), now, "e").stepped_at == (now if step else None)
+def test_a_step_of_redis_clock_is_seen_from_the_host_that_looked_before(
+    then: Moment, now: Moment, was_set: bool
+) -> None:
+    assert look_after(look_after(None, then), now).stepped_at == (now if was_set else None)
+
+
+@pytest.mark.parametrize(
+    ("others", "was_set"), [((107.0, 560.0), False), ((700.0, 560.0), True), ((107.0, 60.0), True), ((107.0,), True)]
+)
+def test_so_is_a_step_of_any_other_shard(others: tuple[float, ...], was_set: bool) -> None:
+    then, now = Moment(100.0, "a", 1.0), Moment(160.0, "a", 61.0)
+    earlier = look_after(None, then, "e", (47.0, 500.0))
+    assert look_after(earlier, now, "e", others).stepped_at == (now if was_set else None)
 
 
 def test_a_step_of_redis_clock_is_remembered_by_the_looks_after_it() -> None:
     step = Moment(280.0, "a", 61.0)
-    before = LatestLook(Moment(285.0, "a", 66.0), "e", Moment(100.0), step)
+    before = LatestLook(Moment(285.0, "a", 66.0), "e", Moment(100.0), stepped_at=step)
     found = look_after(before, Moment(290.0, "a", 71.0), "e")
     assert (found.stepped_at, found.even_seconds) == (step, 10.0)
     set_right = look_after(before, Moment(70.0, "a", 131.0), "e")
-    assert set_right.even_seconds == 70.0, "the boot clock tells"
+    assert look_after(set_right, Moment(80.0, "a", 141.0), "e").even_seconds == 10.0, "the boot clock tells"
     assert look_after(None, step, "e").even_seconds == math.inf
 
 
@@ -432,7 +446,9 @@ SILENT_SINCE: tuple[Evidence, ...] = (SuspectedBefore(40.0, unbroken=True),)
 
 
 def uses_of(facts: tuple[Evidence, ...] = SILENT_SINCE, seen_at: float | None = 900.0, **look: Any) -> set[LastUse]:
-    this_look = LatestLook(Moment(1000.0, BOOT, 500.0), "e", Moment(look.pop("epoch_at", 500.0)), **look)
+    """A worker that a deploy has started was first seen live 50 s ago."""
+    epoch_at, look = Moment(look.pop("epoch_at", 500.0)), {"new_at": Moment(950.0), **look}
+    this_look = LatestLook(Moment(1000.0, BOOT, 500.0), "e", epoch_at, **look)
     seen_live = {} if seen_at is None else {"0": seen_at}
     return set(last_uses(judged("d", facts), seen_live, now=1000.0, this_look=this_look))
 
@@ -461,6 +477,8 @@ def test_a_connection_may_be_of_a_silent_process_if_it_was_last_used_when_that_w
     [
         ({"epoch_at": 950.0}, "it may have connected anew when Redis had restarted"),
         ({"stepped_at": Moment(950.0, BOOT, 450.0)}, "nobody knows how long ago it was seen"),
+        ({"new_at": None}, "no other is likely to have opened it"),
+        ({"new_at": Moment(850.0)}, "all that live were there when it was seen"),
         ({"seen_at": None}, "nobody knows what it had"),
     ],
 )
@@ -473,9 +491,26 @@ def test_the_age_of_a_connection_counts_only_where_it_is_known_that_processes_ke
 
 
 def test_who_may_have_been_alive_between_two_silences_may_have_used_any_connection_since() -> None:
-    for facts in ((SuspectedBefore(40.0),), ()):
+    """Nor is it known of one with a lease when it was last awake."""
+    for facts in ((SuspectedBefore(40.0),), (LeaseLapsed(90.0, "host pid 1"),), ()):
         [use] = uses_of(facts)
         assert use.may_be_of(idle_seconds=11.0, age_seconds=5000.0)
+
+
+def test_a_fresh_lease_says_when_its_process_was_live_and_a_probe_that_it_is() -> None:
+    fresh, taken = LeaseFresh(20.0, "host pid 1"), ProbesTaken(1.0)
+    verdicts = {str(at): Verdict(State.LIVE, facts) for at, facts in enumerate([(fresh,), (taken,), (taken, fresh)])}
+    assert seen_live_after({}, verdicts, 1000.0) == {"0": 980.0, "1": 1000.0, "2": 1000.0}
+    assert sees_a_new_process({"0": 900.0}, verdicts)
+    assert not sees_a_new_process(dict.fromkeys("012", 900.0), verdicts)
+    assert not sees_a_new_process({}, verdicts), "the first look of all"
+
+
+def test_only_those_that_a_stop_is_about_keep_it_on() -> None:
+    left = {"9": Verdict(State.DEAD, (LeaseEnded("host pid 9"),))}
+    verdicts = judged("ddl") | left
+    assert set(those_in_doubt(verdicts, (State.DEAD,), ["0"])) == {"0"}
+    assert set(those_in_doubt(verdicts, (State.DEAD,), [])) == {"0", "1"}
 
 
 def test_only_looks_a_confirm_time_apart_without_idle_receivers_release() -> None:

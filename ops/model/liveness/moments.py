@@ -32,34 +32,46 @@ def elapsed_seconds(then: Moment, now: Moment) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class LatestLook:
-    """When a host last looked, and what its looks in a row tell of the servers.
+    """When a host last looked, and what its looks in a row tell.
 
-    ``stepped_at``: which of them was the latest to find Redis' clock set forward; None if none did. ``epoch``: which
-    run of which servers it was, since its look at ``epoch_at``.
+    ``others``: what the clocks of the other shards said then, unix seconds. ``stepped_at``: which of the looks was the
+    latest to find that the clock of a server had been set; None if none did. ``epoch``: which run of which servers it
+    was, since the look at ``epoch_at``. ``new_at``: which was the latest to see a process live that no look before had.
     """
 
     at: Moment
     epoch: str
     epoch_at: Moment
+    others: tuple[float, ...] = ()
     stepped_at: Moment | None = None
+    new_at: Moment | None = None
 
     @property
     def even_seconds(self) -> float:
-        """For how long Redis' clock has not been set forward, as far as this host can tell, by its boot clock."""
+        """For how long no server's clock has been set, as far as this host can tell, by its boot clock."""
         return math.inf if self.stepped_at is None else max(0.0, self.at.boot_seconds - self.stepped_at.boot_seconds)
 
 
-def look_after(earlier: LatestLook | None, now: Moment, epoch: str) -> LatestLook:
+def look_after(earlier: LatestLook | None, now: Moment, epoch: str = "", others: tuple[float, ...] = ()) -> LatestLook:
     """The look of ``now``, after the latest one of the same host."""
     if earlier is None:
-        return LatestLook(now, epoch, now)
-    stepped_at = now if clock_step_seconds(earlier.at, now) else earlier.stepped_at
-    return LatestLook(now, epoch, earlier.epoch_at if epoch and epoch == earlier.epoch else now, stepped_at)
+        return LatestLook(now, epoch, now, others)
+    return LatestLook(
+        now,
+        epoch,
+        epoch_at=earlier.epoch_at if epoch and epoch == earlier.epoch else now,
+        others=others,
+        stepped_at=now if _a_clock_was_set(earlier, now, others) else earlier.stepped_at,
+        new_at=earlier.new_at,
+    )
 
 
-def clock_step_seconds(then: Moment, now: Moment) -> float:
-    """By how much Redis' clock was set forward between the two, as far as this host's boot clock can tell; 0 if not."""
-    if not then.boot_id or then.boot_id != now.boot_id:
-        return 0.0
-    step = (now.redis - then.redis) - (now.boot_seconds - then.boot_seconds)
-    return step if step > FUTURE_TOLERANCE_SECONDS else 0.0
+def _a_clock_was_set(earlier: LatestLook, now: Moment, others: tuple[float, ...]) -> bool:
+    """True if the clock of any server did not go as fast as the boot clock of this host."""
+    if not now.boot_id or now.boot_id != earlier.at.boot_id:
+        return False
+    if len(others) != len(earlier.others):
+        return True
+    clocks = zip((earlier.at.redis, *earlier.others), (now.redis, *others), strict=True)
+    passed = now.boot_seconds - earlier.at.boot_seconds
+    return any(abs(after - before - passed) > FUTURE_TOLERANCE_SECONDS for before, after in clocks)

@@ -84,6 +84,14 @@ def common_cause_of(
     )
 
 
+def those_in_doubt(
+    verdicts: Mapping[str, Verdict], states: Collection[State], seen_live: Collection[str]
+) -> dict[str, Verdict]:
+    """The processes of which that is to be found out: those that went silent, or all where none was seen live."""
+    silent = silent_without_a_word(_in_states(verdicts, *states))
+    return {process: verdict for process, verdict in silent.items() if process in seen_live} or silent
+
+
 def silent_without_a_word(silent: Mapping[str, Verdict]) -> dict[str, Verdict]:
     """Those that have not said themselves that they have left."""
     return {

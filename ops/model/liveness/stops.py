@@ -205,27 +205,26 @@ def last_uses(
 ) -> frozenset[LastUse]:
     """When the ``silent`` processes last used their connections. ``seen_live``: process -> when, by Redis' clock.
 
-    A process that took probes when it was seen live had a connection then, and keeps it when it stands still. That is
-    not known of one that was seen before Redis restarted, failed over, or had its clock set forward.
+    Nothing is known of one that was seen before the clock of a server was set. One that took probes when it was seen
+    live had a connection then. It may have opened others since, as the stock layer does when a websocket closes; so how
+    old a connection is tells only where others are likely to be of processes that have begun since, as in a deploy, and
+    where Redis has not restarted or failed over.
     """
     uses = set()
     for process, verdict in silent.items():
         seen_at = seen_live.get(process, -math.inf)
-        keeps = seen_at >= this_look.epoch_at.redis and now - seen_at < this_look.even_seconds
-        uses.add(LastUse(now - seen_at, _silent_seconds(verdict), now - seen_at if keeps else 0.0))
+        if now - seen_at >= this_look.even_seconds:
+            uses.add(LastUse(math.inf, 0.0, 0.0))
+            continue
+        others_are_new = this_look.new_at is not None and this_look.new_at.redis > seen_at >= this_look.epoch_at.redis
+        uses.add(LastUse(now - seen_at, _silent_seconds(verdict), now - seen_at if others_are_new else 0.0))
     return frozenset(uses)
 
 
 def _silent_seconds(verdict: Verdict) -> float:
-    """For how long it has been silent without a break; 0 if it may have been alive in between."""
-    return max(
-        (
-            fact.seconds_ago
-            for fact in verdict.evidence
-            if isinstance(fact, LeaseLapsed) or (isinstance(fact, SuspectedBefore) and fact.unbroken)
-        ),
-        default=0.0,
-    )
+    """For how long it has been silent without a break; 0 if that is not known."""
+    unbroken = [fact.seconds_ago for fact in verdict.evidence if isinstance(fact, SuspectedBefore) and fact.unbroken]
+    return max(unbroken, default=0.0)
 
 
 def how_it_ends(confirm_after_seconds: float) -> str:

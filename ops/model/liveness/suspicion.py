@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ops.model.liveness.evidence import AliveSince, Evidence, JoinedSince, SuspectedBefore
+from ops.model.liveness.evidence import (
+    AliveSince,
+    Evidence,
+    InboxDrained,
+    JoinedSince,
+    LeaseFresh,
+    ProbesTaken,
+    SuspectedBefore,
+)
 from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.moments import FUTURE_TOLERANCE_SECONDS, Moment, elapsed_seconds
 
@@ -21,7 +29,8 @@ class Suspicion:
     ``since``: when the first of the looks in a row that found it silent sent its probes; ``renewed``: the latest;
     ``looks``: how many these are. ``epoch``: which run of which Redis servers it was seen on. ``newest_joined_at``: the
     score of the member of that process which had joined last (application host's clock). ``marks``: how many markers
-    the latest look left for the process, 0 if none; ``evicted_keys``: how many keys the servers had evicted by then.
+    the latest look left for the process, 0 if none, and in which ``inboxes``; ``evicted_keys``: how many keys the
+    servers had evicted by then.
     ``vanished``: how many silent looks in a row found the markers of the look before taken.
     """
 
@@ -32,6 +41,7 @@ class Suspicion:
     newest_joined_at: float
     looks: int = 1
     marks: int = 0
+    inboxes: tuple[str, ...] = ()
     evicted_keys: int = 0
     vanished: int = 0
 
@@ -170,5 +180,21 @@ def seen_live_after(seen_live: Mapping[str, float], verdicts: Mapping[str, Verdi
     after = {
         process: when for process, when in seen_live.items() if process in verdicts or now - when <= SEEN_LIVE_SECONDS
     }
-    after.update((process, now) for process, verdict in verdicts.items() if verdict.state is State.LIVE)
+    after.update((process, _was_live_at(verdict, now)) for process, verdict in _live(verdicts).items())
     return after
+
+
+def sees_a_new_process(seen_live: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> bool:
+    """Whether a process is live that no look has seen so before, though some were."""
+    return bool(seen_live) and any(process not in seen_live for process in _live(verdicts))
+
+
+def _live(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    return {process: verdict for process, verdict in verdicts.items() if verdict.state is State.LIVE}
+
+
+def _was_live_at(verdict: Verdict, now: float) -> float:
+    """A fresh lease says when it was renewed; what took probes has just been live."""
+    renewed = [fact.seconds_ago for fact in verdict.evidence if isinstance(fact, LeaseFresh)]
+    asked = any(isinstance(fact, (ProbesTaken, InboxDrained)) for fact in verdict.evidence)
+    return now if asked else now - min(renewed, default=0.0)

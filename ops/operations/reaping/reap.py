@@ -12,7 +12,7 @@ from typing import Any
 from ops.exceptions import ShardError
 from ops.model.liveness.judge import State
 from ops.model.liveness.judgement import check_came_back
-from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap
+from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap, those_in_doubt
 from ops.model.liveness.stops import (
     Absence,
     absence_after,
@@ -29,6 +29,7 @@ from ops.model.liveness.suspicion import (
     begun_anew,
     came_back,
     seen_live_after,
+    sees_a_new_process,
     suspicion_lifetime_seconds,
     suspicions_after,
 )
@@ -190,6 +191,8 @@ class _Run:
             return ReapPlan(frozenset(), None)
         verdicts, now = observation.verdicts, observation.moment
         seen_live = await suspects.read_seen_live(opened)
+        if sees_a_new_process(seen_live, verdicts):
+            observation.this_look = replace(observation.this_look, new_at=now)
         await self._look_for_idle_connections(observation, seen_live)
         plan = plan_reap(
             verdicts,
@@ -228,8 +231,12 @@ class _Run:
             self._absence = None
             return
         opened, now = self._opened, await self._opened.home.now()
-        gone_silent = {process: verdict for process, verdict in observation.verdicts.items() if verdict.state in silent}
-        uses = last_uses(gone_silent, seen_live, now=now, this_look=observation.this_look)
+        uses = last_uses(
+            those_in_doubt(observation.verdicts, silent, seen_live),
+            seen_live,
+            now=now,
+            this_look=observation.this_look,
+        )
         idle = await count_idle_connections(opened, self._own, uses)
         self._absence = absence_after(self._absence, idle, now=observation.moment, epoch=opened.epoch)
 
@@ -247,11 +254,19 @@ class _Run:
             if process not in observation.leases and suspicion.renewed == observation.moment
         ]
         lifetime = suspicion_lifetime_seconds(self._options.confirm_after_seconds) + MARKER_SPARE_SECONDS
-        placed = await place_markers(opened, observation.inboxes_of(asked), lifetime)
-        told = {process: observation.recalls[process].marks for process in asked if process in observation.recalls}
-        back = self._note_who_came_back(told, placed.before)
+        earlier = {process: observation.recalls[process] for process in asked if process in observation.recalls}
+        marked = observation.marked_inboxes({process: recall.suspicion for process, recall in earlier.items()})
+        inboxes = {
+            process: names | marked.get(process, set()) for process, names in observation.inboxes_of(asked).items()
+        }
+        placed = await place_markers(opened, inboxes, lifetime)
+        back = self._note_who_came_back(
+            {process: recall.marks for process, recall in earlier.items()},
+            {process: sum(placed.before[name] for name in names) for process, names in marked.items()},
+        )
         for process in asked:
-            suspicion = replace(self._suspicions[process], marks=placed.now[process])
+            left = tuple(sorted(placed.inboxes[process]))
+            suspicion = replace(self._suspicions[process], marks=placed.now[process], inboxes=left)
             self._suspicions[process] = begun_anew(suspicion) if process in back else suspicion
         await suspects.record_suspicions(opened, list(self._suspicions.values()))
         await suspects.record_latest_look(opened, observation.this_look, self._absence)
@@ -273,7 +288,11 @@ class _Run:
                 opened, run_id, observation.now, retention, options.glob, takes_leases=True
             )
         doom = Doom(run_id, dead, observation, options.glob, retention)
-        await purge(opened, doom, self._purged, judgement, self._progress)
+        try:
+            await purge(opened, doom, self._purged, judgement, self._progress)
+        except ShardError:
+            await self._log(run_id)
+            raise
         await self._log(run_id)
         # Without an end the run is listed as interrupted, with what its receipts say.
         if judgement is not None and opened.complete:
@@ -308,8 +327,9 @@ class _Run:
 
     async def _came_back(self, observation: Observation, dead: Collection[str]) -> set[str]:
         """Which of the dead have given a sign of life since they were judged."""
-        left = {process: self._suspicions[process].marks for process in dead if process in self._suspicions}
-        return self._note_who_came_back(left, await count_markers(self._opened, observation.inboxes_of(left)))
+        known = {process: self._suspicions[process] for process in dead if process in self._suspicions}
+        left = {process: suspicion.marks for process, suspicion in known.items()}
+        return self._note_who_came_back(left, await count_markers(self._opened, observation.marked_inboxes(known)))
 
     def _note_who_came_back(self, wanted: Mapping[str, int], marks: Mapping[str, int]) -> set[str]:
         back = came_back(wanted, marks)

@@ -1,5 +1,6 @@
 """The clocks that moments are told by."""
 
+import asyncio
 import functools
 import time
 from pathlib import Path
@@ -22,6 +23,11 @@ def boot_id() -> str:
 def boot_seconds() -> float:
     """Seconds since this host started, by a clock that is never set; 0 if it has none."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if boot_id() else 0.0
+
+
+async def read_other_clocks(opened: OpenLayer) -> tuple[float, ...]:
+    """What the clocks of all but the first shard that answers say."""
+    return tuple(await asyncio.gather(*(shard.now() for shard in opened.answering[1:])))
 
 
 async def read_moment(opened: OpenLayer) -> Moment:

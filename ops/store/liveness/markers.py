@@ -12,7 +12,7 @@ holds fewer than SMALLEST_CAPACITY messages, because a marker is in the inbox fo
 """
 
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -34,9 +34,13 @@ Inboxes = Mapping[str, Iterable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """By process, how many markers it has ``now``, and how many of an earlier look were there ``before`` that."""
+    """By process, how many markers it has ``now``, and in which ``inboxes``.
+
+    By inbox, how many of an earlier look were there ``before``.
+    """
 
     now: Counter[str] = field(default_factory=Counter)
+    inboxes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     before: Counter[str] = field(default_factory=Counter)
 
 
@@ -51,10 +55,11 @@ async def place_markers(opened: OpenLayer, inboxes: Inboxes, lifetime_seconds: f
         for batch in _in_batches(wanted):
             keys = [opened.keyspace.inflight(name) for _, name in batch]
             replies = await call_script(shard, "place_markers", keys, args)
-            for (process, _), before in zip(batch, replies, strict=True):
+            for (process, name), before in zip(batch, replies, strict=True):
                 if before >= 0:
-                    placed.before[process] += before
+                    placed.before[name] += before
                     placed.now[process] += max(before, MARKERS)
+                    placed.inboxes[process].add(name)
     return placed
 
 

@@ -18,7 +18,7 @@ async def read_own_connections(opened: OpenLayer) -> Connections | None:
     """Our first connection to each shard; None if a server may not be asked. To be called before there are others."""
     try:
         return {shard.index: await shard.execute("CLIENT INFO") for shard in opened.answering}
-    except ShardError:
+    except (ShardError, ValueError):  # A client may have a name that redis-py cannot read.
         return None
 
 
@@ -42,7 +42,7 @@ async def count_idle_connections(opened: OpenLayer, own: Connections | None, use
                 return None
             listed = await shard.execute("CLIENT LIST")
             idle += sum(_may_be_of_the_silent(line, own[shard.index], uses) for line in listed)
-    except (ShardError, KeyError):
+    except (ShardError, KeyError, ValueError):
         return None
     return idle
 
@@ -57,8 +57,12 @@ def _may_be_of_the_silent(line: Any, own: Any, uses: Collection[LastUse]) -> boo
     """A line that cannot be understood counts. A connection is in database 0 until it has chosen one."""
     try:
         idle, age = float(line["idle"]), float(line["age"])
-        if int(line["id"]) >= int(own["id"]) or line["db"] not in (own["db"], "0") or idle <= IDLE_SECONDS:
+        if int(line["id"]) >= int(own["id"]) or line["db"] not in (str(own["db"]), "0"):
             return False
+        if 0 <= idle <= IDLE_SECONDS:
+            return False
+        if idle < 0 or age < 0:  # The clock was set back.
+            return True
     except (TypeError, KeyError, ValueError):
         return True
     return any(use.may_be_of(idle_seconds=idle, age_seconds=age) for use in uses)

@@ -42,6 +42,7 @@ def _parse(process: str, raw: bytes) -> Suspicion | None:
         float(newest),
         looks=max(1, _whole(stored.get("looks"))),
         marks=_whole(stored.get("marks")),
+        inboxes=_names(stored.get("inboxes")),
         evicted_keys=_whole(stored.get("evicted_keys")),
         vanished=_whole(stored.get("vanished")),
     )
@@ -85,6 +86,10 @@ def _seconds(value: object) -> float | None:
     return float(value)
 
 
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list) else ()
+
+
 def _whole(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62 else 0
 
@@ -118,7 +123,16 @@ def _latest_look(stored: Mapping[str, Any]) -> LatestLook | None:
     if at is None:
         return None
     known = isinstance(epoch, str) and epoch_at is not None
-    return LatestLook(at, str(epoch) if known else "", epoch_at or at, _moment(stored, "stepped_at"))
+    others = stored.get("others")
+    clocks = [clock for clock in map(_seconds, others if isinstance(others, list) else ()) if clock is not None]
+    return LatestLook(
+        at,
+        str(epoch) if known else "",
+        epoch_at or at,
+        tuple(clocks),
+        _moment(stored, "stepped_at"),
+        _moment(stored, "new_at"),
+    )
 
 
 async def record_latest_look(opened: OpenLayer, look: LatestLook, absence: Absence | None) -> None:
@@ -126,8 +140,10 @@ async def record_latest_look(opened: OpenLayer, look: LatestLook, absence: Absen
     pipe = opened.home.client.pipeline(transaction=True)
     if look.at.boot_id:
         stored = _moment_fields("at", look.at) | _moment_fields("epoch_at", look.epoch_at) | {"epoch": look.epoch}
-        if look.stepped_at is not None:
-            stored |= _moment_fields("stepped_at", look.stepped_at)
+        stored["others"] = look.others
+        for name, moment in (("stepped_at", look.stepped_at), ("new_at", look.new_at)):
+            if moment is not None:
+                stored |= _moment_fields(name, moment)
         pipe.hset(key, _clock_field(look.at.boot_id), json.dumps(stored))
     seen = {} if absence is None else _moment_fields("since", absence.since) | {"epoch": absence.epoch}
     pipe.hset(key, _ABSENCE, json.dumps(seen))

@@ -143,19 +143,20 @@ class Purge:
             await self._collect(len(self._under_way))
 
     async def _collect(self, calls: int) -> None:
-        forgotten: list[list[Doomed]] = []
-        for reply in await self._wire.replies(calls):
-            batch = self._under_way.popleft()
-            if _is_forgotten(reply):
-                forgotten.append(batch)
+        """Note what the next so many answers say, then see to those that are errors."""
+        answers = [(self._under_way.popleft(), reply) for reply in await self._wire.replies(calls)]
+        for batch, reply in answers:
+            if isinstance(reply, hiredis.ReplyError):
                 continue
-            removed, kept = self._checked(reply)
+            removed, kept = reply
             if removed < 0:
                 self._judgement.refuse()
             else:
                 self.purged.note(batch, kept)
-        for batch in forgotten:
-            if await self._judgement.holds():
+        for batch, reply in answers:
+            if not _is_forgotten(reply):
+                self._checked(reply)
+            elif await self._judgement.holds():
                 await self._call(batch, b"EVAL", self._script.source)
 
     def _checked(self, reply: Any) -> Any:
