@@ -7,7 +7,7 @@ from typing import Any
 LONGEST_SECONDS = 1e7  # some four months; more is a slip of the hand
 SHORTEST_JOURNAL_SECONDS = 60
 LARGEST_COUNT = 10**9
-LATEST_MOMENT = 253402300799.0  # the end of the year 9999, the last that a time in ISO 8601 can name
+FARTHEST_MOMENT = 1e12  # beyond the years that a time in ISO 8601 can name, 1 to 9999, before and after 1970
 SHOWN = 60  # characters of a value that is refused
 
 
@@ -74,4 +74,7 @@ SHARE = Kind("a share from 0 to 1", _number(0, 1))
 COUNT = Kind(f"a whole number from 0 to {LARGEST_COUNT}", _whole(0))
 POSITIVE_COUNT = Kind(f"a whole number from 1 to {LARGEST_COUNT}", _whole(1))
 SPEED = Kind("a number above 0 and up to 1000000", _number(0, 1e6, above=True))
-MOMENT = Kind("a time in unix seconds, as time.time() and datetime.timestamp() give it", _number(0, LATEST_MOMENT))
+MOMENT = Kind(
+    "a time in unix seconds, as time.time() and datetime.timestamp() give it",
+    _number(-FARTHEST_MOMENT, FARTHEST_MOMENT),
+)
