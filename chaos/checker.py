@@ -89,7 +89,7 @@ class Checker:
         return found
 
     def _forgive_evictions(self) -> None:
-        """Redis may have evicted groups, which nobody puts back. What a run removed has a receipt."""
+        """Redis may have evicted whole groups; the stock layer does not restore them. A removal has a receipt."""
         self.note_receipts()
         removed = {member[:2] for members in self._noted.values() for member in members}
         found = self._in_redis()
@@ -300,6 +300,6 @@ class Checker:
 
 
 def _evidence(report: dict[str, Any], process: str) -> str:
-    """What the run had seen of the process; nothing if it was killed before it told."""
+    """The evidence that the run reported about the process, if it was not killed before."""
     told = [seen["evidence"] for seen in report.get("processes", ()) if seen["process"] == process]
     return "; ".join(told[0]) if told else "(the run did not tell)"

@@ -59,7 +59,7 @@ class LedBySentinel:
     def fail_over(self) -> bool:
         """SIGKILL the master, let the replica take over, and start the old master again as its replica.
 
-        False, and nothing is done, if there is no replica that could: Sentinel may take long to let one in again.
+        Returns False and does nothing if no replica can take over: Sentinel can take long to accept one again.
         """
         try:
             self._await_replica()

@@ -179,7 +179,7 @@ class Stage:
 
     @asynccontextmanager
     async def clock_set_ahead(self, seconds: int) -> AsyncIterator[None]:
-        """That of the first shard, which is the one that judgements go by."""
+        """Set the clock of the first shard, by which processes are judged."""
         started = time.time()
         self.clock.set_ahead(seconds)
         try:
@@ -201,7 +201,7 @@ class Stage:
     async def fail_over(self) -> bool:
         """The replica takes over, if there is one that can.
 
-        What stands between a process and the master follows Sentinel, as HAProxy may.
+        The proxies between the processes and the master follow Sentinel, as HAProxy can.
         """
         before = self.led.master.port
         if not await asyncio.to_thread(self.led.fail_over):

@@ -1,4 +1,4 @@
-"""What each argument of the Python API may be. One name means one thing in all of its functions."""
+"""The values that the arguments of the Python API accept. A name means the same in all of its functions."""
 
 import functools
 import inspect

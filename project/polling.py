@@ -14,5 +14,6 @@ def came_true(condition: Callable[[], bool], within_seconds: float) -> bool:
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL_SECONDS)  # Other people's servers can be asked and send no event: here alone they are polled.
+        # A foreign server sends no event when it listens or changes its role: it can only be asked again.
+        time.sleep(POLL_SECONDS)
     return True

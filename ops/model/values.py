@@ -1,4 +1,4 @@
-"""What a value may be that a person gives, in a setting, as an option of a command, or as an argument of the API."""
+"""The kinds of values that settings, options of commands and arguments of the API accept."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Kind:
     holds: Callable[[Any], bool]
 
     def problem_with(self, name: str, value: Any) -> str | None:
-        """What to say of a value that cannot be used; None where it can."""
+        """The message for a value that cannot be used; None if it can be used."""
         return None if self.holds(value) else f"{name} must be {self.words}, not {_shown(value)}"
 
     def or_none(self) -> "Kind":

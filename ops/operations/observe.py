@@ -87,7 +87,7 @@ class Observation:
         return {process: {f"{prefix}.{process}!" for prefix in prefixes} for process in processes}
 
     def marked_inboxes(self, suspicions: Mapping[str, Suspicion]) -> dict[str, set[str]]:
-        """Where the markers of these are: a prefix may have come or gone since. Versions before 1.0 did not note it."""
+        """The inboxes with the markers of these processes. Suspicions of older versions do not have them."""
         everywhere = self.inboxes_of(suspicions)
         return {process: set(one.inboxes) or everywhere[process] for process, one in suspicions.items()}
 

@@ -71,4 +71,5 @@ def let_confirm_time_pass(client: Any, seconds: float, prefix: str = "asgi") -> 
         left = max(suspected.values()) + seconds - now - micros / 1e6
         if left < 0:
             return
-        time.sleep(left + 0.001)  # Time alone has to pass, and how much is known.
+        # The confirm time is real here, as for a user. Redis' clock says how much is left; no event tells its end.
+        time.sleep(left + 0.001)

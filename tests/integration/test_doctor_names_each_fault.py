@@ -119,7 +119,8 @@ def table_in_the_document() -> list[list[str]]:
     ]
 
 
-# It writes into the repository what the tests above have seen, so it is a test, and one that is asked for.
+# It needs the findings that the tests above collect in ROWS, so it is a test, too. It changes a file of the repository,
+# which a test run must not do by itself: WRITE_FINDINGS_TABLE=1 asks for it.
 @pytest.mark.skipif(not os.environ.get("WRITE_FINDINGS_TABLE"), reason="writes the table only when asked to")
 def test_the_table_is_written() -> None:
     assert set(ROWS) == set(FAULTS)

@@ -29,8 +29,10 @@ CONFIRM_AFTER_SECONDS = 60.0
 
 
 def taken_and_not_yet_acknowledged(client: redis.Redis, process: AppProcess) -> None:
-    """What a process of the stock layer does that waits for messages: all that is in flight goes to its inbox; then one
-    is taken, and back in flight until it is acknowledged."""
+    """Act as a process of the stock layer that waits for messages.
+
+    All messages in flight go to its inbox; then one is taken, and is in flight again until it is acknowledged.
+    """
     found = client.zrange(process.inflight_key, 0, -1)
     assert client.zrem(process.inflight_key, *found) == MARKERS
     client.zadd(process.inflight_key, {found[0]: math.inf})

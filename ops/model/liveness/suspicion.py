@@ -185,7 +185,7 @@ def seen_live_after(seen_live: Mapping[str, float], verdicts: Mapping[str, Verdi
 
 
 def sees_a_new_process(seen_live: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> bool:
-    """Whether a process is live that no look has seen so before, though some were."""
+    """True if a live process was never seen live before, and others were."""
     return bool(seen_live) and any(process not in seen_live for process in _live(verdicts))
 
 

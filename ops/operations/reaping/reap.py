@@ -243,7 +243,7 @@ class _Run:
     async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> set[str]:
         """Leave for the next run what it needs: markers for the silent, and what was seen.
 
-        Returns who has given a sign of life since its markers were counted.
+        Returns the processes that have given a sign of life since their markers were counted.
         """
         opened = self._opened
         # A process with a lease says by that whether it has been alive, and one that was not asked may not be able to

@@ -26,7 +26,7 @@ def boot_seconds() -> float:
 
 
 async def read_other_clocks(opened: OpenLayer) -> tuple[float, ...]:
-    """What the clocks of all but the first shard that answers say."""
+    """The time of each shard that answers, except the first one, unix seconds."""
     return tuple(await asyncio.gather(*(shard.now() for shard in opened.answering[1:])))
 
 

@@ -15,7 +15,7 @@ Connections = Mapping[int, Any]
 
 
 async def read_own_connections(opened: OpenLayer) -> Connections | None:
-    """Our first connection to each shard; None if a server may not be asked. To be called before there are others."""
+    """Our first connection to each shard; None if a server refuses to tell. Call it before there are others."""
     try:
         return {shard.index: await shard.execute("CLIENT INFO") for shard in opened.answering}
     except (ShardError, ValueError):  # A client may have a name that redis-py cannot read.

@@ -108,7 +108,7 @@ _ABSENCE = b"absence"
 
 
 async def read_latest_look(opened: OpenLayer, boot_id: str) -> tuple[LatestLook | None, Absence | None]:
-    """What this host's latest look knew of the servers, and since when no receiver's connection has been idle."""
+    """The latest look of this host, and since when no connection of a silent process has been idle."""
     key = opened.keyspace.looks
     moment, absence = await opened.home.execute("HMGET", key, _clock_field(boot_id), _ABSENCE)
     found = _json_object(absence)

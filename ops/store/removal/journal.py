@@ -131,7 +131,7 @@ class Purge:
 
     @asynccontextmanager
     async def counting(self) -> AsyncIterator[None]:
-        """Where Redis fails within, what is under way is counted all the same: it was sent, and may have been done."""
+        """If a shard fails meanwhile, count the calls under way all the same: Redis may have executed them."""
         try:
             yield
         except ShardError:
@@ -224,8 +224,9 @@ async def record_run_started(
 
 
 async def record_run_ended(opened: OpenLayer, run_id: str, summary: Mapping[str, Any]) -> None:
-    """Note what the run did (``removed``, ``processes``, ``set_aside``). One that did nothing is not listed any more:
-    there is nothing to undo, and it would push others out of the list.
+    """Record what the run did (``removed``, ``processes``, ``set_aside``).
+
+    A run that removed nothing is taken off the list: it cannot be undone, and would push others out.
     """
     run = opened.keyspace.run(run_id)
     if summary["removed"] or summary["set_aside"]:
