@@ -83,6 +83,17 @@ async def test_the_lock_of_a_holder_that_was_killed_expires(redis_client: redis.
         assert 0 < redis_client.pttl(ASGI.lock) <= locks.LOCK_SECONDS * 1000 == 30_000
 
 
+@pytest.mark.parametrize("left_seconds", [3600, None])
+async def test_a_lock_that_would_outlive_its_holder_by_far_ends_in_time(
+    redis_client: redis.Redis, left_seconds: int | None
+) -> None:
+    """As one of a run that was killed while the clock of Redis was an hour ahead."""
+    redis_client.set(ASGI.lock, "of a run that was killed", ex=left_seconds)
+    with pytest.raises(AnotherRunHoldsTheLock):
+        await run_reap()
+    assert 0 < redis_client.pttl(ASGI.lock) <= locks.LOCK_SECONDS * 1000
+
+
 async def test_the_lock_is_renewed_while_it_is_held(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LOCK_SECONDS", 3.0)
     async with open_layer("default") as opened, run_lock(opened):
