@@ -8,7 +8,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -36,7 +36,7 @@ EVICTING_SECONDS = CONFIRM_SECONDS
 CACHED_SECONDS = 12 * 3600  # for longer than probes, markers and locks live, not for so long as groups and leases do
 CACHED_AT_ONCE = 50
 CACHED_VALUE = b"x" * 4000
-ROOM_OF_THE_CACHE = 1_000_000
+CACHED_BEFORE = 10  # times CACHED_AT_ONCE
 REST_SECONDS = 4.0  # between two faults of a worker
 AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again and answers
 STUTTERS = 6  # enough for runs to find it silent for the confirm time, even if one is missed
@@ -486,22 +486,28 @@ def _fill_cache(shard: EmbeddedRedis, seconds: float) -> None:
     """Write what expires into a server that has no room, for so long; then it has room again, and never evicts."""
     until, numbers = time.monotonic() + seconds, itertools.count()
     with redis.Redis.from_url(shard.url) as client:
-        room = client.info("memory")["used_memory"] + ROOM_OF_THE_CACHE
+        for _ in range(CACHED_BEFORE):  # With nothing to evict it would refuse what the applications write.
+            _cache_more(client, numbers)
+        room = client.info("memory")["used_memory"]
         for name, value in (("samples", 64), ("policy", "volatile-ttl")):
             client.config_set(f"maxmemory-{name}", value)
         client.config_set("maxmemory", room)
         try:
             while time.monotonic() < until:
-                pipe = client.pipeline(transaction=False)
-                for number in itertools.islice(numbers, CACHED_AT_ONCE):
-                    pipe.set(f"cache:{number}", CACHED_VALUE, ex=CACHED_SECONDS)
-                pipe.execute(raise_on_error=False)  # The applications may leave it no room.
+                _cache_more(client, numbers)
                 time.sleep(0.1)
         finally:
             client.config_set("maxmemory", 0)
             client.config_set("maxmemory-policy", "noeviction")
             if cached := list(client.scan_iter("cache:*", count=500)):
                 client.unlink(*cached)
+
+
+def _cache_more(client: redis.Redis, numbers: Iterator[int]) -> None:
+    pipe = client.pipeline(transaction=False)
+    for number in itertools.islice(numbers, CACHED_AT_ONCE):
+        pipe.set(f"cache:{number}", CACHED_VALUE, ex=CACHED_SECONDS)
+    pipe.execute(raise_on_error=False)  # It may have no room for a moment.
 
 
 def _tell(shard: EmbeddedRedis, words: str) -> None:
