@@ -31,10 +31,10 @@ THREADS = 64
 class Campaign:
     """One run, from a seed."""
 
-    def __init__(self, stage: Stage, without: str | None, *, harder: bool = False) -> None:
+    def __init__(self, stage: Stage, without: str | None) -> None:
         self.stage = stage
         self.reapers = Reapers(stage, without)
-        self.faults = Faults(stage, self.reapers, harder=harder)
+        self.faults = Faults(stage, self.reapers)
         self.checker = Checker(stage, self.reapers)
         self.shrinking = ShrinkingFleet(self.reapers, stage.seed)
         self.rounds = 0
@@ -131,11 +131,11 @@ class Campaign:
         await asyncio.gather(*under_way)
 
 
-async def run(seconds: float, seed: int, without: str | None = None, *, harder: bool = False) -> Campaign:
+async def run(seconds: float, seed: int, without: str | None = None) -> Campaign:
     # By default there are a few more than processors: a fault that waits in one would keep the others waiting.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     async with Stage(seed) as stage:
-        campaign = Campaign(stage, without, harder=harder)
+        campaign = Campaign(stage, without)
         await campaign.play(seconds)
         return campaign
 
@@ -158,7 +158,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="how long at most (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=1, help="of the schedule (default: %(default)s)")
     parser.add_argument("--without", choices=SAFETIES, help="take this safety away: the campaign must then fail")
-    parser.add_argument("--harder", action="store_true", help="also set the clock of Redis, and have Redis evict")
     parser.add_argument("--controls", action="store_true", help="do so with one safety after the other")
     parser.add_argument("--write-docs", action="store_true", help="put what came of it into docs/safety.md")
     options = parser.parse_args()
@@ -168,7 +167,7 @@ def main() -> int:
         if options.write_docs:
             safety_page.write(text, "controls")
         return 0 if all(found.values()) else 1
-    campaign = asyncio.run(run(options.seconds, options.seed, options.without, harder=options.harder))
+    campaign = asyncio.run(run(options.seconds, options.seed, options.without))
     checker = campaign.checker
     text = safety_page.campaign(
         campaign.faults.counts,

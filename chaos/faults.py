@@ -72,8 +72,7 @@ class Faults:
     Chance decides the order; of those of workers, as of those of shards, all kinds come before any comes again.
     """
 
-    def __init__(self, stage: Stage, reapers: Reapers, *, harder: bool = False) -> None:
-        """``harder``: the clock of Redis is set, too, and Redis evicts."""
+    def __init__(self, stage: Stage, reapers: Reapers) -> None:
         self.counts: Counter[str] = Counter()
         self.shards_are_spared = False  # What happens to them ends all stock workers.
         self.of_any_worker: dict[str, Callable[[Actor], Awaitable[None]]] = {
@@ -117,8 +116,6 @@ class Faults:
             FREEZE_REAPER_FOR_LONG: lambda: self._freeze_reaper(FREEZE_REAPER_FOR_LONG, BEYOND_LOCK_SECONDS),
             EVICT: self._evict,
         }
-        if not harder:
-            del self.of_any_worker[CLOCK_AHEAD], self.of_any_worker[CLOCK_BEHIND], self.of_the_others[EVICT]
         self.until = 0.0  # when the round ends, by the monotonic clock
         self._stage = stage
         self._reapers = reapers
@@ -174,13 +171,8 @@ class Faults:
 
     @property
     def _clock_may_be_set(self) -> bool:
-        """Only if Redis knows of a look: a host cannot see a step that came before its first one."""
-        if not self._stage.clock.can_be_set or self._one_shard_at_a_time.locked():
-            return False
-        with redis.Redis.from_url(self._stage.shards[0].url) as client:
-            if not client.exists(KEYSPACE.looks):
-                return False
-        return not self._one_step_at_a_time.locked()
+        """Only after a look: a host cannot see a step that came before its first one."""
+        return self._stage.clock.can_be_set and self._reapers.completed > 0 and not self._one_step_at_a_time.locked()
 
     async def _of_a_shard(self, name: str) -> None:
         async with self._one_shard_at_a_time:
@@ -292,7 +284,7 @@ class Faults:
 
     async def _freeze_while_clock_is_set(self, actor: Actor, ahead_seconds: int) -> None:
         """Between two looks that find it silent, within less than the confirm time."""
-        async with self._one_step_at_a_time, self._one_shard_at_a_time:
+        async with self._one_step_at_a_time:
             until = time.monotonic() + STALL_SECONDS
             async with contextlib.AsyncExitStack() as stack:
                 async with self._frozen(actor):
