@@ -171,8 +171,13 @@ class Faults:
 
     @property
     def _clock_may_be_set(self) -> bool:
-        """Only after a look: a host cannot see a step that came before its first one."""
-        return self._stage.clock.can_be_set and self._reapers.completed > 0 and not self._one_step_at_a_time.locked()
+        """Only if Redis knows of a look: a host cannot see a step that came before its first one."""
+        if not self._stage.clock.can_be_set or self._one_shard_at_a_time.locked():
+            return False
+        with redis.Redis.from_url(self._stage.shards[0].url) as client:
+            if not client.exists(KEYSPACE.looks):
+                return False
+        return not self._one_step_at_a_time.locked()
 
     async def _of_a_shard(self, name: str) -> None:
         async with self._one_shard_at_a_time:
@@ -284,7 +289,7 @@ class Faults:
 
     async def _freeze_while_clock_is_set(self, actor: Actor, ahead_seconds: int) -> None:
         """Between two looks that find it silent, within less than the confirm time."""
-        async with self._one_step_at_a_time:
+        async with self._one_step_at_a_time, self._one_shard_at_a_time:
             until = time.monotonic() + STALL_SECONDS
             async with contextlib.AsyncExitStack() as stack:
                 async with self._frozen(actor):
