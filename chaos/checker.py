@@ -59,7 +59,7 @@ class Checker:
         await self._check_receipts()
         await self._undo()
         await asyncio.gather(*(self.stage.settle_doubts(client) for client in self._clients()))
-        if self.stage.has_evicted:
+        if self.stage.evictions:
             await asyncio.to_thread(self._forgive_evictions)
         deadline = time.monotonic() + SETTLE_WITHIN_SECONDS
         # There is nothing to be woken by: others change what is in Redis.
@@ -208,7 +208,8 @@ class Checker:
             actor = client.actor
             frozen = any(one.frozen and one.start < start - 1 and one.end > end for one in actor.silences)
             # An inbox that was evicted, with the probe in it, looks like one that was read.
-            if frozen and not actor.drop_in and client.process in live and not self.stage.has_evicted:
+            evicted = any(one.start < end + 1 and one.end > start - 1 for one in self.stage.evictions)
+            if frozen and not actor.drop_in and client.process in live and not evicted:
                 live.remove(client.process)
                 self.violations.append(
                     f"run {report['run_id']} took {actor.name} for live, which was frozen; it says that it "

@@ -402,8 +402,11 @@ class Faults:
     async def _evict(self) -> None:
         """A cache fills the memory. Redis drops what expires first: messages, probes, markers, the lock, groups."""
         async with self._one_shard_at_a_time:
-            self._stage.has_evicted = True
-            await asyncio.to_thread(_fill_cache, self._random.choice(self._stage.shards), EVICTING_SECONDS)
+            started = time.time()
+            try:
+                await asyncio.to_thread(_fill_cache, self._random.choice(self._stage.shards), EVICTING_SECONDS)
+            finally:
+                self._stage.evictions.append(Silence(started, time.time()))
 
     @asynccontextmanager
     async def _server(self) -> AsyncIterator[None]:

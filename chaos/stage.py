@@ -130,7 +130,7 @@ class Stage:
         self.cleaner_proxies: list[Proxy] = []
         self.fleet = SocketFleet()
         self.set_clocks: list[tuple[int, Silence]] = []  # by how many seconds ahead, and when, since the last check
-        self.has_evicted = False  # a shard has, whatever was in its way, since the last check
+        self.evictions: list[Silence] = []  # when a shard dropped keys, whichever these were, since the last check
         self.data_lost = False  # a shard forgot its receipts since the last check
         self.note_receipts: Callable[[], None] = lambda: None  # before they are forgotten
         self.unexpected: list[str] = []
@@ -246,7 +246,7 @@ class Stage:
         """Everything about these has been checked."""
         self.clients = self.open_clients
         self.set_clocks.clear()
-        self.has_evicted = False
+        self.evictions.clear()
 
     def calm_actors(self) -> list[Actor]:
         """Those with whose clients anything may be done, and to which another fault may come."""
