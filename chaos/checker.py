@@ -206,13 +206,15 @@ class Checker:
         live = {seen["process"] for seen in report["processes"] if seen["state"] == "live"}
         for client in self.stage.open_clients:
             actor = client.actor
-            frozen = any(one.frozen and one.start < start - 1 and one.end > end for one in actor.silences)
+            frozen = [one for one in actor.silences if one.frozen and one.start < start - 1 and one.end > end]
             # An inbox that was evicted, with the probe in it, looks like one that was read.
             evicted = any(one.start < end + 1 and one.end > start - 1 for one in self.stage.evictions)
             if frozen and not actor.drop_in and client.process in live and not evicted:
                 live.remove(client.process)
                 self.violations.append(
-                    f"run {report['run_id']} took {actor.name} for live, which was frozen; it says that it "
+                    f"run {report['run_id']} took {actor.name} for live, which had been frozen for "
+                    f"{start - frozen[0].start:.1f} s, and was for {frozen[0].end - end:.1f} s afterwards; evictions "
+                    f"{[(one.start - start, one.end - start) for one in self.stage.evictions]}; it says that it "
                     f"{_evidence(report, client.process)}"
                 )
 

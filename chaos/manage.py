@@ -102,7 +102,7 @@ SAFETIES = {
     "second round": Safety(without_second_round, "silent for no more than"),
     "life between two silences": Safety(without_life_between, "silent for no more than"),
     "control probe": Safety(without_control, "silent for no more than"),
-    "second probe in a row": Safety(without_second_probe, "for live, which was frozen"),
+    "second probe in a row": Safety(without_second_probe, "for live, which had been frozen"),
     "receipts": Safety(without_receipts, "its receipts 0"),
     "removal": Safety(without_removal, "an orphan stays"),
 }

@@ -13,7 +13,7 @@ from chaos.shrinking import NEW, OLD, ShrinkingFleet
 VIOLATIONS = {
     "after its process woke up": "a member was removed that joined after its process woke up",
     "silent for no more than": "a member was removed whose process had not been silent for long enough",
-    "for live, which was frozen": "a frozen process was taken for live",
+    "for live, which had been frozen": "a frozen process was taken for live",
     "a stop ended while": "a stop ended while a frozen process still had its connections",
     "its receipts 0": "members were removed without receipts",
     "an orphan stays": "an orphan stays",
