@@ -25,7 +25,6 @@ Third-party modules are imported inside functions: a command loads none that it 
 """
 
 import asyncio
-import collections
 import functools
 import inspect
 import re
@@ -142,6 +141,25 @@ def consumer_that_starts() -> object | None:
     return None if frame is None else _consumer_of(frame)
 
 
+def is_called_by_dispatch_loop() -> bool:
+    """Return whether a consumer's dispatch loop called the calling ``receive()``.
+
+    ``channels.utils.await_many_dispatch`` calls ``channel_receive`` itself, in the consumer's task, channels 4.2 and
+    4.3. Before Python 3.12 its first calls come from a list comprehension, which has a frame of its own.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and (frame.f_globals is globals() or frame.f_code.co_name in ("receive", "<listcomp>")):
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _dispatch_loop()
+
+
+@functools.cache
+def _dispatch_loop() -> CodeType | None:
+    from channels.utils import await_many_dispatch
+
+    return getattr(await_many_dispatch, "__code__", None)
+
+
 def _frame_of_asker() -> FrameType | None:
     """The first frame outside of this module and of functions called ``new_channel``, which wrap one another."""
     frame = inspect.currentframe()
@@ -236,8 +254,8 @@ def messages_by_shard(
     return keys, messages, capacities
 
 
-def reset_receiving(layer: Any, new_buffer: Callable[[], "asyncio.Queue[Any]"]) -> None:
-    """Give ``layer`` the state of a layer on which nothing receives; ``new_buffer`` makes a channel's queue.
+def reset_receiving(layer: Any, buffers: dict[str, Any]) -> None:
+    """Give ``layer`` the state of a layer on which nothing receives; ``buffers`` makes a channel's queue when asked.
 
     ``RedisChannelLayer.receive_count``, ``receive_lock``, ``receive_event_loop`` and ``receive_buffer``, in which
     ``receive()`` keeps its waiting coroutines and unread messages, channels_redis 4.2 and 4.3.
@@ -245,7 +263,7 @@ def reset_receiving(layer: Any, new_buffer: Callable[[], "asyncio.Queue[Any]"]) 
     layer.receive_count = 0
     layer.receive_lock = None
     layer.receive_event_loop = None
-    layer.receive_buffer = collections.defaultdict(new_buffer)
+    layer.receive_buffer = buffers
 
 
 def is_receiving(layer: Any) -> bool:

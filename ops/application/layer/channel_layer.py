@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import copy
-import functools
 import logging
 import math
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from asgiref.sync import markcoroutinefunction
 from channels.exceptions import ChannelFull
 from channels_redis import core
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -145,6 +145,8 @@ class RedisChannelLayer(core.RedisChannelLayer):
         """As the stock layer, in one round trip; and it remembers what its own channels are in."""
         assert compat.require_group_name(self, group), "Group name not valid"
         assert compat.require_channel_name(self, channel), "Channel name not valid"
+        if self.memberships.has_ended(channel):
+            return  # A handler in a thread, say, outlives its consumer: nobody would take this out again.
         now = time.time()
         keys: list[Any] = [compat.group_key(self, group)]
         args: list[Any] = [channel, now, self.group_expiry]
@@ -154,14 +156,17 @@ class RedisChannelLayer(core.RedisChannelLayer):
             before = self.memberships.joined(group, channel, now)
             keys.append(self.index_key(channel))
             args.append(index_entry(group, channel))
-        repairs = self._keeper.repairs
         try:
-            await repairs.have_written((group, channel))
+            await self._keeper.repairs.have_written((group, channel))
             await self._run(self.consistent_hash(group), "join_group", keys, args)
         except BaseException:
             if mine and self.memberships.join_failed(group, channel, now, before):
-                repairs.doubt((group, channel))
+                self._keeper.repairs.doubt((group, channel))
             raise
+        finally:
+            if self.memberships.has_ended(channel):
+                # It ended meanwhile, and may have been taken out before this was done.
+                self._keeper.take_out([(group, channel)])
 
     async def group_discard(self, group: str, channel: str) -> None:
         """As the stock layer. It forgets the membership before it asks, so that no repair can bring it back."""
@@ -207,17 +212,32 @@ class RedisChannelLayer(core.RedisChannelLayer):
         consumer = asyncio.current_task() if compat.is_asked_by_consumer_start() else None
         if consumer is not None:
             self.memberships.created(channel, consumer)
+            consumer.add_done_callback(lambda _: self._end_if_abandoned(channel))
         return channel
 
-    async def receive(self, channel: str) -> dict[str, Any]:
-        """As the stock layer, but Redis that is away is waited for, and each inbox has a receiver of its own."""
+    def _end_if_abandoned(self, channel: str) -> None:
+        """The consumer of ``channel`` has ended, or somebody has stopped receiving on it: it may leave its groups."""
+        groups = self.memberships.end(channel)
+        if groups is not None:
+            self._forget_messages(channel)
+            self._keeper.discard(channel, groups)
+
+    @markcoroutinefunction
+    def receive(self, channel: str) -> Coroutine[Any, Any, dict[str, Any]]:
+        """As the stock layer, but Redis that is away is waited for, and each inbox has a receiver of its own.
+
+        No coroutine function: only the call shows who receives, because the coroutine may run in a task of its own.
+        """
+        return self._receive(channel, asyncio.current_task() if compat.is_called_by_dispatch_loop() else None)
+
+    async def _receive(self, channel: str, dispatching: "asyncio.Task[Any] | None") -> dict[str, Any]:
         assert compat.require_channel_name(self, channel)
         if "!" not in channel or not self._is_mine(channel):
             taken: dict[str, Any] = await super().receive(channel)
             return taken
         receiver = self._receiver_of(self.non_local_name(channel))
         self._keeper.keep_running()
-        self.memberships.receiving(channel)
+        self.memberships.receiving(channel, dispatching)
         try:
             # Not by way of another coroutine, which each connection would hold for as long as it waits.
             message: dict[str, Any] = await super(RedisChannelLayer, receiver).receive(channel)
@@ -227,6 +247,7 @@ class RedisChannelLayer(core.RedisChannelLayer):
             return message
         finally:
             self.memberships.received(channel)
+            self._end_if_abandoned(channel)
             if not self.memberships.knows(channel):
                 self._heartbeats.set_ping(channel, None)
             if not self.memberships.is_received_on(channel):
@@ -255,9 +276,9 @@ class RedisChannelLayer(core.RedisChannelLayer):
         return other
 
     def _reset_receiving(self) -> None:
-        compat.reset_receiving(self, functools.partial(_Buffer, self.capacity))
+        compat.reset_receiving(self, _Buffers(self.capacity, self.memberships))
 
-    def forget_messages(self, channel: str) -> None:
+    def _forget_messages(self, channel: str) -> None:
         """Nobody will ever receive on ``channel`` again."""
         self._heartbeats.set_ping(channel, None)
         receiver = self._receivers.get(inbox := self.non_local_name(channel))
@@ -355,8 +376,23 @@ class _Buffer(asyncio.Queue[Any]):
     """
 
     def put_nowait(self, item: Any) -> None:
-        if item.get("type") == HEARTBEAT and 2 * self.qsize() >= self.maxsize:
+        if isinstance(item, dict) and item.get("type") == HEARTBEAT and 2 * self.qsize() >= self.maxsize:
             return
         if self.full():
             self.get_nowait()
         super().put_nowait(item)
+
+
+class _Buffers(dict[str, _Buffer]):
+    """The buffers of the channels of a process. What arrives for a channel whose consumer has ended is dropped."""
+
+    def __init__(self, capacity: int, memberships: Memberships) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self._memberships = memberships
+
+    def __missing__(self, channel: str) -> _Buffer:
+        buffer = _Buffer(self._capacity)
+        if not self._memberships.has_ended(channel):
+            self[channel] = buffer
+        return buffer

@@ -1,7 +1,7 @@
 """What a process with the drop-in layer does for its memberships, three times in each lease.
 
-It renews the lease; puts memberships back where they may be gone; refreshes those that would soon expire; and takes
-away those of channels whose consumer is gone. At exit it takes all of them with it.
+It renews the lease; puts memberships back where they may be gone; and refreshes those that would soon expire. Between,
+it takes channels out of their groups as soon as their consumer has ended. At exit it takes all of them with it.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 from ops import compat
@@ -31,7 +31,6 @@ logger = logging.getLogger("ops.layers")
 LOOKS_PER_LEASE = 3
 LOOKS_PER_GROUP_EXPIRY = 4
 LONGEST_PAUSE_SECONDS = 10.0
-GRACE_SECONDS = 5.0
 PARTS_AT_ONCE = 100
 END_SECONDS = 2.0
 
@@ -52,7 +51,9 @@ class Keeper:
         self._description: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
-        self._under_way: dict[str, asyncio.Task[bool]] = {}
+        self._under_way: dict[int, asyncio.Task[bool]] = {}
+        self._settling: asyncio.Task[None] | None = None
+        self._settle_again = False
         # shard -> the run of its server on which all memberships are known to be; None where some may be missing
         self._server_runs: dict[int, bytes | None] = {}
         self.repairs = Repairs()
@@ -98,11 +99,9 @@ class Keeper:
         this process from renewing its leases on the others.
         """
         layer: Any = self._layer()
-        work = {f"shard {index}": functools.partial(self._look_at, layer, index) for index in range(layer.ring_size)}
-        work["abandoned"] = functools.partial(self._discard_abandoned, layer, GRACE_SECONDS)
-        for what, begin in work.items():
-            if what not in self._under_way or self._under_way[what].done():
-                self._under_way[what] = start_task(begin(), what)
+        for index in range(layer.ring_size):
+            if index not in self._under_way or self._under_way[index].done():
+                self._under_way[index] = start_task(self._look_at(layer, index), f"shard {index}")
         tasks = tuple(self._under_way.values())
         await asyncio.wait(tasks, timeout=within_seconds)
         return all(task.done() and not task.cancelled() and task.result() for task in tasks)
@@ -110,6 +109,7 @@ class Keeper:
     async def _look_at(self, layer: Any, index: int) -> bool:
         try:
             await self._renew(layer, index)
+            self.repairs.doubt_again()
             await self.repairs.settle(layer, index)
             await self._refresh(layer, index)
         except Exception as error:
@@ -173,17 +173,30 @@ class Keeper:
                 await self.repairs.join(layer, index, due, anew=anew)
                 self.members_refreshed += len(due)
 
-    async def _discard_abandoned(self, layer: Any, grace_seconds: float) -> bool:
-        for channel, groups in layer.memberships.abandoned(time.monotonic(), grace_seconds):
-            layer.forget_messages(channel)
-            for group in groups:
-                # Whatever the error: it is in doubt from there on, and the next look settles it.
-                with contextlib.suppress(Exception):
-                    await layer.group_discard(group, channel)
-            if groups:
-                self.channels_discarded += 1
-                logger.warning("the consumer of %s is gone; it was taken out of %d groups", channel, len(groups))
-        return True
+    def discard(self, channel: str, groups: Sequence[str]) -> None:
+        """The consumer of ``channel`` has ended, in these groups."""
+        if groups:
+            self.channels_discarded += 1
+            logger.warning("the consumer of %s is gone; it is taken out of %d groups", channel, len(groups))
+        self.take_out([(group, channel) for group in groups])
+
+    def take_out(self, members: Iterable[Member]) -> None:
+        """Take out who is no member any more, and whatever else is in doubt: soon, and many at a time."""
+        self.repairs.in_doubt.update(members)
+        self._settle_again = bool(self.repairs.in_doubt)
+        task = self._settling
+        if self._settle_again and (task is None or task.done() or task.get_loop() is not asyncio.get_running_loop()):
+            self._settling = start_task(self._settle(), "settle")
+
+    async def _settle(self) -> None:
+        """What fails is in doubt as before, and the next look at its shard settles it."""
+        while self._settle_again and (layer := self._layer()) is not None:
+            self._settle_again = False
+            await self._settle_all(layer)
+
+    async def _settle_all(self, layer: Any) -> None:
+        shards = range(layer.ring_size)
+        await asyncio.gather(*(self.repairs.settle(layer, index) for index in shards), return_exceptions=True)
 
     async def end_with_loop(self) -> None:
         """The loop ends, and its consumers with it. Quickly and quietly: nobody waits for this."""
@@ -192,15 +205,16 @@ class Keeper:
             await asyncio.wait_for(self._end(layer), END_SECONDS)
 
     async def _end(self, layer: Any) -> None:
-        for task in self._under_way.values():
-            task.cancel()
-        if self._under_way:
-            await asyncio.wait(self._under_way.values())
         loop = asyncio.get_running_loop()
         owners = [owner for owner in layer.memberships.owners() if owner.get_loop() is loop and not owner.done()]
         if owners:
             await asyncio.wait(owners, timeout=END_SECONDS / 2)
-        await self._discard_abandoned(layer, 0.0)
+        at_work = [task for task in (*self._under_way.values(), self._settling) if task and task.get_loop() is loop]
+        for task in at_work:
+            task.cancel()
+        if at_work:
+            await asyncio.wait(at_work)
+        await self._settle_all(layer)
         if not len(layer.memberships):
             # Nobody renews it from here on. With members left, the record says when this process was last seen.
             for index in range(layer.ring_size):

@@ -1,5 +1,8 @@
 """What a process knows of its own channels: which of them are in which groups, and which have lost their consumer.
 
+A consumer owns its channel while Channels' own dispatch loop is the only one that receives on it: then the end of the
+consumer's task means that nobody receives there any more. Of any other channel nothing is concluded.
+
 Pure: tasks are only asked whether they are done, and time comes in.
 """
 
@@ -16,15 +19,19 @@ class Owner(Protocol):
     def done(self) -> bool: ...
 
 
+ENDED_REMEMBERED = 10_000
+
+
 @dataclass(slots=True)
 class _Channel:
-    """One channel. ``owner`` is None where nobody can be held to it; ``groups``: group -> when it last joined."""
+    """One channel. ``owner``: None if no consumer can be held to it; ``dispatched``: Channels' dispatch loop receives
+    on it; ``groups``: group -> when it last joined."""
 
     owner: Owner | None
     index_part: int
     groups: dict[str, float] = field(default_factory=dict)
     receivers: int = 0
-    without_owner_since: float | None = None
+    dispatched: bool = False
 
 
 class Memberships:
@@ -35,6 +42,8 @@ class Memberships:
 
     def __init__(self) -> None:
         self._channels: dict[str, _Channel] = {}
+        # Channels whose consumer has ended, the latest of them -> their part of the index
+        self._ended: dict[str, int] = {}
         self._created = 0
 
     def _new(self, owner: Owner | None) -> _Channel:
@@ -48,10 +57,10 @@ class Memberships:
 
     def index_part(self, name: str) -> int:
         """The part of the index that a channel's memberships go into."""
-        return self._known(name).index_part
+        return self._ended[name] if name in self._ended else self._known(name).index_part
 
     def knows(self, name: str) -> bool:
-        return name in self._channels
+        return name in self._channels or name in self._ended
 
     def _known(self, name: str) -> _Channel:
         channel = self._channels.get(name)
@@ -67,7 +76,7 @@ class Memberships:
         return len(self._channels)
 
     def created(self, name: str, owner: Owner) -> None:
-        """A consumer made it, whose task is ``owner``: when that is done, nobody receives on it any more."""
+        """A consumer made it, whose task is ``owner``."""
         self._channels[name] = self._new(owner)
 
     def joined(self, group: str, name: str, now: float) -> float | None:
@@ -105,11 +114,14 @@ class Memberships:
         for channel in list(self._channels.values()):
             channel.groups.clear()
 
-    def receiving(self, name: str) -> None:
-        """Somebody began to wait for a message."""
+    def receiving(self, name: str, dispatching: Owner | None) -> None:
+        """A wait for a message begins. ``dispatching``: the task whose dispatch loop waits; None for anything else."""
+        self._ended.pop(name, None)
         channel = self._known(name)
         channel.receivers += 1
-        if channel.owner is not None and channel.owner.done():
+        if dispatching is not None and dispatching is channel.owner:
+            channel.dispatched = True
+        else:
             # It is in other hands than its consumer's: nobody can say when these let go of it.
             channel.owner = None
 
@@ -132,30 +144,30 @@ class Memberships:
         """The consumers that still have a channel."""
         return [channel.owner for channel in list(self._channels.values()) if channel.owner is not None]
 
-    def abandoned(self, now: float, grace_seconds: float) -> list[tuple[str, list[str]]]:
-        """The channels whose consumer has been gone for ``grace_seconds``, each with the groups it is still in.
+    def end(self, name: str) -> list[str] | None:
+        """Forget a channel that is abandoned; returns the groups that it was still in, None if it is not abandoned.
 
-        One that is in none is forgotten with this. A channel without an owner is nobody's to judge: whoever made it
-        may receive on it again at any time.
+        To be asked when the consumer's task has ended, and whenever a wait on a channel ends after that.
         """
-        gone = []
-        for name, channel in list(self._channels.items()):
-            ended = None if channel.owner is None else channel.owner.done()
-            if not ended or channel.receivers > 0:
-                channel.without_owner_since = None
-                continue
-            if channel.without_owner_since is None:
-                channel.without_owner_since = now
-            if is_abandoned(
-                consumer_has_ended=ended,
-                receivers=channel.receivers,
-                ended_for_seconds=now - channel.without_owner_since,
-                grace_seconds=grace_seconds,
-            ):
-                gone.append((name, list(channel.groups)))
-                if not channel.groups:
-                    del self._channels[name]
-        return gone
+        channel = self._channels.get(name)
+        if channel is None or channel.owner is None:
+            return None
+        if channel.owner.done() and not channel.dispatched:
+            # Its consumer did not receive on it: whoever it was made for may still do so.
+            channel.owner = None
+            self._forget_if_idle(name, channel)
+            return None
+        if not is_abandoned(consumer_has_ended=channel.owner.done(), receivers=channel.receivers):
+            return None
+        del self._channels[name]
+        self._ended[name] = channel.index_part
+        if len(self._ended) > ENDED_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+        return list(channel.groups)
+
+    def has_ended(self, name: str) -> bool:
+        """Whether ``name`` is of the latest ENDED_REMEMBERED channels whose consumer has ended."""
+        return name in self._ended
 
     def joined_before(self, limit: float) -> list[tuple[str, str]]:
         """(group, channel) of each that last joined before ``limit``."""

@@ -32,11 +32,21 @@ class Repairs:
 
     def __init__(self) -> None:
         self.in_doubt: set[Member] = set()
+        self._unanswered: set[Member] = set()
         self._under_way: set[_UnderWay] = set()
 
     def doubt(self, member: Member) -> None:
-        """Redis did not say whether it did as it was asked: look again whether the group has what it should."""
+        """Redis did not say whether it did as it was asked: look again whether the group has what it should.
+
+        Twice: at once, where something is settled at once, Redis may not have read yet what it was asked.
+        """
         self.in_doubt.add(member)
+        self._unanswered.add(member)
+
+    def doubt_again(self) -> None:
+        """Redis has done by now whatever it was asked before."""
+        self.in_doubt.update(self._unanswered)
+        self._unanswered.clear()
 
     async def have_written(self, member: Member) -> None:
         """Wait while what was decided of ``member`` before is being written."""
@@ -71,24 +81,31 @@ class Repairs:
         await self.settle(layer, shard)
 
     async def settle(self, layer: Any, shard: int) -> None:
-        """Take out who is in doubt and no member; who joins while that is under way goes in again."""
-        is_member = layer.memberships.is_member
-        doubtful = on_shard(layer, shard, tuple(self.in_doubt))
-        gone = [member for member in doubtful if not is_member(*member)]
+        """Take out who is in doubt and no member; who joins while that is under way goes in again.
+
+        Those of another repair are left to its end: only then can be said who left meanwhile.
+        """
+        others = frozenset().union(*(repair.members for repair in tuple(self._under_way)))
+        doubtful = on_shard(layer, shard, self.in_doubt - others)
+        gone = [member for member in doubtful if not layer.memberships.is_member(*member)]
         # Before Redis is asked: what comes into doubt meanwhile is in doubt afterwards.
         self.in_doubt.difference_update(doubtful)
-        if gone:
-            pipe = layer.connection(shard).pipeline(transaction=False)
-            for group, channel in gone:
-                pipe.zrem(compat.group_key(layer, group), channel)
-                if layer.memberships.knows(channel):
-                    pipe.lrem(layer.index_key(channel), 0, index_entry(group, channel))
+        for start in range(0, len(gone), MEMBERS_AT_ONCE):
+            batch = gone[start : start + MEMBERS_AT_ONCE]
             try:
-                await self._write(gone, pipe)
+                await self._take_out(layer, shard, batch)
             except BaseException:
-                self.in_doubt.update(gone)
+                self.in_doubt.update(gone[start:])
                 raise
-        back = [member for member in gone if is_member(*member)]
+
+    async def _take_out(self, layer: Any, shard: int, members: Sequence[Member]) -> None:
+        pipe = layer.connection(shard).pipeline(transaction=False)
+        for group, channel in members:
+            pipe.zrem(compat.group_key(layer, group), channel)
+            if layer.memberships.knows(channel):
+                pipe.lrem(layer.index_key(channel), 0, index_entry(group, channel))
+        await self._write(members, pipe)
+        back = [member for member in members if layer.memberships.is_member(*member)]
         if back:
             await self.join(layer, shard, back, anew=True)
 

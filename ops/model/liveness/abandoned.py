@@ -1,13 +1,10 @@
 """Whether a channel of a process's own has lost its consumer for good. The drop-in layer asks in its own process."""
 
 
-def is_abandoned(
-    *, consumer_has_ended: bool | None, receivers: int, ended_for_seconds: float, grace_seconds: float
-) -> bool:
-    """Whether the channel may leave its groups: its consumer has ended, and nobody can be waiting for its messages.
+def is_abandoned(*, consumer_has_ended: bool | None, receivers: int) -> bool:
+    """Whether the channel leaves its groups: its consumer has ended, and nobody can be waiting for its messages.
 
     ``consumer_has_ended``: None if no consumer is known to own the channel. Such a channel is never abandoned, because
     whatever made it may receive on it again at any time. ``receivers``: how many wait for a message on it now.
-    ``ended_for_seconds``: how long ago that was first seen, by this process's monotonic clock.
     """
-    return consumer_has_ended is True and receivers <= 0 and ended_for_seconds >= grace_seconds
+    return consumer_has_ended is True and receivers <= 0
