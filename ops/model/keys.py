@@ -12,6 +12,7 @@ key                               type    what
 ``{prefix}:ops:seen``             hash    process -> when a reap run last saw it live
 ``{prefix}:ops:lease:{process}``  hash    the lease of a process with the drop-in layer, on every shard
 ``{prefix}:ops:index:{p}:{n}``    list    what process ``p`` has on this shard, INDEXED_CHANNELS of its channels in each
+``{prefix}:ops:taken_out:{p}``    list    whom other processes took out of groups, until process ``p`` has read it
 ``{prefix}:ops:runs``             zset    run id -> when it started
 ``{prefix}:ops:run:{id}``         hash    what that run did
 ``{prefix}:ops:journal:{id}``     list    receipts of that run, on the shard of the groups they speak of
@@ -24,7 +25,7 @@ key                               type    what
 ================================  ======  ==================================================================
 
 The first four are those of channels_redis (``RedisChannelLayer``), the others are the toolkit's own. Leases are on
-every shard; indexes, receipts and what was set aside on the shard of what they speak of, the keys without an expiry in
+every shard; indexes, ``taken_out``, receipts and what was set aside on the shard of what they speak of, the keys without an expiry in
 ``kept`` on their own shard; all else on the first shard.
 """
 
@@ -211,6 +212,9 @@ class Keyspace:
 
     def lease(self, process: str) -> bytes:
         return self._ops(f"lease:{process}")
+
+    def taken_out(self, process: str) -> bytes:
+        return self._ops(f"taken_out:{process}")
 
     def index(self, process: str, number: int) -> bytes:
         return self._ops(f"index:{process}:{number}")

@@ -25,7 +25,7 @@ from ops.application.layer.keeper import Keeper
 from ops.application.layer.memberships import Memberships
 from ops.application.layer.outages import Outages
 from ops.model.heartbeats.message import HEARTBEAT
-from ops.model.keys import Keyspace, index_entry
+from ops.model.keys import Keyspace, inbox_of, index_entry
 from ops.store.connection.failures import comes_from_a_replica, will_pass
 from ops.store.connection.scripts import run_script
 
@@ -154,7 +154,7 @@ class RedisChannelLayer(core.RedisChannelLayer):
         if mine:
             # First, so that whoever repairs meanwhile knows that it is wanted.
             before = self.memberships.joined(group, channel, now)
-            keys.append(self.index_key(channel))
+            keys += [self.index_key(channel), self._keyspace.taken_out(self.client_prefix)]
             args.append(index_entry(group, channel))
         try:
             await self._keeper.repairs.have_written((group, channel))
@@ -172,20 +172,26 @@ class RedisChannelLayer(core.RedisChannelLayer):
         """As the stock layer. It forgets the membership before it asks, so that no repair can bring it back."""
         assert compat.require_group_name(self, group), "Group name not valid"
         assert compat.require_channel_name(self, channel), "Channel name not valid"
-        keys: list[Any] = [compat.group_key(self, group)]
-        args: list[Any] = [channel]
-        if self.memberships.knows(channel):
-            keys.append(self.index_key(channel))
-            args.append(index_entry(group, channel))
-            self.memberships.left(group, channel)
+        script, keys, args = self._how_to_leave(group, channel)
+        self.memberships.left(group, channel)
         repairs = self._keeper.repairs
         try:
             await repairs.have_written((group, channel))
-            await self._run(self.consistent_hash(group), "leave_group", keys, args)
+            await self._run(self.consistent_hash(group), script, keys, args)
         except BaseException:
             if self._is_mine(channel):
                 repairs.doubt((group, channel))
             raise
+
+    def _how_to_leave(self, group: str, channel: str) -> tuple[str, list[Any], list[Any]]:
+        """The script, with its keys and arguments. Before it is forgotten that the channel is a member."""
+        key, inbox = compat.group_key(self, group), inbox_of(channel)
+        if self.memberships.knows(channel):
+            return "leave_group", [key, self.index_key(channel)], [channel, index_entry(group, channel)]
+        if inbox is None or self._is_mine(channel):
+            return "leave_group", [key], [channel]
+        keys = [key, self._keyspace.lease(inbox.process), self._keyspace.taken_out(inbox.process)]
+        return "take_out", keys, [channel, index_entry(group, channel), self.group_expiry]
 
     def index_key(self, channel: str) -> bytes:
         """Where the memberships of a channel of this process are indexed."""

@@ -23,8 +23,16 @@ from ops.model.disconnects.causes import describe_exception
 from ops.model.keys import Keyspace, parse_index_entry
 from ops.model.liveness.lease import LEASE_COUNTS
 from ops.store.connection.failures import will_pass
+from ops.store.connection.scripts import run_script
 from ops.store.connection.waiting import spread
-from ops.store.liveness.leases import delete_lease, describe_process, mark_lease_ended, renew_lease
+from ops.store.liveness.leases import (
+    Renewal,
+    delete_lease,
+    describe_process,
+    mark_lease_ended,
+    read_run_since,
+    renew_lease,
+)
 
 logger = logging.getLogger("ops.layers")
 
@@ -32,6 +40,8 @@ LOOKS_PER_LEASE = 3
 LOOKS_PER_GROUP_EXPIRY = 4
 LONGEST_PAUSE_SECONDS = 10.0
 PARTS_AT_ONCE = 100
+VERIFIED_AT_ONCE = 1000  # of each shard at each look: some 1 ms of the server's time, in parts
+SETTLED_SECONDS = 1.0
 END_SECONDS = 2.0
 
 
@@ -54,8 +64,10 @@ class Keeper:
         self._under_way: dict[int, asyncio.Task[bool]] = {}
         self._settling: asyncio.Task[None] | None = None
         self._settle_again = False
-        # shard -> the run of its server on which all memberships are known to be; None where some may be missing
+        # shard -> the history of its server in which all memberships are known to be; None where some may be missing
         self._server_runs: dict[int, bytes | None] = {}
+        self._renewed_at: dict[int, float] = {}
+        self._unverified: dict[int, list[Member]] = {}
         self.repairs = Repairs()
         self.leases_lost = 0
         self.members_put_back = 0
@@ -112,6 +124,7 @@ class Keeper:
             self.repairs.doubt_again()
             await self.repairs.settle(layer, index)
             await self._refresh(layer, index)
+            await self._verify(layer, index)
         except Exception as error:
             if will_pass(error):
                 return False
@@ -123,32 +136,57 @@ class Keeper:
         return True
 
     async def _renew(self, layer: Any, index: int) -> None:
-        keep_seconds = max(layer.group_expiry, LOOKS_PER_LEASE * layer.lease_seconds)
+        keep_seconds, began = max(layer.group_expiry, LOOKS_PER_LEASE * layer.lease_seconds), time.time()
+        client = layer.connection(index)
         try:
-            was_there, server_run = await renew_lease(
-                layer.connection(index), self._keyspace, layer.client_prefix, self._describe(layer), keep_seconds
+            renewal = await renew_lease(
+                client, self._keyspace, layer.client_prefix, self._describe(layer), keep_seconds
             )
         except BaseException:
             # It may have been done, and its answer have been that the lease was gone: nobody will hear that again.
             if index in self._server_runs:
                 self._server_runs[index] = None
             raise
-        if was_there and self._server_runs.get(index) == server_run:
+        await self._heed(layer, client, renewal.taken_out, began)
+        if renewal.was_there and self._server_runs.get(index) == renewal.history:
+            self._renewed_at[index] = renewal.at
             return
         first_time = index not in self._server_runs
         if not first_time:
             self._server_runs[index] = None
         # What joined before there was a lease may be gone, unless its index is there.
-        if not (first_time and await _has_index(layer, layer.connection(index))):
-            await self._put_back(layer, index, quietly=first_time)
-        self._server_runs[index] = server_run
+        if not (first_time and await _has_index(layer, client)):
+            why = None if first_time else await self._why_lost(layer, index, renewal)
+            await self._put_back(layer, index, why)
+        self._server_runs[index] = renewal.history
+        self._renewed_at[index] = renewal.at
+
+    async def _heed(self, layer: Any, client: Any, taken_out: Sequence[bytes], began: float) -> None:
+        """Know no more as members whom other processes took out, unless they have joined again since ``began``."""
+        for entry in taken_out:
+            for group, channel in _members(layer.client_prefix, [entry]):
+                joined_at = layer.memberships.joined_at(group, channel)
+                if joined_at is None or joined_at < began:
+                    layer.memberships.left(group, channel)
+                    await client.lrem(self._keyspace.taken_out(layer.client_prefix), 0, entry)
+
+    async def _why_lost(self, layer: Any, index: int, renewal: Renewal) -> str:
+        before = self._renewed_at.get(index, renewal.at)
+        silent_seconds = renewal.at - before
+        if not renewal.was_there and silent_seconds > layer.lease_seconds:
+            run = await read_run_since(layer.connection(0), self._keyspace, before)
+            if run is not None:
+                return (
+                    f"this process was silent for {silent_seconds:.0f} s, and reap_stale took it for dead (run {run})"
+                )
+        return f"Redis shard {index} may have lost memberships"
 
     def _describe(self, layer: Any) -> dict[str, str]:
         counts = {name: getattr(self, name) for name in LEASE_COUNTS if name != "outages"}
         now = {"index_parts": layer.memberships.index_parts, "outages": layer.outages.count, **counts}
         return {**self._description, **{name: str(count) for name, count in now.items()}}
 
-    async def _put_back(self, layer: Any, index: int, *, quietly: bool) -> None:
+    async def _put_back(self, layer: Any, index: int, why: str | None) -> None:
         """The shard is new, was emptied or lost its latest writes, or this process was taken for dead.
 
         What its index names beyond the memberships of now was left, and the shard has lost that. The index stays while
@@ -158,10 +196,38 @@ class Keeper:
         self.repairs.in_doubt.update(member for member in indexed if not layer.memberships.is_member(*member))
         lost = on_shard(layer, index, layer.memberships.joined_before(float("inf")))
         await self.repairs.join(layer, index, lost, anew=True)
-        if lost and not quietly:
+        if lost and why is not None:
             self.leases_lost += 1
-            self.members_put_back += len(lost)
-            logger.warning("Redis shard %d may have lost memberships; %d were put back", index, len(lost))
+            self._note_put_back(why, len(lost))
+
+    def _note_put_back(self, why: str, count: int) -> None:
+        self.members_put_back += count
+        logger.warning("%s; %d memberships were put back", why, count)
+
+    async def _verify(self, layer: Any, index: int) -> None:
+        """Put back members whose group was evicted or deleted: a part of all at each look, one after the other."""
+        unverified = self._unverified.get(index)
+        if not unverified:
+            # Not those that are joining just now.
+            settled = layer.memberships.joined_before(time.time() - SETTLED_SECONDS)
+            unverified = self._unverified[index] = on_shard(layer, index, settled)
+        sample = unverified[-VERIFIED_AT_ONCE:]
+        del unverified[-VERIFIED_AT_ONCE:]
+        for start in range(0, len(sample), MEMBERS_AT_ONCE):
+            lost = await self._lost_among(layer, index, sample[start : start + MEMBERS_AT_ONCE])
+            if lost:
+                await self.repairs.join(layer, index, lost, anew=True)
+                self._note_put_back(f"Redis shard {index} has evicted or deleted groups", len(lost))
+
+    async def _lost_among(self, layer: Any, index: int, members: Sequence[Member]) -> list[Member]:
+        known = [(*member, layer.memberships.joined_at(*member)) for member in members]
+        asked = [(group, channel, at) for group, channel, at in known if at is not None]
+        if not asked:
+            return []
+        keys = [compat.group_key(layer, group) for group, _, _ in asked]
+        args = [arg for _, channel, at in asked for arg in (channel, at)]
+        lost = await run_script(layer.connection(index), "find_lost_members", keys, args)
+        return [asked[position - 1][:2] for position in lost]
 
     async def _refresh(self, layer: Any, index: int) -> None:
         """Renew memberships that have lived half their time, which ``group_send`` would otherwise cut off."""

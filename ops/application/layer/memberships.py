@@ -109,6 +109,11 @@ class Memberships:
         channel = self._channels.get(name)
         return channel is not None and group in channel.groups
 
+    def joined_at(self, group: str, name: str) -> float | None:
+        """When it last joined; None if it is no member."""
+        channel = self._channels.get(name)
+        return None if channel is None else channel.groups.get(group)
+
     def clear(self) -> None:
         """Every group is gone, because somebody wanted it so."""
         for channel in list(self._channels.values()):

@@ -13,7 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ops.model.keys import Keyspace, decode_name
 from ops.model.liveness.lease import LEASE_COUNTS, Lease
@@ -63,14 +63,31 @@ def _version(distribution: str) -> str:
 # The holder's side: on a client of the layer itself
 
 
+class Renewal(NamedTuple):
+    """What a shard said when a lease was renewed. ``history``: of which run and replication history of the server;
+    ``at``: unix seconds of the shard; ``taken_out``: index entries of whom other processes took out of groups."""
+
+    was_there: bool
+    history: bytes
+    at: float
+    taken_out: list[bytes]
+
+
 async def renew_lease(
     client: Any, keyspace: Keyspace, process: str, description: dict[str, str], keep_seconds: float
-) -> tuple[bool, bytes]:
-    """Renew the lease, or take it; returns whether it was there, and which run of the server answered."""
+) -> Renewal:
+    """Renew the lease, or take it."""
+    keys = [keyspace.lease(process), keyspace.taken_out(process)]
     fields = [text for pair in description.items() for text in pair]
     args = [math.ceil(keep_seconds), *fields]
-    was_there, server_run = await run_script(client, "renew_lease", [keyspace.lease(process)], args)
-    return bool(was_there), server_run
+    was_there, history, at, taken_out = await run_script(client, "renew_lease", keys, args)
+    return Renewal(bool(was_there), history, float(at), taken_out)
+
+
+async def read_run_since(client: Any, keyspace: Keyspace, at: float) -> str | None:
+    """The latest run of the reaper that removed members and began after ``at``, unix seconds of the shard."""
+    latest = await client.zrange(keyspace.runs, "+inf", f"({at}", byscore=True, desc=True, offset=0, num=1)
+    return decode_name(latest[0]) if latest else None
 
 
 async def mark_lease_ended(client: Any, keyspace: Keyspace, process: str, keep_seconds: float) -> None:
@@ -83,7 +100,7 @@ async def mark_lease_ended(client: Any, keyspace: Keyspace, process: str, keep_s
 
 async def delete_lease(client: Any, keyspace: Keyspace, process: str) -> None:
     """Leave no record: the process has taken everything with it, or cannot promise to renew."""
-    await client.delete(keyspace.lease(process))
+    await client.delete(keyspace.lease(process), keyspace.taken_out(process))
 
 
 # The commands' side
