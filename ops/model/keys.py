@@ -25,8 +25,8 @@ key                               type    what
 ================================  ======  ==================================================================
 
 The first four are those of channels_redis (``RedisChannelLayer``), the others are the toolkit's own. Leases are on
-every shard; indexes, ``taken_out``, receipts and what was set aside on the shard of what they speak of, the keys without an expiry in
-``kept`` on their own shard; all else on the first shard.
+every shard; indexes, ``taken_out``, receipts and what was set aside on the shard of what they speak of, the keys
+without an expiry in ``kept`` on their own shard; all else on the first shard.
 """
 
 import re

@@ -26,6 +26,7 @@ from ops import compat
 from ops.store.connection.failures import comes_from_a_replica
 
 LATE_AGAIN_SECONDS = 1.0
+HELD_UP_SECONDS = 1.0  # an alarm that rings so much too late: this process stood still, and the server need not have
 
 
 @cache
@@ -93,6 +94,11 @@ class _Watched(AbstractConnection):
         if self._due is None:
             return
         if loop.time() < self._due:
+            self._alarm = loop.call_at(self._due, self._ring, loop)
+            return
+        if loop.time() - self._due >= HELD_UP_SECONDS:
+            # The answer may have been there for long, and is read next.
+            self._due = loop.time() + LATE_AGAIN_SECONDS
             self._alarm = loop.call_at(self._due, self._ring, loop)
             return
         self._is_late = True

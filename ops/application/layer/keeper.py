@@ -21,7 +21,7 @@ from ops.application.layer.repairs import MEMBERS_AT_ONCE, Member, Repairs, exec
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.causes import describe_exception
 from ops.model.keys import Keyspace, parse_index_entry
-from ops.model.liveness.lease import LEASE_COUNTS
+from ops.model.liveness.lease import LEASE_COUNTS, RENEWALS_PER_LEASE, renewal_seconds
 from ops.store.connection.failures import will_pass
 from ops.store.connection.scripts import run_script
 from ops.store.connection.waiting import spread
@@ -36,9 +36,7 @@ from ops.store.liveness.leases import (
 
 logger = logging.getLogger("ops.layers")
 
-LOOKS_PER_LEASE = 3
 LOOKS_PER_GROUP_EXPIRY = 4
-LONGEST_PAUSE_SECONDS = 10.0
 PARTS_AT_ONCE = 100
 VERIFIED_AT_ONCE = 1000  # of each shard at each look: some 1 ms of the server's time, in parts
 SETTLED_SECONDS = 1.0
@@ -136,7 +134,7 @@ class Keeper:
         return True
 
     async def _renew(self, layer: Any, index: int) -> None:
-        keep_seconds, began = max(layer.group_expiry, LOOKS_PER_LEASE * layer.lease_seconds), time.time()
+        keep_seconds, began = max(layer.group_expiry, RENEWALS_PER_LEASE * layer.lease_seconds), time.time()
         client = layer.connection(index)
         try:
             renewal = await renew_lease(
@@ -202,7 +200,7 @@ class Keeper:
 
     def _note_put_back(self, why: str, count: int) -> None:
         self.members_put_back += count
-        logger.warning("%s; %d memberships were put back", why, count)
+        logger.warning("%s; %d were put back", why, count)
 
     async def _verify(self, layer: Any, index: int) -> None:
         """Put back members whose group was evicted or deleted: a part of all at each look, one after the other."""
@@ -217,7 +215,9 @@ class Keeper:
             lost = await self._lost_among(layer, index, sample[start : start + MEMBERS_AT_ONCE])
             if lost:
                 await self.repairs.join(layer, index, lost, anew=True)
-                self._note_put_back(f"Redis shard {index} has evicted or deleted groups", len(lost))
+                self._note_put_back(
+                    f"Redis shard {index} lost memberships with their groups, which were evicted or deleted", len(lost)
+                )
 
     async def _lost_among(self, layer: Any, index: int, members: Sequence[Member]) -> list[Member]:
         known = [(*member, layer.memberships.joined_at(*member)) for member in members]
@@ -319,9 +319,9 @@ async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:
     try:
         while (layer := reference()) is not None and layer._keeper._task is me:
             wake.clear()
-            lease, expiry = layer.lease_seconds / LOOKS_PER_LEASE, layer.group_expiry / LOOKS_PER_GROUP_EXPIRY
-            answered = await layer._keeper.look(lease)
-            pause = min(lease, expiry, LONGEST_PAUSE_SECONDS if answered else LONGEST_WAIT_SECONDS)
+            answered = await layer._keeper.look(layer.lease_seconds / RENEWALS_PER_LEASE)
+            pause = min(renewal_seconds(layer.lease_seconds), layer.group_expiry / LOOKS_PER_GROUP_EXPIRY)
+            pause = pause if answered else min(pause, LONGEST_WAIT_SECONDS)
             layer = None
             alarm = asyncio.get_running_loop().call_later(spread(0.8 * pause, pause), wake.set)
             try:

@@ -139,15 +139,17 @@ class AliveSince(Evidence):
 
 @dataclass(frozen=True, slots=True)
 class LeaseFresh(Evidence):
-    """The process renewed its lease within the lease's time."""
+    """The process renewed its lease within the lease's time. ``late_seconds``: since when the next renewal is due."""
 
     bearing = Bearing.LIFE
     seconds_ago: float
     holder: str
+    late_seconds: float = 0.0
 
     @property
     def words(self) -> str:
-        return f"renewed its lease {format_seconds(self.seconds_ago)} ago ({self.holder})"
+        late = f", {format_seconds(self.late_seconds)} late" if self.late_seconds > 0 else ""
+        return f"renewed its lease {format_seconds(self.seconds_ago)} ago{late} ({self.holder})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,16 @@ class Lease:
         return not self.ended and -FUTURE_TOLERANCE_SECONDS <= now - self.renewed_at <= self.lease_seconds
 
 
+RENEWALS_PER_LEASE = 3
+LONGEST_RENEWAL_SECONDS = 10.0
+LATE_SECONDS = 1.0  # what a renewal itself may take
+
+
+def renewal_seconds(lease_seconds: float) -> float:
+    """How long at most a holder that is well lets pass between two renewals."""
+    return min(lease_seconds / RENEWALS_PER_LEASE, LONGEST_RENEWAL_SECONDS)
+
+
 LEASE_COUNTS = ("outages", "leases_lost", "members_put_back", "members_refreshed", "channels_discarded")
 
 
@@ -60,7 +70,9 @@ def lease_evidence(
         return (LeaseEnded(holder),)
     silent_since = lease.renewed_at
     if lease.is_fresh(now):
-        return (LeaseFresh(max(0.0, now - silent_since), holder),)
+        age = max(0.0, now - silent_since)
+        late = age - renewal_seconds(lease.lease_seconds)
+        return (LeaseFresh(age, holder, late if late >= LATE_SECONDS else 0.0),)
     if lease.server_run and lease.server_run != server_run:
         # Another server has taken over since, or it has started again: the holder may be looking for it.
         return ()

@@ -22,7 +22,7 @@ from ops.model.doctor.facts import (
 )
 from ops.model.doctor.findings.processes import NEAR_EXPIRY_SHARE, is_full
 from ops.model.keys import encode_name, inbox_of
-from ops.model.liveness.evidence import Evidence, NotProbed, ProbeUnanswered, ProbeWithheld
+from ops.model.liveness.evidence import Bearing, Evidence, LeaseFresh, NotProbed, ProbeUnanswered, ProbeWithheld
 from ops.model.liveness.judge import Policy, State, judge
 from ops.operations.observe import Look, Observation, observe
 from ops.store.connection.shards import OpenLayer, Shard
@@ -157,25 +157,22 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
 async def _probe(
     opened: OpenLayer, facts: Facts, observation: Observation, unreadable: Collection[object]
 ) -> Mapping[str, Evidence] | Missing:
-    """Probe the processes that have no lease to show; not where a probe might do harm, or could not be placed."""
+    """Probe the processes, a frozen one having a fresh lease; not where a probe might do harm, or could not be placed."""
     if unreadable:
         return Missing("processes are not probed while messages cannot be read: a probe could end a consumer")
     for server in facts.servers:
         if isinstance(server.round_trip_ms, Missing):
             return server.round_trip_ms
-    silent = {
-        process: observation.census.processes[process].inboxes
-        for process, verdict in observation.verdicts.items()
-        if verdict.state is not State.LIVE
-    }
-    probed = await fact(probe_processes(opened, silent, PROBE_TIMEOUT_SECONDS), LONGEST_FACT_SECONDS)
+    inboxes = {process: tally.inboxes for process, tally in observation.census.processes.items()}
+    probed = await fact(probe_processes(opened, inboxes, PROBE_TIMEOUT_SECONDS), LONGEST_FACT_SECONDS)
     return probed if isinstance(probed, Missing) else _unless_withheld(probed, observation)
 
 
 def _unless_withheld(probed: Mapping[str, Evidence], observation: Observation) -> Mapping[str, Evidence] | Missing:
-    """Own words need no probe; of the others nothing can be said without one."""
+    """Own words, or a fresh lease, do without a probe; of the others nothing can be said without one."""
     for process, answer in probed.items():
-        if isinstance(answer, ProbeWithheld) and observation.verdicts[process].state is not State.DEAD:
+        told = observation.verdicts[process].state in (State.DEAD, State.LIVE)
+        if isinstance(answer, ProbeWithheld) and not told:
             return Missing(f"processes are {answer.words}")
     return probed
 
@@ -191,14 +188,14 @@ def _process(
     evidence = [one for one in observation.verdicts[process].evidence if not isinstance(one, NotProbed)]
     if probed is not None:
         evidence.append(probed)
-    verdict = judge(evidence, Policy(facts.settings.confirm_after_seconds))
+    verdict = judge(_newer_than_the_lease(evidence), Policy(facts.settings.confirm_after_seconds))
     ages = survey.processes.get(process, ProcessAges())
     scores = [score for score in (ages.newest, inbox.newest_score) if score is not None]
     return ProcessFacts(
         process=process,
         live=verdict.state is State.LIVE,
         silent=verdict.is_silent,
-        evidence=tuple(verdict.words),
+        evidence=tuple(fact.words for fact in evidence),
         members=ages.members if survey.whole else observation.census.processes[process].members,
         lease=observation.leases.get(process),
         frozen=isinstance(probed, ProbeUnanswered) and probed.taken > 0,
@@ -211,3 +208,10 @@ def _process(
         near_expiry=ages.old,
         groups=tuple(ages.groups.most_common(GROUPS_SHOWN)),
     )
+
+
+def _newer_than_the_lease(evidence: list[Evidence]) -> list[Evidence]:
+    """A process that is silent now was well when it renewed its lease. That saves it from the reaper, not from this."""
+    if any(fact.bearing is Bearing.SILENCE for fact in evidence):
+        return [fact for fact in evidence if not isinstance(fact, LeaseFresh)]
+    return evidence

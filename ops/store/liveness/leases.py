@@ -86,7 +86,7 @@ async def renew_lease(
 
 async def read_run_since(client: Any, keyspace: Keyspace, at: float) -> str | None:
     """The latest run of the reaper that removed members and began after ``at``, unix seconds of the shard."""
-    latest = await client.zrange(keyspace.runs, "+inf", f"({at}", byscore=True, desc=True, offset=0, num=1)
+    latest = await client.zrevrangebyscore(keyspace.runs, "+inf", f"({at}", start=0, num=1)
     return decode_name(latest[0]) if latest else None
 
 
