@@ -13,7 +13,7 @@ from typing import Literal
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
 from project.polling import came_true
 
-Kind = Literal["daphne", "uvicorn"]
+Kind = Literal["daphne", "uvicorn", "gunicorn", "hypercorn", "granian"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PORT_ATTEMPTS = 3
@@ -25,7 +25,7 @@ class WorkerNotReady(RuntimeError):
 
 
 class Worker:
-    """One Daphne or uvicorn process that serves `asgi` on a free port of 127.0.0.1.
+    """One server that serves `asgi` on a free port of 127.0.0.1: with gunicorn and Granian a child of it does.
 
     `env` adds to this process's environment; `asgi` is `module:name`, found from `cwd`; `arguments` go to the server,
     which is run by the interpreter `python`.
@@ -117,14 +117,17 @@ class Worker:
         return self
 
     def _command(self, port: int) -> list[str]:
-        address = str(port)
-        if self.kind == "daphne":
-            own = ["-b", "127.0.0.1", "-p", address]
-        else:
+        host, address = "127.0.0.1", str(port)
+        own: dict[Kind, list[str]] = {
+            "daphne": ["-b", host, "-p", address],
             # Without --workers or --reload, uvicorn is one process. The other implementation of the protocol on top of
             # the websockets library uses a part of it that calls itself deprecated.
-            own = ["--host", "127.0.0.1", "--port", address, "--ws", "websockets-sansio", "--no-use-colors"]
-        return [self.python, "-m", self.kind, *own, *self.arguments, self.asgi]
+            "uvicorn": ["--host", host, "--port", address, "--ws", "websockets-sansio", "--no-use-colors"],
+            "gunicorn": ["-b", f"{host}:{address}", "-k", "uvicorn_worker.UvicornWorker", "--no-control-socket"],
+            "hypercorn": ["-b", f"{host}:{address}", "-w", "0"],  # no children
+            "granian": ["--interface", "asgi", "--host", host, "--port", address, "--no-ws-ping"],
+        }
+        return [self.python, "-m", self.kind, *own[self.kind], *self.arguments, self.asgi]
 
     def wait_ready(self, timeout_seconds: float = 120) -> Worker:
         """Return when the port accepts connections. Raises WorkerNotReady with what the server wrote."""
@@ -150,7 +153,7 @@ class Worker:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:
             return False
-        return self.running and self._listens_itself()
+        return self.running and (self.kind == "granian" or self._listens_itself())
 
     def _listens_itself(self) -> bool:
         """Whether it is not another process that was faster to take the port. Only Linux tells."""

@@ -1,4 +1,8 @@
-"""What is still to be told to Redis when this process ends: all of it at once, within one time limit."""
+"""What is still to be told to Redis when this process ends: all of it at once, within one time limit.
+
+``atexit`` does not run in the children that ``multiprocessing`` forks, as the workers of Granian are;
+``multiprocessing.util.Finalize`` does, and has to be registered anew in each of them.
+"""
 
 import asyncio
 import atexit
@@ -7,6 +11,7 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Sequence
+from multiprocessing import util
 from typing import Any
 
 logger = logging.getLogger("ops")
@@ -28,10 +33,19 @@ def at_exit(farewell: Farewell) -> None:
 @functools.cache
 def _watch_the_process() -> None:
     atexit.register(_say_farewell)
+    _finalize(None)
+    util.register_after_fork(_say_farewell, _finalize)
+
+
+def _finalize(_: object) -> None:
+    util.Finalize(None, _say_farewell, exitpriority=0)
 
 
 def _say_farewell() -> None:
-    work = [begun for begun in map(_begun, _farewells) if begun is not None]
+    """Once: some processes end in both ways."""
+    farewells = _farewells.copy()
+    _farewells.clear()
+    work = [begun for begun in map(_begun, farewells) if begun is not None]
     if work:
         with contextlib.suppress(Exception), contextlib.closing(ExitLoop()) as loop:
             loop.run_until_complete(asyncio.wait_for(_all_of(work), EXIT_SECONDS))
