@@ -125,7 +125,7 @@ class Worker:
             "uvicorn": ["--host", host, "--port", address, "--ws", "websockets-sansio", "--no-use-colors"],
             "gunicorn": ["-b", f"{host}:{address}", "-k", "uvicorn_worker.UvicornWorker", "--no-control-socket"],
             "hypercorn": ["-b", f"{host}:{address}", "-w", "0"],  # no children
-            "granian": ["--interface", "asgi", "--host", host, "--port", address, "--no-ws-ping"],
+            "granian": ["--interface", "asgi", "--host", host, "--port", address],
         }
         return [self.python, "-m", self.kind, *own[self.kind], *self.arguments, self.asgi]
 
