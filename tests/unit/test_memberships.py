@@ -6,13 +6,13 @@ import itertools
 import math
 import threading
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from ops.application.layer import memberships as memberships_module
 from ops.application.layer.memberships import Memberships
 from ops.model.keys import INDEXED_CHANNELS
-
-GRACE = 5.0
 
 
 class Task:
@@ -26,69 +26,103 @@ class Task:
 
 
 def consumer(memberships: Memberships, *groups: str, name: str = "a!1") -> Task:
-    """A consumer that waits for its next message."""
+    """A consumer in whose dispatch loop a wait for the next message has begun."""
     task = Task()
     memberships.created(name, task)
     for group in groups:
         memberships.joined(group, name, 100.0)
-    memberships.receiving(name)
+    memberships.receiving(name, task)
     return task
 
 
-def test_a_channel_is_abandoned_when_its_consumer_has_been_gone_for_the_grace_time() -> None:
+def test_a_channel_ends_with_the_task_of_its_consumer() -> None:
     memberships = Memberships()
     task = consumer(memberships, "room", "lobby")
-    assert memberships.abandoned(0.0, GRACE) == []
-    task.is_done = True
     memberships.received("a!1")
-    assert memberships.abandoned(10.0, GRACE) == []
-    assert memberships.abandoned(10.0 + GRACE - 0.1, GRACE) == []
-    assert memberships.abandoned(10.0 + GRACE, GRACE) == [("a!1", ["room", "lobby"])]
-
-
-def test_an_abandoned_channel_is_forgotten_when_it_has_left_its_groups() -> None:
-    memberships = Memberships()
-    task = consumer(memberships, "room")
+    assert memberships.end("a!1") is None
     task.is_done = True
-    memberships.received("a!1")
-    [(channel, [group])] = memberships.abandoned(0.0, 0.0)
-    memberships.left(group, channel)
-    # Once more, so that messages that came too late can be thrown away.
-    assert memberships.abandoned(0.0, 0.0) == [("a!1", [])]
-    assert memberships.abandoned(0.0, 0.0) == []
-    assert memberships.channels == 0
+    assert memberships.end("a!1") == ["room", "lobby"]
+    assert memberships.end("a!1") is None
+    assert (memberships.channels, memberships.has_ended("a!1")) == (0, True)
 
 
-def test_a_channel_that_somebody_waits_on_is_never_abandoned() -> None:
+def test_a_channel_that_somebody_waits_on_does_not_end_before_that() -> None:
     memberships = Memberships()
     consumer(memberships, "room").is_done = True
-    assert memberships.abandoned(0.0, 0.0) == []
-    assert memberships.abandoned(1e9, GRACE) == []
+    assert memberships.end("a!1") is None
+    memberships.received("a!1")
+    assert memberships.end("a!1") == ["room"]
 
 
-def test_a_channel_that_was_received_on_after_its_consumer_was_gone_is_nobodys_to_judge() -> None:
+@pytest.mark.parametrize("before", [True, False], ids=["before the dispatch loop", "after it"])
+def test_a_channel_on_which_anything_else_has_received_has_no_owner(before: bool) -> None:
+    memberships, task = Memberships(), Task()
+    memberships.created("a!1", task)
+    memberships.joined("room", "a!1", 100.0)
+    for dispatching in (None, task) if before else (task, None):
+        memberships.receiving("a!1", dispatching)
+        memberships.received("a!1")
+    task.is_done = True
+    assert memberships.end("a!1") is None
+    assert memberships.is_member("room", "a!1")
+
+
+def test_another_consumers_dispatch_loop_is_something_else_too() -> None:
+    memberships, task = Memberships(), Task()
+    memberships.created("a!1", task)
+    memberships.receiving("a!1", Task())
+    memberships.received("a!1")
+    task.is_done = True
+    assert memberships.end("a!1") is None
+
+
+def test_a_channel_on_which_its_consumer_has_never_received_has_no_owner() -> None:
+    memberships, task = Memberships(), Task()
+    memberships.created("a!1", task)
+    memberships.joined("room", "a!1", 100.0)
+    task.is_done = True
+    assert memberships.end("a!1") is None
+    assert memberships.owners() == []
+    memberships.receiving("a!1", None)
+    memberships.received("a!1")
+    assert memberships.is_member("room", "a!1")
+
+
+def test_a_channel_that_has_ended_is_as_any_other_when_somebody_receives_on_it() -> None:
     memberships = Memberships()
-    consumer(memberships, "room").is_done = True
+    consumer(memberships).is_done = True
     memberships.received("a!1")
-    memberships.abandoned(0.0, GRACE)
-    memberships.receiving("a!1")
+    assert memberships.end("a!1") == []
+    memberships.receiving("a!1", None)
+    memberships.joined("room", "a!1", 1.0)
     memberships.received("a!1")
-    assert memberships.abandoned(1e9, 0.0) == []
+    assert (memberships.has_ended("a!1"), memberships.end("a!1")) == (False, None)
+    assert memberships.is_member("room", "a!1")
 
 
-def test_a_channel_that_no_consumer_made_is_never_abandoned() -> None:
+def test_a_channel_that_no_consumer_made_never_ends() -> None:
     memberships = Memberships()
     memberships.joined("room", "a!1", 1.0)
-    memberships.receiving("a!1")
+    memberships.receiving("a!1", None)
     memberships.received("a!1")
-    assert memberships.abandoned(1e9, 0.0) == []
+    assert memberships.end("a!1") is None
+
+
+def test_so_many_channels_that_have_ended_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memberships_module, "ENDED_REMEMBERED", 2)
+    memberships = Memberships()
+    for number in range(4):
+        consumer(memberships, name=f"a!{number}").is_done = True
+        memberships.received(f"a!{number}")
+        memberships.end(f"a!{number}")
+    assert [number for number in range(4) if memberships.has_ended(f"a!{number}")] == [2, 3]
 
 
 def test_a_channel_that_no_consumer_made_is_forgotten_when_it_is_in_no_group() -> None:
     memberships = Memberships()
     memberships.joined("room", "a!1", 1.0)
     memberships.left("room", "a!1")
-    memberships.receiving("a!2")
+    memberships.receiving("a!2", None)
     assert memberships.channels == 1
     memberships.received("a!2")
     assert memberships.channels == 0
@@ -169,11 +203,12 @@ class AnyHistory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.memberships = Memberships()
-        self.now = 0.0
-        self.members: dict[tuple[str, str], float] = {}
+        self.members: set[tuple[str, str]] = set()
         self.tasks: dict[str, Task] = {}
         self.waiting: dict[str, int] = {}
+        self.dispatched: set[str] = set()
         self.in_other_hands: set[str] = set()
+        self.ended: set[str] = set()
         self.made = 0
 
     @rule(target=names, by_a_consumer=st.booleans())
@@ -188,19 +223,21 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(name=names, group=st.sampled_from("gh"))
     def join(self, name: str, group: str) -> None:
-        self.memberships.joined(group, name, self.now)
-        self.members[group, name] = self.now
+        if self.memberships.has_ended(name):
+            return  # as the layer does
+        self.memberships.joined(group, name, 1.0)
+        self.members.add((group, name))
 
     @rule(name=names, group=st.sampled_from("gh"))
     def leave(self, name: str, group: str) -> None:
         self.memberships.left(group, name)
-        self.members.pop((group, name), None)
+        self.members.discard((group, name))
 
-    @rule(name=names)
-    def wait(self, name: str) -> None:
-        if name in self.tasks and self.tasks[name].done():
-            self.in_other_hands.add(name)
-        self.memberships.receiving(name)
+    @rule(name=names, dispatching=st.booleans())
+    def wait(self, name: str, dispatching: bool) -> None:
+        own = dispatching and name in self.tasks and not self.tasks[name].done()
+        (self.dispatched if own else self.in_other_hands).add(name)
+        self.memberships.receiving(name, self.tasks[name] if own else None)
         self.waiting[name] += 1
 
     @rule(name=names)
@@ -208,27 +245,34 @@ class AnyHistory(RuleBasedStateMachine):
         if self.waiting[name]:
             self.memberships.received(name)
             self.waiting[name] -= 1
+            self.look(name)
 
     @rule(name=names)
     def die(self, name: str) -> None:
         if name in self.tasks:
             self.tasks[name].is_done = True
+            self.look(name)
 
-    @rule(seconds=st.sampled_from([0.0, 1.0, GRACE]))
-    def look(self, seconds: float) -> None:
-        self.now += seconds
-        for name, groups in self.memberships.abandoned(self.now, GRACE):
-            assert self.tasks[name].done()
-            assert not self.waiting[name]
-            assert name not in self.in_other_hands
-            assert set(groups) == {group for group, member in self.members if member == name}
-            for group in groups:
-                self.memberships.left(group, name)
-                del self.members[group, name]
+    @rule(name=names)
+    def look(self, name: str) -> None:
+        groups = self.memberships.end(name)
+        if groups is None:
+            return
+        assert self.tasks[name].done()
+        assert not self.waiting[name]
+        assert name in self.dispatched - self.in_other_hands - self.ended
+        assert set(groups) == {group for group, member in self.members if member == name}
+        self.ended.add(name)
+        self.members.difference_update((group, name) for group in groups)
+
+    @invariant()
+    def every_channel_has_ended_that_can(self) -> None:
+        for name in self.dispatched - self.in_other_hands:
+            assert not self.tasks[name].done() or self.waiting[name] or name in self.ended
 
     @invariant()
     def agrees(self) -> None:
-        assert set(self.memberships.joined_before(math.inf)) == set(self.members)
+        assert set(self.memberships.joined_before(math.inf)) == self.members
         assert len(self.memberships) == len(self.members)
         assert all(self.memberships.is_member(*member) for member in self.members)
         assert self.memberships.channels <= self.made

@@ -151,21 +151,26 @@ class RedisChannelLayer(core.RedisChannelLayer):
         keys: list[Any] = [compat.group_key(self, group)]
         args: list[Any] = [channel, now, self.group_expiry]
         mine, before = self._is_mine(channel), None
+        repairs = self._keeper.repairs
         if mine:
             # First, so that whoever repairs meanwhile knows that it is wanted.
+            repairs.join_begins((group, channel))
             before = self.memberships.joined(group, channel, now)
             keys += [self.index_key(channel), self._keyspace.taken_out(self.client_prefix)]
             args.append(index_entry(group, channel))
         try:
-            await self._keeper.repairs.have_written((group, channel))
+            await repairs.have_written((group, channel))
             await self._run(self.consistent_hash(group), "join_group", keys, args)
         except BaseException:
             if mine and self.memberships.join_failed(group, channel, now, before):
-                self._keeper.repairs.doubt((group, channel))
+                repairs.doubt((group, channel))
             raise
         finally:
+            if mine:
+                repairs.join_ends((group, channel))
             if self.memberships.has_ended(channel):
-                # It ended meanwhile, and may have been taken out before this was done.
+                # It ended meanwhile, maybe in another thread, and may have been taken out before this was done.
+                self.memberships.left(group, channel)
                 self._keeper.take_out([(group, channel)])
 
     async def group_discard(self, group: str, channel: str) -> None:

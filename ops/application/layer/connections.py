@@ -42,6 +42,7 @@ class _Watched(AbstractConnection):
     _alarm: asyncio.TimerHandle | None = None
     _due: float | None = None
     _is_late = False
+    _was_held_up = False
     _leads_to_a_replica = False
 
     def pack_command(self, *args: Any) -> Any:
@@ -87,7 +88,7 @@ class _Watched(AbstractConnection):
                 raise RedisTimeoutError(f"Timeout {what}") from None
             raise
         finally:
-            self.socket_timeout, self._due, self._is_late = limit, None, False
+            self.socket_timeout, self._due, self._is_late, self._was_held_up = limit, None, False, False
 
     def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         self._alarm = None
@@ -96,8 +97,9 @@ class _Watched(AbstractConnection):
         if loop.time() < self._due:
             self._alarm = loop.call_at(self._due, self._ring, loop)
             return
-        if loop.time() - self._due >= HELD_UP_SECONDS:
-            # The answer may have been there for long, and is read next.
+        if not self._was_held_up and loop.time() - self._due >= HELD_UP_SECONDS:
+            # The answer may have been there for long, and is read next. Once: a loop may always be that slow.
+            self._was_held_up = True
             self._due = loop.time() + LATE_AGAIN_SECONDS
             self._alarm = loop.call_at(self._due, self._ring, loop)
             return

@@ -76,7 +76,7 @@ class Keeper:
     def holds_something(self) -> bool:
         """Whether anything of this process is in Redis that would be left over."""
         layer = self._layer()
-        return layer is not None and bool(self._server_runs or self.repairs.in_doubt or len(layer.memberships))
+        return layer is not None and bool(self._server_runs or self.repairs.unsettled or len(layer.memberships))
 
     def keep_running(self) -> None:
         """Start in this loop, unless at work there already. Called by whoever receives, so it must be cheap."""
@@ -160,13 +160,18 @@ class Keeper:
         self._renewed_at[index] = renewal.at
 
     async def _heed(self, layer: Any, client: Any, taken_out: Sequence[bytes], began: float) -> None:
-        """Know no more as members whom other processes took out, unless they have joined again since ``began``."""
+        """Know no more as members whom other processes took out.
+
+        Not who has joined again since ``began``, when this was asked for, or is joining: a join that is done takes its
+        own entry away.
+        """
         for entry in taken_out:
-            for group, channel in _members(layer.client_prefix, [entry]):
-                joined_at = layer.memberships.joined_at(group, channel)
-                if joined_at is None or joined_at < began:
-                    layer.memberships.left(group, channel)
-                    await client.lrem(self._keyspace.taken_out(layer.client_prefix), 0, entry)
+            for member in _members(layer.client_prefix, [entry]):
+                joined_at = layer.memberships.joined_at(*member)
+                if member not in self.repairs.joining and (joined_at is None or joined_at < began):
+                    layer.memberships.left(*member)
+                    # One: it may have been taken out a second time.
+                    await client.lrem(self._keyspace.taken_out(layer.client_prefix), 1, entry)
 
     async def _why_lost(self, layer: Any, index: int, renewal: Renewal) -> str:
         before = self._renewed_at.get(index, renewal.at)
@@ -302,7 +307,9 @@ class Keeper:
     async def _leave(self, layer: Any, index: int) -> None:
         connection, process = layer.connection(index), layer.client_prefix
         await mark_lease_ended(connection, self._keyspace, process, layer.group_expiry)
-        members = {*layer.memberships.joined_before(float("inf")), *self.repairs.in_doubt}
+        # Also what was being left when the loop stopped in the middle of it, as Granian's does.
+        indexed = await _read_index(layer, connection)
+        members = {*layer.memberships.joined_before(float("inf")), *self.repairs.unsettled, *indexed}
         mine = on_shard(layer, index, members)
         for start in range(0, len(mine), MEMBERS_AT_ONCE):
             pipe = connection.pipeline(transaction=False)

@@ -6,6 +6,7 @@ has the last word; whoever cannot wait, in another event loop, is looked after w
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,8 +33,24 @@ class Repairs:
 
     def __init__(self) -> None:
         self.in_doubt: set[Member] = set()
+        # Who is joining now -> how many times
+        self.joining: Counter[Member] = Counter()
         self._unanswered: set[Member] = set()
         self._under_way: set[_UnderWay] = set()
+
+    @property
+    def unsettled(self) -> set[Member]:
+        """Who may be in a group and is perhaps not known to be."""
+        return self.in_doubt.union(self._unanswered, *(repair.members for repair in tuple(self._under_way)))
+
+    def join_begins(self, member: Member) -> None:
+        """Until it ends, what Redis says of ``member`` may be older than the join."""
+        self.joining[member] += 1
+
+    def join_ends(self, member: Member) -> None:
+        self.joining[member] -= 1
+        if self.joining[member] <= 0:
+            del self.joining[member]
 
     def doubt(self, member: Member) -> None:
         """Redis did not say whether it did as it was asked: look again whether the group has what it should.

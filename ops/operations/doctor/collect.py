@@ -157,7 +157,7 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
 async def _probe(
     opened: OpenLayer, facts: Facts, observation: Observation, unreadable: Collection[object]
 ) -> Mapping[str, Evidence] | Missing:
-    """Probe the processes, a frozen one having a fresh lease; not where a probe might do harm, or could not be placed."""
+    """Probe all processes, since a frozen one has a fresh lease; not if that might do harm, or could not be done."""
     if unreadable:
         return Missing("processes are not probed while messages cannot be read: a probe could end a consumer")
     for server in facts.servers:

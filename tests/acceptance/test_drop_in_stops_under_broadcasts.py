@@ -1,0 +1,70 @@
+"""A deploy while a room is talked to: whatever the server makes of its consumers, the drop-in layer leaves no member."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, get_args
+
+import pytest
+import redis
+
+from project.sockets import SocketFleet
+from project.workers import Kind
+from tests.acceptance.memberships import in_redis
+from tests.acceptance.reach import open_layer_on
+from tests.acceptance.two_layers import BACKENDS, DROP_IN, STOCK, count_members
+from tests.conftest import StartRedis, StartWorker
+from tests.waiting import until
+
+SOCKETS = 30
+SAY_EVERY_SECONDS = 0.02
+GROUP = "room.lobby"
+
+
+@asynccontextmanager
+async def talked_to(layer: Any) -> AsyncIterator[None]:
+    async def talk() -> None:
+        while True:
+            saying = asyncio.create_task(layer.group_send(GROUP, {"type": "room.message", "text": "x" * 1000}))
+            await asyncio.sleep(SAY_EVERY_SECONDS)
+            await saying
+
+    talking = asyncio.create_task(talk())
+    try:
+        yield
+    finally:
+        talking.cancel()
+        await asyncio.wait([talking])
+
+
+async def left_by(
+    layer: str, kind: Kind, start_redis: StartRedis, start_worker: StartWorker, fleet: SocketFleet
+) -> int:
+    """How many members are left when that server has ended by SIGTERM, with all sockets open."""
+    server = await asyncio.to_thread(start_redis)
+    worker = await asyncio.to_thread(
+        start_worker, kind, redis=server, CHANNEL_BACKEND=BACKENDS[layer], CHANNELS_PREFIX=layer
+    )
+    opened = await fleet.open(worker, "lobby", SOCKETS)
+    with redis.Redis.from_url(server.url) as client:
+        async with open_layer_on([server], layer) as sender, talked_to(sender):
+            await until(lambda: all(len(socket.received) > 10 for socket in opened))
+            assert count_members(in_redis(client, layer)) == SOCKETS
+            await asyncio.to_thread(worker.terminate, 30)
+        return count_members(in_redis(client, layer))
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+async def test_no_server_leaves_members_when_it_is_stopped_under_broadcasts(
+    kind: Kind, start_redis: StartRedis, start_worker: StartWorker, sockets: SocketFleet
+) -> None:
+    assert await left_by(DROP_IN, kind, start_redis, start_worker, sockets) == 0
+
+
+@pytest.mark.parametrize("kind", ["daphne", "hypercorn", "granian"])
+async def test_the_stock_layer_leaves_all_of_them(
+    kind: Kind, start_redis: StartRedis, start_worker: StartWorker, sockets: SocketFleet
+) -> None:
+    assert await left_by(STOCK, kind, start_redis, start_worker, sockets) == SOCKETS
