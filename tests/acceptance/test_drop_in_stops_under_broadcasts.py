@@ -1,4 +1,4 @@
-"""A deploy while a room is talked to: whatever the server makes of its consumers, the drop-in layer leaves no member."""
+"""A deploy while a room is talked to: whatever the server does with consumers, the drop-in layer leaves no member."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from tests.conftest import StartRedis, StartWorker
 from tests.waiting import until
 
 SOCKETS = 30
+CRASHES = 6
+"""Some stops of Granian 2.8 under broadcasts end in SIGABRT, with either layer. That is as SIGKILL: repeated."""
 SAY_EVERY_SECONDS = 0.02
 GROUP = "room.lobby"
 
@@ -43,6 +45,16 @@ async def left_by(
     layer: str, kind: Kind, start_redis: StartRedis, start_worker: StartWorker, fleet: SocketFleet
 ) -> int:
     """How many members are left when that server has ended by SIGTERM, with all sockets open."""
+    for _ in range(CRASHES):
+        left, output = await _stop(layer, kind, start_redis, start_worker, fleet)
+        if "panicked at" not in output:
+            return left
+    raise AssertionError(f"{kind} crashes at every stop")
+
+
+async def _stop(
+    layer: str, kind: Kind, start_redis: StartRedis, start_worker: StartWorker, fleet: SocketFleet
+) -> tuple[int, str]:
     server = await asyncio.to_thread(start_redis)
     worker = await asyncio.to_thread(
         start_worker, kind, redis=server, CHANNEL_BACKEND=BACKENDS[layer], CHANNELS_PREFIX=layer
@@ -53,7 +65,7 @@ async def left_by(
             await until(lambda: all(len(socket.received) > 10 for socket in opened))
             assert count_members(in_redis(client, layer)) == SOCKETS
             await asyncio.to_thread(worker.terminate, 30)
-        return count_members(in_redis(client, layer))
+        return count_members(in_redis(client, layer)), worker.output()
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))

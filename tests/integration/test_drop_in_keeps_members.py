@@ -9,13 +9,16 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import pytest
 import redis
 from asgiref.sync import async_to_sync
 from channels.consumer import AsyncConsumer
-from channels.layers import channel_layers
+from channels.exceptions import StopConsumer
+from channels.layers import channel_layers, get_channel_layer
 from django.conf import LazySettings
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -62,29 +65,39 @@ async def consume_forever(layer: RedisChannelLayer, channel: str) -> None:
         await layer.receive(channel)
 
 
-async def consumer_that_dies(layer: RedisChannelLayer, *groups: str) -> str:
-    """What Channels does for a socket, until a handler raises."""
+@contextmanager
+def default_layer(layer: RedisChannelLayer) -> Iterator[None]:
+    """Consumers that start meanwhile use it."""
+    before = channel_layers.set("default", layer)
+    try:
+        yield
+    finally:
+        channel_layers.set("default", before)
+        if before is None:
+            del channel_layers.backends["default"]
+
+
+async def consumer_that_dies(
+    layer: RedisChannelLayer, *groups: str, then: Callable[[str], object] = lambda name: None
+) -> str:
+    """What Channels does for a socket, until a handler raises. ``then`` is called when it has joined."""
     names: list[str] = []
 
     class Fragile(AsyncConsumer):
         async def websocket_connect(self, _message: Any) -> None:
-            names.append(self.channel_name)
             for group in groups:
                 await self.channel_layer.group_add(group, self.channel_name)
+            then(self.channel_name)
+            names.append(self.channel_name)
 
     messages: asyncio.Queue[Any] = asyncio.Queue()
     messages.put_nowait({"type": "websocket.connect"})
-    before = channel_layers.set("default", layer)
-    try:
+    with default_layer(layer):
         task = asyncio.create_task(Fragile()({"type": "websocket"}, messages.get, None))
         await until(lambda: bool(names))
         await layer.send(names[0], {"type": "nobody.handles.this"})
         with pytest.raises(ValueError, match="No handler"):
             await asyncio.wait_for(task, 30)
-    finally:
-        channel_layers.set("default", before)
-        if before is None:
-            del channel_layers.backends["default"]
     return names[0]
 
 
@@ -556,29 +569,108 @@ async def test_a_refresh_that_comes_too_late_puts_back_who_was_dropped_for_age(
 # Discarding
 
 
-@pytest.fixture
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_module, "GRACE_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("_at_once")
-async def test_what_a_dead_consumer_left_is_discarded_with_its_messages(
+async def test_what_a_dead_consumer_left_is_discarded_at_once_with_its_messages(
     redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    layer = make_layer(redis_server, lease_seconds=30)
+    layer = make_layer(redis_server, lease_seconds=3600)
     alive = await consume(layer, "a")
     dead = await consumer_that_dies(layer, "a", "b")
-    await layer.group_send("a", {"type": "x"})
-    await until(lambda: dead in layer.receive_buffer)
-    await layer._keeper.look()
-    assert (set(members_of(redis_client, "a")), members_of(redis_client, "b")) == ({alive}, {})
+    # Not with a renewal: none is due before the test has long ended.
+    await until(lambda: (set(members_of(redis_client, "a")), members_of(redis_client, "b")) == ({alive}, {}))
     assert "taken out of 2 groups" in caplog.text
-    await layer._keeper.look()
+    await layer.send(dead, {"type": "too.late"})
+    await layer.send(alive, {"type": "x"})
+    await until(lambda: redis_client.zcard(f"asgi{layer.non_local_name(alive)}") == 0)
     assert dead not in layer.receive_buffer
     assert layer.memberships.channels == 1
 
 
-@pytest.mark.usefixtures("_at_once")
+async def test_whoever_joins_for_a_consumer_that_has_ended_is_no_member(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    """Its handler goes on in a thread, say."""
+    layer = make_layer(redis_server, lease_seconds=3600)
+    dead = await consumer_that_dies(layer, "a")
+    await asyncio.to_thread(async_to_sync(layer.group_add), "b", dead)
+    await until(lambda: not redis_client.keys("asgi:group:*"))
+    assert (len(layer.memberships), layer._keeper.repairs.joining) == (0, {})
+
+
+async def test_a_join_that_is_under_way_when_its_consumer_ends_is_undone(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=3600)
+    ended, real = asyncio.Event(), layer._run
+    joining: list[asyncio.Task[None]] = []
+
+    async def after_the_end(index: int, script: str, keys: Any, args: Any, **options: Any) -> Any:
+        if script == "join_group" and keys[0] == b"asgi:group:late":
+            await ended.wait()
+        return await real(index, script, keys, args, **options)
+
+    monkeypatch.setattr(layer, "_run", after_the_end)
+    dead = await consumer_that_dies(
+        layer, "a", then=lambda name: joining.append(asyncio.create_task(layer.group_add("late", name)))
+    )
+    await until(lambda: layer.memberships.has_ended(dead) and not members_of(redis_client, "a"))
+    ended.set()
+    await joining[0]
+    await until(lambda: not redis_client.keys("asgi:group:*") and not layer._keeper.repairs.unsettled)
+
+
+class HandsItsChannelOver(AsyncConsumer):
+    """It ends at once, and a task of the application goes on with its channel."""
+
+    handed_over: ClassVar[list[str]] = []
+    received: ClassVar[list[dict[str, Any]]] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        layer = get_channel_layer()
+        channel = await layer.new_channel()
+        await layer.group_add("jobs", channel)
+        CONSUMING.append(asyncio.create_task(self.work(layer, channel)))
+        self.handed_over.append(channel)
+
+    async def work(self, layer: Any, channel: str) -> None:
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                self.received.append(await asyncio.wait_for(layer.receive(channel), 0.05))
+            await asyncio.sleep(0.05)
+
+
+class ReceivesBesideTheLoop(HandsItsChannelOver):
+    """Channels' own dispatch loop has received on that channel too."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await AsyncConsumer.__call__(self, scope, receive, send)
+
+    async def websocket_connect(self, _message: Any) -> None:
+        await self.channel_layer.group_add("jobs", self.channel_name)
+        CONSUMING.append(asyncio.create_task(self.work(self.channel_layer, self.channel_name)))
+        await asyncio.sleep(0.1)
+        self.handed_over.append(self.channel_name)
+        raise StopConsumer
+
+
+@pytest.mark.parametrize("consumer", [HandsItsChannelOver, ReceivesBesideTheLoop])
+async def test_a_channel_that_a_consumer_hands_to_a_task_loses_nothing_when_the_consumer_ends(
+    consumer: type[HandsItsChannelOver], redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer = make_layer(redis_server)
+    consumer.handed_over.clear()
+    consumer.received.clear()
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    messages.put_nowait({"type": "websocket.connect"})
+    with default_layer(layer):
+        await asyncio.create_task(consumer()({"type": "websocket"}, messages.get, None))
+    for number in range(5):
+        await layer.group_send("jobs", {"type": "job", "number": number})
+        await asyncio.sleep(0.1)
+    await layer._keeper.look()
+    await until(lambda: [message["number"] for message in consumer.received] == list(range(5)))
+    assert set(members_of(redis_client, "jobs")) == set(consumer.handed_over)
+
+
 async def test_no_channel_is_discarded_that_is_merely_not_being_received_on(
     redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
 ) -> None:

@@ -150,14 +150,16 @@ class RedisChannelLayer(core.RedisChannelLayer):
         now = time.time()
         keys: list[Any] = [compat.group_key(self, group)]
         args: list[Any] = [channel, now, self.group_expiry]
+        if (taken_out := self.taken_out_key(channel)) is not None:
+            keys.append(taken_out)
+            args.append(index_entry(group, channel))
         mine, before = self._is_mine(channel), None
         repairs = self._keeper.repairs
         if mine:
             # First, so that whoever repairs meanwhile knows that it is wanted.
             repairs.join_begins((group, channel))
             before = self.memberships.joined(group, channel, now)
-            keys += [self.index_key(channel), self._keyspace.taken_out(self.client_prefix)]
-            args.append(index_entry(group, channel))
+            keys.append(self.index_key(channel))
         try:
             await repairs.have_written((group, channel))
             await self._run(self.consistent_hash(group), "join_group", keys, args)
@@ -190,13 +192,21 @@ class RedisChannelLayer(core.RedisChannelLayer):
 
     def _how_to_leave(self, group: str, channel: str) -> tuple[str, list[Any], list[Any]]:
         """The script, with its keys and arguments. Before it is forgotten that the channel is a member."""
-        key, inbox = compat.group_key(self, group), inbox_of(channel)
+        key = compat.group_key(self, group)
         if self.memberships.knows(channel):
             return "leave_group", [key, self.index_key(channel)], [channel, index_entry(group, channel)]
-        if inbox is None or self._is_mine(channel):
+        inbox = None if self._is_mine(channel) else inbox_of(channel)
+        if inbox is None:
             return "leave_group", [key], [channel]
         keys = [key, self._keyspace.lease(inbox.process), self._keyspace.taken_out(inbox.process)]
         return "take_out", keys, [channel, index_entry(group, channel), self.group_expiry]
+
+    def taken_out_key(self, channel: str) -> bytes | None:
+        """Where word is left that other processes have taken ``channel`` out of groups; None for a general channel."""
+        if self._is_mine(channel):
+            return self._keyspace.taken_out(self.client_prefix)
+        inbox = inbox_of(channel)
+        return None if inbox is None else self._keyspace.taken_out(inbox.process)
 
     def index_key(self, channel: str) -> bytes:
         """Where the memberships of a channel of this process are indexed."""

@@ -165,13 +165,10 @@ class Keeper:
         Not who has joined again since ``began``, when this was asked for, or is joining: a join that is done takes its
         own entry away.
         """
-        for entry in taken_out:
-            for member in _members(layer.client_prefix, [entry]):
-                joined_at = layer.memberships.joined_at(*member)
-                if member not in self.repairs.joining and (joined_at is None or joined_at < began):
-                    layer.memberships.left(*member)
-                    # One: it may have been taken out a second time.
-                    await client.lrem(self._keyspace.taken_out(layer.client_prefix), 1, entry)
+        for member in _members(layer.client_prefix, taken_out):
+            joined_at = layer.memberships.joined_at(*member)
+            if member not in self.repairs.joining and (joined_at is None or joined_at < began):
+                await self.repairs.forget(layer, client, member)
 
     async def _why_lost(self, layer: Any, index: int, renewal: Renewal) -> str:
         before = self._renewed_at.get(index, renewal.at)

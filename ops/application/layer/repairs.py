@@ -126,6 +126,17 @@ class Repairs:
         if back:
             await self.join(layer, shard, back, anew=True)
 
+    async def forget(self, layer: Any, client: Any, member: Member) -> None:
+        """Another process has taken ``member`` out of its group, and left word of it."""
+        group, channel = member
+        entry, pipe = index_entry(group, channel), client.pipeline(transaction=False)
+        if layer.memberships.knows(channel):
+            pipe.lrem(layer.index_key(channel), 0, entry)
+            layer.memberships.left(group, channel)
+        # One: it may have been taken out a second time.
+        pipe.lrem(layer.taken_out_key(channel), 1, entry)
+        await self._write([member], pipe)
+
     async def _write(self, members: Iterable[Member], pipe: Any) -> None:
         repair = _UnderWay(frozenset(members))
         self._under_way.add(repair)
