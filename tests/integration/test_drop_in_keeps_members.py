@@ -19,6 +19,7 @@ from asgiref.sync import async_to_sync
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import channel_layers, get_channel_layer
+from channels_redis import core
 from django.conf import LazySettings
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -522,6 +523,151 @@ async def test_many_memberships_are_put_back_in_few_round_trips(
     assert sum(round_trips) >= 2000
     assert len(round_trips) <= 25
     assert len(redis_client.keys("asgi:group:*")) == 2000
+
+
+# Verifying
+
+
+async def test_members_of_a_group_that_was_evicted_or_deleted_come_back_with_the_next_renewal(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=0.3)
+    channels = {await consume(layer, "a", "b") for _ in range(3)}
+    await until(lambda: settled(layer))
+    redis_client.delete("asgi:group:a")
+    await until(lambda: set(members_of(redis_client, "a")) == channels)
+    assert "evicted or deleted; 3 were put back" in caplog.text
+    assert layer._keeper.leases_lost == 0
+    first = min(channels)
+    assert redis_client.lrange(layer.index_key(first), 0, -1).count(index_entry("a", first)) == 1
+
+
+def settled(layer: RedisChannelLayer) -> bool:
+    """Whether all memberships are old enough to be verified."""
+    joined = layer.memberships.joined_before(time.time() - keeper_module.SETTLED_SECONDS)
+    return len(joined) == len(layer.memberships)
+
+
+async def test_all_memberships_are_verified_in_turn(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "VERIFIED_AT_ONCE", 10)
+    layer = make_layer(redis_server, lease_seconds=3600)
+    channel = await consume(layer)
+    groups = [f"g{number}" for number in range(35)]
+    for group in groups:
+        await layer.group_add(group, channel)
+    await until(lambda: settled(layer))
+    redis_client.delete(*(f"asgi:group:{group}" for group in groups))
+    left = []
+    for _ in range(4):
+        await layer._keeper.look()
+        left.append(35 - len(redis_client.keys("asgi:group:*")))
+    assert left == [25, 15, 5, 0]
+
+
+async def test_members_come_back_to_a_group_that_others_have_joined_since_it_was_deleted(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer, other = make_layer(redis_server, lease_seconds=3600), make_layer(redis_server)
+    channel = await consume(layer, "a")
+    await until(lambda: settled(layer))
+    redis_client.delete("asgi:group:a")
+    newcomer = await other.new_channel()
+    await other.group_add("a", newcomer)
+    await layer._keeper.look()
+    assert set(members_of(redis_client, "a")) == {channel, newcomer}
+
+
+@pytest.mark.parametrize("backend", [RedisChannelLayer, core.RedisChannelLayer], ids=["drop-in", "stock"])
+async def test_whom_another_process_took_out_is_not_put_back(
+    backend: Any, redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer, other = make_layer(redis_server, lease_seconds=3600), backend(hosts=[redis_server.url])
+    oldest, goes = await consume(layer, "a"), await consume(layer, "a")
+    await until(lambda: settled(layer))
+    await other.group_discard("a", goes)
+    for _ in range(2):
+        await layer._keeper.look()
+        assert set(members_of(redis_client, "a")) == {oldest}
+    await other.close_pools()
+
+
+async def test_whom_another_process_with_this_layer_took_out_stays_out_though_nobody_else_is_left(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer, other = make_layer(redis_server, lease_seconds=3600), make_layer(redis_server)
+    channel = await consume(layer, "a")
+    await until(lambda: settled(layer))
+    await other.group_discard("a", channel)
+    await layer._keeper.look()
+    assert (members_of(redis_client, "a"), len(layer.memberships)) == ({}, 0)
+    assert redis_client.lrange(layer.index_key(channel), 0, -1) == []
+    assert not redis_client.exists(layer.taken_out_key(channel))
+    # And all is lost: it is not put back with what is.
+    redis_client.delete(ASGI.lease(layer.client_prefix))
+    await layer._keeper.look()
+    assert members_of(redis_client, "a") == {}
+
+
+async def test_who_was_put_in_again_after_another_process_had_taken_it_out_is_still_known(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    layer, other = make_layer(redis_server, lease_seconds=3600), make_layer(redis_server)
+    channel = await consume(layer, "a")
+    await other.group_discard("a", channel)
+    await other.group_add("a", channel)
+    await layer._keeper.look()
+    assert layer.memberships.is_member("a", channel)
+    assert set(members_of(redis_client, "a")) == {channel}
+
+
+async def test_a_join_that_is_under_way_at_the_renewal_is_not_forgotten_for_what_was_before(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, other = make_layer(redis_server, lease_seconds=3600), make_layer(redis_server)
+    channel = await consume(layer, "a")
+    await other.group_discard("a", channel)
+    go_on, real = asyncio.Event(), layer._run
+
+    async def late(*args: Any, **options: Any) -> Any:
+        await go_on.wait()
+        return await real(*args, **options)
+
+    monkeypatch.setattr(layer, "_run", late)
+    joining = asyncio.create_task(layer.group_add("a", channel))
+    await asyncio.sleep(0)
+    await layer._keeper.look()
+    go_on.set()
+    await joining
+    await layer._keeper.look()
+    assert layer.memberships.is_member("a", channel)
+    assert set(members_of(redis_client, "a")) == {channel}
+    assert not redis_client.exists(layer.taken_out_key(channel))
+
+
+async def test_a_join_that_a_failover_lost_without_cutting_connections_is_repaired(
+    start_redis: StartRedis, make_layer: MakeLayer
+) -> None:
+    """The same run of the same server goes on with the data of another: only its replication history tells."""
+    server, other = await asyncio.to_thread(start_redis), await asyncio.to_thread(start_redis)
+    layer = make_layer(server, lease_seconds=3600)
+    oldest = await consume(layer, "a")
+    with redis.Redis.from_url(server.url) as client, redis.Redis.from_url(other.url) as spare:
+        await layer._keeper.look()
+        spare.replicaof("127.0.0.1", server.port)
+        await until(lambda: spare.info("replication")["master_link_status"] == "up" and members_of(spare, "a"))
+        spare.replicaof("NO", "ONE")
+        channel = await consume(layer, "a")
+        assert set(members_of(client, "a")) == {oldest, channel}
+        run = client.info("server")["run_id"]
+        client.replicaof("127.0.0.1", other.port)
+        await until(lambda: client.info("replication")["master_link_status"] == "up")
+        await until(lambda: set(members_of(client, "a")) == {oldest})
+        client.replicaof("NO", "ONE")
+        await layer._keeper.look()
+        await until(lambda: set(members_of(client, "a")) == {oldest, channel})
+        assert client.info("server")["run_id"] == run
 
 
 # Refreshing

@@ -92,6 +92,41 @@ async def test_a_message_that_came_while_the_process_was_blocked_is_received(
     await layer.close_pools()
 
 
+HELD_UP = LIMIT + 1.2
+
+
+async def test_an_empty_answer_that_came_while_the_process_stood_still_is_no_outage(start_redis: StartRedis) -> None:
+    """As after SIGCONT: Redis was never away."""
+    server = start_redis()
+    layer = RedisChannelLayer(hosts=[{"address": server.url, "socket_timeout": LIMIT}])
+    waiting = asyncio.create_task(layer.connection(0).bzpopmin("nothing", timeout=LIMIT / 2))
+    with redis.Redis.from_url(server.url) as client:
+        await until(lambda: client.info("clients")["blocked_clients"] == 1)
+    time.sleep(HELD_UP)  # noqa: ASYNC251 - the case under test, as above
+    assert await waiting is None
+    await layer.close_pools()
+
+
+async def test_a_server_that_stands_still_is_noticed_in_a_loop_that_is_always_held_up(start_redis: StartRedis) -> None:
+    server = start_redis()
+    layer = RedisChannelLayer(hosts=[{"address": server.url, "socket_timeout": LIMIT}])
+    client = layer.connection(0)
+    await client.ping()
+    server.pause()
+    try:
+        waiting = asyncio.create_task(client.ping())
+        for _ in range(5):
+            time.sleep(HELD_UP + 1)  # noqa: ASYNC251 - the case under test, as above
+            await asyncio.sleep(0.01)
+            if waiting.done():
+                break
+        with pytest.raises(RedisTimeoutError):
+            waiting.result()
+    finally:
+        server.resume()
+    await layer.close_pools()
+
+
 async def test_what_redis_py_refuses_to_send_is_refused(redis_server: EmbeddedRedis) -> None:
     layer = RedisChannelLayer(hosts=[redis_server.url])
     with pytest.raises(DataError):
