@@ -551,7 +551,8 @@ def settled(layer: RedisChannelLayer) -> bool:
 async def test_all_memberships_are_verified_in_turn(
     redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "VERIFIED_AT_ONCE", 10)
+    monkeypatch.setattr(keeper_module, "VERIFIED_EACH_TIME", 10)
+    monkeypatch.setattr(keeper_module, "VERIFIED_AT_ONCE", 4)
     layer = make_layer(redis_server, lease_seconds=3600)
     channel = await consume(layer)
     groups = [f"g{number}" for number in range(35)]

@@ -30,6 +30,7 @@ CASES: list[tuple[Evidence, Bearing, str]] = [
     (ProbesTaken(1.25), Bearing.LIFE, "took two probes in a row, the second within 1.2 ms"),
     (InboxDrained(100), Bearing.LIFE, "inbox is full (100 messages) but is being drained"),
     (LeaseFresh(3, "web-1, pid 7"), Bearing.LIFE, "renewed its lease 3 s ago (web-1, pid 7)"),
+    (LeaseFresh(12, "web-1, pid 7", 2), Bearing.LIFE, "renewed its lease 12 s ago, 2 s late (web-1, pid 7)"),
     (LeaseLapsed(90, "web-1"), Bearing.EARLIER_SILENCE, "let its lease lapse, last renewed 90 s ago (web-1)"),
     (LeaseEnded("web-1"), Bearing.DEATH, "ended its lease by itself (web-1)"),
     (ProbeUnanswered(10, 0), Bearing.SILENCE, "took no probe within 10 s"),

@@ -12,6 +12,7 @@ import os
 import time
 import weakref
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from ops import compat
@@ -38,7 +39,8 @@ logger = logging.getLogger("ops.layers")
 
 LOOKS_PER_GROUP_EXPIRY = 4
 PARTS_AT_ONCE = 100
-VERIFIED_AT_ONCE = 1000  # of each shard at each look: some 1 ms of the server's time, in parts
+VERIFIED_EACH_TIME = 1000  # of each shard at each look
+VERIFIED_AT_ONCE = 500  # of one script: at most some 1 ms of the server's time, if each is of another group
 SETTLED_SECONDS = 1.0
 END_SECONDS = 2.0
 
@@ -211,10 +213,10 @@ class Keeper:
             # Not those that are joining just now.
             settled = layer.memberships.joined_before(time.time() - SETTLED_SECONDS)
             unverified = self._unverified[index] = on_shard(layer, index, settled)
-        sample = unverified[-VERIFIED_AT_ONCE:]
-        del unverified[-VERIFIED_AT_ONCE:]
-        for start in range(0, len(sample), MEMBERS_AT_ONCE):
-            lost = await self._lost_among(layer, index, sample[start : start + MEMBERS_AT_ONCE])
+        sample = unverified[-VERIFIED_EACH_TIME:]
+        del unverified[-VERIFIED_EACH_TIME:]
+        for start in range(0, len(sample), VERIFIED_AT_ONCE):
+            lost = await self._lost_among(layer, index, sample[start : start + VERIFIED_AT_ONCE])
             if lost:
                 await self.repairs.join(layer, index, lost, anew=True)
                 self._note_put_back(
@@ -222,14 +224,20 @@ class Keeper:
                 )
 
     async def _lost_among(self, layer: Any, index: int, members: Sequence[Member]) -> list[Member]:
-        known = [(*member, layer.memberships.joined_at(*member)) for member in members]
-        asked = [(group, channel, at) for group, channel, at in known if at is not None]
-        if not asked:
+        by_group: dict[str, list[tuple[str, float]]] = {}
+        for group, channel in members:
+            joined_at = layer.memberships.joined_at(group, channel)
+            if joined_at is not None:
+                by_group.setdefault(group, []).append((channel, joined_at))
+        if not by_group:
             return []
-        keys = [compat.group_key(layer, group) for group, _, _ in asked]
-        args = [arg for _, channel, at in asked for arg in (channel, at)]
+        keys = [compat.group_key(layer, group) for group in by_group]
+        args: list[Any] = []
+        for joined in by_group.values():
+            args += [len(joined), *chain.from_iterable(joined)]
+        asked = [(group, channel) for group, joined in by_group.items() for channel, _ in joined]
         lost = await run_script(layer.connection(index), "find_lost_members", keys, args)
-        return [asked[position - 1][:2] for position in lost]
+        return [asked[position - 1] for position in lost]
 
     async def _refresh(self, layer: Any, index: int) -> None:
         """Renew memberships that have lived half their time, which ``group_send`` would otherwise cut off."""
