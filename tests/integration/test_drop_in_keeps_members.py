@@ -861,6 +861,34 @@ async def test_no_channel_is_discarded_that_is_merely_not_being_received_on(
     assert set(members_of(redis_client, "a")) == set(in_tasks_that_are_done)
 
 
+@pytest.mark.parametrize("how", ["leaves", "ends"])
+async def test_at_exit_goes_also_who_was_being_taken_out_when_the_loop_stopped_in_the_middle(
+    how: str, redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(redis_server, lease_seconds=3600)
+    stopped, real = asyncio.Event(), repairs.execute
+
+    async def never(*_arguments: Any, **_options: Any) -> None:
+        stopped.set()
+        await asyncio.Event().wait()
+
+    if how == "leaves":
+        channel = await consume(layer, "a")
+        monkeypatch.setattr(layer, "_run", never)
+        leaving = asyncio.create_task(layer.group_discard("a", channel))
+    else:
+        monkeypatch.setattr(repairs, "execute", never)
+        await consumer_that_dies(layer, "a")
+    await stopped.wait()
+    assert (len(redis_client.keys("asgi:group:*")), len(layer.memberships)) == (1, 0)
+    monkeypatch.setattr(repairs, "execute", real)
+    assert layer._keeper.holds_something
+    await layer._keeper.leave()
+    assert redis_client.keys("asgi:group:*") == redis_client.keys("asgi:ops:*") == []
+    if how == "leaves":
+        leaving.cancel()
+
+
 # Memory
 
 

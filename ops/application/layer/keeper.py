@@ -260,8 +260,12 @@ class Keeper:
         """Take out who is no member any more, and whatever else is in doubt: soon, and many at a time."""
         self.repairs.in_doubt.update(members)
         self._settle_again = bool(self.repairs.in_doubt)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # A coroutine is destroyed after its loop has ended: the next look, or the exit, settles it.
         task = self._settling
-        if self._settle_again and (task is None or task.done() or task.get_loop() is not asyncio.get_running_loop()):
+        if self._settle_again and (task is None or task.done() or task.get_loop() is not loop):
             self._settling = start_task(self._settle(), "settle")
 
     async def _settle(self) -> None:
@@ -312,15 +316,10 @@ class Keeper:
     async def _leave(self, layer: Any, index: int) -> None:
         connection, process = layer.connection(index), layer.client_prefix
         await mark_lease_ended(connection, self._keyspace, process, layer.group_expiry)
-        # Also what was being left when the loop stopped in the middle of it, as Granian's does.
-        indexed = await _read_index(layer, connection)
-        members = {*layer.memberships.joined_before(float("inf")), *self.repairs.unsettled, *indexed}
-        mine = on_shard(layer, index, members)
-        for start in range(0, len(mine), MEMBERS_AT_ONCE):
-            pipe = connection.pipeline(transaction=False)
-            for group, channel in mine[start : start + MEMBERS_AT_ONCE]:
-                pipe.zrem(compat.group_key(layer, group), channel)
-            await execute(pipe)
+        known = {*layer.memberships.joined_before(float("inf")), *self.repairs.unsettled}
+        await _take_out_all(layer, connection, on_shard(layer, index, known))
+        # What was being left when the loop stopped in the middle of it, as Granian's does.
+        await _take_out_all(layer, connection, [*{*await _read_index(layer, connection)} - known])
         await _forget_index(layer, connection)
         await delete_lease(connection, self._keyspace, process)
 
@@ -382,6 +381,14 @@ def _members(process: str, entries: Iterable[bytes]) -> Iterator[Member]:
         with contextlib.suppress(UnicodeDecodeError):
             if (pair := parse_index_entry(process, entry)) is not None:
                 yield pair[0].decode(), pair[1].decode()
+
+
+async def _take_out_all(layer: Any, connection: Any, members: Sequence[Member]) -> None:
+    for start in range(0, len(members), MEMBERS_AT_ONCE):
+        pipe = connection.pipeline(transaction=False)
+        for group, channel in members[start : start + MEMBERS_AT_ONCE]:
+            pipe.zrem(compat.group_key(layer, group), channel)
+        await execute(pipe)
 
 
 async def _forget_index(layer: Any, connection: Any) -> None:
