@@ -9,6 +9,7 @@ import argparse
 import ast
 import asyncio
 import collections
+import contextlib
 import gc
 import importlib.metadata
 import importlib.util
@@ -48,6 +49,7 @@ from ops.model.disconnects.logs.tracebacks import _UVICORN_WEBSOCKET as UVICORN_
 from ops.model.doctor.findings.agreement import _TWO_LOOPS as TWO_LOOPS
 from ops.model.doctor.findings.settings import POP_SECONDS
 from ops.model.keys import Keyspace
+from tests.waiting import until
 
 OPS = Path(__file__).resolve().parent.parent.parent / "ops"
 HOST = "redis://127.0.0.1:1"  # Nothing listens there; no row connects.
@@ -206,6 +208,43 @@ async def _() -> None:
     assert seen["handler"] == (False, None)
     assert consumer.channel_name
     assert consumer.channel_layer is layer
+
+
+@row("channels", "utils.await_many_dispatch()", "members of consumers that are gone are not discarded")
+async def _() -> None:
+    class Layer(InMemoryChannelLayer):
+        def receive(self, channel: str) -> Any:
+            seen.append(compat.is_called_by_dispatch_loop())
+            return super().receive(channel)
+
+    class Consumer(AsyncConsumer):
+        channel_layer_alias = "contract"
+
+        async def said(self, message: dict[str, Any]) -> None:
+            await self.receive()
+
+        async def receive(self) -> None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.channel_layer.receive("other"), 0.01)
+
+        async def stop(self, message: dict[str, Any]) -> None:
+            raise StopConsumer
+
+    seen: list[bool] = []
+    alias_before = channel_layers.set("contract", layer := Layer())
+    try:
+        consumer = Consumer()
+        running = asyncio.create_task(consumer({}, asyncio.Event().wait, None))
+        await until(lambda: hasattr(consumer, "channel_receive"))
+        for message in ("said", "stop"):
+            await layer.send(consumer.channel_name, {"type": message})
+        await asyncio.wait_for(running, 30)
+    finally:
+        channel_layers.set("contract", alias_before)
+        if alias_before is None:
+            del channel_layers.backends["contract"]
+    # At its start, in a handler, and after that.
+    assert seen == [True, False, True]
 
 
 @row("channels", "AsyncConsumer.__call__, dispatch", "HeartbeatMixin in ops.consumers")
