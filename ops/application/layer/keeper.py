@@ -217,6 +217,10 @@ class Keeper:
         del unverified[-VERIFIED_EACH_TIME:]
         for start in range(0, len(sample), VERIFIED_AT_ONCE):
             lost = await self._lost_among(layer, index, sample[start : start + VERIFIED_AT_ONCE])
+            if lost and not await layer.connection(index).exists(self._keyspace.lease(layer.client_prefix)):
+                # More than a group is gone, or this process was taken for dead since it renewed its lease.
+                self.look_now()
+                return
             if lost:
                 await self.repairs.join(layer, index, lost, anew=True)
                 self._note_put_back(
