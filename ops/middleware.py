@@ -1,16 +1,19 @@
-"""What an application puts around its websockets in ``asgi.py``, so that each one's end is recorded with its reason.
+"""What an application puts around its websockets in ``asgi.py``.
 
 ::
 
-    application = ProtocolTypeRouter({"websocket": DisconnectLogMiddleware(AuthMiddlewareStack(URLRouter(…))), …})
+    application = ProtocolTypeRouter({"websocket": OpsMiddleware(AuthMiddlewareStack(URLRouter(…))), …})
 
-Consumers stay as they are. What they do with their layer is observed on the layer object that they use.
+Consumers and layers stay as they are. What consumers do with their layer is observed on the layer object that they use.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from ops.application.disconnects.connection import RECORDED, Application, run_recorded
+from ops.application.connections.guard import guarded
+from ops.application.connections.leaving import leaving
+from ops.application.disconnects.connection import recorded
+from ops.application.observation import Application, observed
 from ops.conf import ops_settings
 from ops.model.settings import OpsSettings
 
@@ -24,11 +27,33 @@ class DisconnectLogMiddleware:
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self._settings: OpsSettings | None = None
+        self._websockets: Application | None = None
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> Any:
-        if scope["type"] != "websocket" or RECORDED in scope:
+        if scope["type"] != "websocket":
             return await self._application(scope, receive, send)
-        if self._settings is None:
-            self._settings = ops_settings()
-        return await run_recorded(self._application, scope, receive, send, self._settings)
+        if self._websockets is None:
+            self._websockets = observed(self._with_parts(self._application, ops_settings()))
+        return await self._websockets(scope, receive, send)
+
+    def _with_parts(self, application: Application, settings: OpsSettings) -> Application:
+        return recorded(application, settings)
+
+
+class OpsMiddleware(DisconnectLogMiddleware):
+    """No websocket of ``application`` leaves anything behind, and the end of each is recorded with its reason.
+
+    - ``GRACEFUL_DISCONNECT``: for 5 s, a send to a client that has left is not an error. The consumer goes on to
+      receive its ``websocket.disconnect``, and ``disconnect()`` runs.
+    - ``LEAVE_GROUPS``: the channels of consumers that have ended leave the groups that they are still in.
+    - ``DISCONNECT_LOG_STREAM`` and ``DISCONNECT_LOG_LOGGER``: as ``DisconnectLogMiddleware``.
+
+    ``CHANNELS_OPS`` can switch each of them off.
+    """
+
+    def _with_parts(self, application: Application, settings: OpsSettings) -> Application:
+        if settings.graceful_disconnect:
+            application = guarded(application)
+        if settings.leave_groups:
+            application = leaving(application)
+        return recorded(application, settings)

@@ -11,6 +11,8 @@ class OpsSettings:
     ``probe_timeout_seconds``: how long one round waits for probes to be taken.
     ``max_share``: the share (0 to 1) of the live fleet that may go silent at once without a safety stop.
     ``journal_seconds``: how long the receipts of a run are kept for ``--undo``, a minute at least.
+    ``graceful_disconnect``: whether a send to a client that has left is not an error for some seconds.
+    ``leave_groups``: whether the channels of websockets that have ended leave their groups.
     ``disconnect_log_stream``: whether the ends of websockets are recorded in Redis.
     ``disconnect_log_length``: about how many entries that stream keeps.
     ``disconnect_log_logger``: whether they go to the logger ``ops.disconnects`` as well.
@@ -21,6 +23,8 @@ class OpsSettings:
     probe_timeout_seconds: float = 10.0
     max_share: float = 0.5
     journal_seconds: float = 7 * 86400.0
+    graceful_disconnect: bool = True
+    leave_groups: bool = True
     disconnect_log_stream: bool = True
     disconnect_log_length: int = 100_000
     disconnect_log_logger: bool = False

@@ -19,6 +19,7 @@ from django.conf import LazySettings
 
 from ops.application.disconnects import connection
 from ops.application.disconnects import recorder as disconnect_recorder
+from ops.application.observation import open_websockets
 from ops.middleware import DisconnectLogMiddleware
 from ops.model.disconnects.record import Disconnect, parse_json
 from project.embedded_redis import EmbeddedRedis
@@ -196,8 +197,7 @@ async def test_each_layer_is_observed_once_and_does_what_it_did(
     assert records_in(redis_client) == []
     assert "group_add" not in vars(untouched)
     assert channel_layers["second"].group_add.__closure__ is not None
-    assert connection._of_channel == {}
-    assert connection._open == set()
+    assert open_websockets() == []
 
 
 async def test_a_channel_that_was_made_on_the_way_to_the_consumer_is_not_kept(
@@ -218,8 +218,7 @@ async def test_a_channel_that_was_made_on_the_way_to_the_consumer_is_not_kept(
         assert one.channel not in made
         assert redis_client.zscore("asgi:group:room", str(one.channel)) is not None
         assert "room" in one.groups
-    assert connection._of_channel == {}
-    assert connection._open == set()
+    assert open_websockets() == []
 
 
 def run_ending_process(how: str, server: EmbeddedRedis) -> None:

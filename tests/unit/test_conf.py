@@ -18,6 +18,8 @@ from tests.in_process_commands import run_here
 
 OTHERS: dict[str, Any] = {
     "JOURNAL_SECONDS": 60,
+    "GRACEFUL_DISCONNECT": False,
+    "LEAVE_GROUPS": False,
     "DISCONNECT_LOG_STREAM": False,
     "DISCONNECT_LOG_LOGGER": True,
     "DISCONNECT_LOG_PERSONAL": ["client", "user"],

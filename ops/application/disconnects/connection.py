@@ -7,14 +7,16 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextvars import Context, ContextVar
+from collections.abc import Coroutine, Mapping
+from contextvars import Context
 from typing import Any
 
 from channels.layers import DEFAULT_CHANNEL_LAYER, channel_layers
 
-from ops.application.disconnects.layer_observer import observe_layer
-from ops.application.disconnects.recorder import Recorder, begin_in_child, has_stream, write_the_rest
+from ops.application import outbox
+from ops.application.disconnects.recorder import Recorder
+from ops.application.observation import Application, Websocket, websocket_of
+from ops.application.outbox import has_redis
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.causes import Seen, conclude, describe_exception, is_of_a_client_that_left
 from ops.model.disconnects.record import MAX_TEXT, Disconnect, bounded
@@ -27,21 +29,25 @@ lines = logging.getLogger("ops.disconnects")
 
 LINGER_SECONDS = 30.0
 WRITTEN_WITHIN_SECONDS = 2.0
-RECORDED = "ops.disconnect_log"
-
-Application = Callable[[Any, Any, Any], Awaitable[Any]]
 
 
-async def run_recorded(
-    application: Application, scope: Mapping[str, Any], receive: Any, send: Any, settings: OpsSettings
-) -> Any:
-    """Run ``application`` for one websocket, and record the end of that in the sinks that ``settings`` ask for."""
-    _prepare(settings)
-    connection = Connection(scope, receive, send, settings)
+def recorded(application: Application, settings: OpsSettings) -> Application:
+    """``application``, of whose websockets the ends are recorded in the sinks that ``settings`` ask for."""
+
+    async def record(scope: Mapping[str, Any], receive: Any, send: Any) -> Any:
+        websocket = websocket_of(scope)
+        if websocket is None or not websocket.takes("log"):
+            return await application(scope, receive, send)
+        _prepare(settings)
+        return await _run_recorded(application, Connection(websocket, scope, receive, send, settings), scope)
+
+    return record
+
+
+async def _run_recorded(application: Application, connection: "Connection", scope: Mapping[str, Any]) -> Any:
     _open.add(connection)
-    _current.set(connection)
     try:
-        return await application({**scope, RECORDED: True}, connection.receive, connection.send)
+        return await application(scope, connection.receive, connection.send)
     except (asyncio.CancelledError, GeneratorExit):
         connection.cancelled = True
         raise
@@ -66,30 +72,24 @@ class Connection:
         "_scope",
         "_send",
         "_settings",
-        "alias",
+        "_websocket",
         "cancelled",
         "chain",
-        "channel",
         "closed_clock",
-        "consumer",
-        "groups",
         "seen",
         "started_at",
         "started_clock",
-        "user",
     )
 
-    def __init__(self, scope: Mapping[str, Any], receive: Any, send: Any, settings: OpsSettings) -> None:
+    def __init__(
+        self, websocket: Websocket, scope: Mapping[str, Any], receive: Any, send: Any, settings: OpsSettings
+    ) -> None:
+        self._websocket = websocket
         self._scope, self._receive, self._send = scope, receive, send
         self._settings = settings
         self.started_at, self.started_clock = time.time(), time.monotonic()
         self.closed_clock: float | None = None
         self.seen = Seen()
-        self.alias = DEFAULT_CHANNEL_LAYER
-        self.channel: str | None = None
-        self.consumer: str | None = None
-        self.user: object = scope.get("user")
-        self.groups: set[str] = set()
         self.chain: tuple[str, ...] = ()
         self.cancelled = False
 
@@ -127,10 +127,12 @@ class Connection:
 
     def ended(self, *, exited: bool = False) -> Disconnect:
         cause, closed_by = conclude(self.seen, chain=self.chain, cancelled=self.cancelled, exited=exited)
-        groups, omitted = bounded(self.groups)
+        consumer, channels = self._websocket.consumer, self._websocket.channels
+        channel = channels[0] if channels else None
+        groups, omitted = bounded(channel.groups if channel else ())
         end = time.monotonic() if self.closed_clock is None else self.closed_clock
         lived = end - self.started_clock
-        inbox = inbox_of(self.channel) if self.channel else None
+        inbox = inbox_of(channel.name) if channel else None
         return Disconnect(
             at=self.started_at + lived,
             cause=cause,
@@ -139,14 +141,14 @@ class Connection:
             code=self.seen.code,
             exception=self.chain,
             path=str(self._scope.get("path", ""))[:MAX_TEXT] or None,
-            consumer=self.consumer,
-            channel=self.channel,
+            consumer=_class_name(consumer) if consumer is not None else None,
+            channel=channel.name if channel else None,
             process=inbox.process if inbox else None,
             host=_host(),
             pid=os.getpid(),
             groups=groups,
             groups_omitted=omitted,
-            layer=self.alias,
+            layer=channel.alias if channel else DEFAULT_CHANNEL_LAYER,
             **self._personal(),
         )
 
@@ -159,7 +161,9 @@ class Connection:
                 if name == "client":
                     found[name] = ":".join(map(str, self._scope.get("client") or ()))
                 elif name == "user":
-                    found[name] = getattr(self.user, "pk", None)
+                    consumer = self._websocket.consumer
+                    scope = self._scope if consumer is None else consumer.scope
+                    found[name] = getattr(scope.get("user"), "pk", None)
                 elif name == "query":
                     found[name] = self._scope.get("query_string", b"").decode("utf-8", "replace")
         return {name: str(value)[:MAX_TEXT] for name, value in found.items() if value not in (None, "")}
@@ -170,40 +174,13 @@ def _host() -> str:
     return socket.gethostname()[:MAX_TEXT]
 
 
-# The connections that are open, and what they do with their layer
+def _class_name(consumer: object) -> str:
+    return f"{type(consumer).__module__}.{type(consumer).__qualname__}"[:MAX_TEXT]
+
+
+# The connections that are open
 
 _open: set[Connection] = set()
-_current: ContextVar[Connection | None] = ContextVar("ops.middleware", default=None)
-_of_channel: dict[str, Connection] = {}
-
-
-class _Watch:
-    """Takes what is seen of the layer ``alias`` down in the connection that it belongs to."""
-
-    def __init__(self, alias: str) -> None:
-        self._alias = alias
-
-    def created(self, channel: str, consumer: Any | None) -> None:
-        connection = _current.get()
-        if connection is None or connection not in _open:
-            return
-        if connection.channel is not None and (consumer is None or connection.consumer is not None):
-            return  # It has its channel; this is one more that the consumer made for itself.
-        if connection.channel is not None:  # One that was made on the way to the consumer.
-            _of_channel.pop(connection.channel, None)
-        connection.channel, connection.alias = channel, self._alias
-        _of_channel[channel] = connection
-        if consumer is not None:
-            connection.consumer = f"{type(consumer).__module__}.{type(consumer).__qualname__}"[:MAX_TEXT]
-            connection.user = consumer.scope.get("user")
-
-    def joined(self, group: str, channel: str) -> None:
-        if (connection := _of_channel.get(channel)) is not None:
-            connection.groups.add(group)
-
-    def left(self, group: str, channel: str) -> None:
-        if (connection := _of_channel.get(channel)) is not None:
-            connection.groups.discard(group)
 
 
 def _end(connection: Connection, *, exited: bool = False) -> Recorder | None:
@@ -211,8 +188,6 @@ def _end(connection: Connection, *, exited: bool = False) -> Recorder | None:
     if connection not in _open:
         return None
     _open.discard(connection)
-    if connection.channel is not None:
-        _of_channel.pop(connection.channel, None)
     _lingering.discard(connection)
     try:
         return _record(connection.ended(exited=exited), to_lines=connection.to_lines)
@@ -270,17 +245,16 @@ _recorders: dict[str, tuple[Any, Recorder | None]] = {}
 
 
 def _prepare(settings: OpsSettings) -> None:
-    """Have each layer of the application observed, and a recorder for it."""
+    """Have a recorder for each layer of the application."""
     for alias in channel_layers.configs:
         try:
             layer = channel_layers[alias]
             if alias not in _recorders or _recorders[alias][0] is not layer:
-                observe_layer(layer, _Watch(alias))
-                wanted = settings.disconnect_log_stream and has_stream(layer)
+                wanted = settings.disconnect_log_stream and has_redis(layer)
                 _recorders[alias] = layer, Recorder(layer, settings.disconnect_log_length) if wanted else None
         except Exception:
             # Whoever uses that layer is told so; nobody else is to be kept from what he does.
-            logger.debug("the channel layer %r cannot be observed", alias, exc_info=True)
+            logger.debug("the channel layer %r has no disconnect log", alias, exc_info=True)
     _watch_the_process()
 
 
@@ -305,11 +279,10 @@ def _end_at_exit() -> Coroutine[Any, Any, None] | None:
     """The process takes with it what is still open."""
     for connection in list(_open):
         _end(connection, exited=True)
-    return write_the_rest()
+    return outbox.send_the_rest(recorder for _, recorder in _recorders.values() if recorder is not None)
 
 
 def _begin_in_child() -> None:
     _lingering.clear()
     _open.clear()
-    _of_channel.clear()
-    begin_in_child()
+    outbox.begin_in_child()

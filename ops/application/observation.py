@@ -1,0 +1,220 @@
+"""What is seen of each websocket's consumers: the channels that they receive on, and the groups that those are in.
+
+A consumer belongs to a websocket only if its scope carries the mark of that websocket. What an application starts
+inside the websocket's task with another scope, or with none, is not the websocket's.
+
+The bound methods of a layer instance are wrapped, once; the class and every other instance stay as they are.
+"""
+
+import functools
+import itertools
+import logging
+import os
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from channels.layers import channel_layers
+
+from ops import compat
+
+logger = logging.getLogger("ops.middleware")
+
+Application = Callable[[Any, Any, Any], Awaitable[Any]]
+
+MARK = "ops.websocket"
+"""The key of a scope under which the number of its websocket is. A number, since applications copy their scopes."""
+ENDED_CHANNELS = 20_000
+"""How many channels of ended websockets are known, in case that one of them joins a group later: some 8 MB."""
+
+
+@dataclass(slots=True, eq=False)
+class Channel:
+    """The channel of a consumer. ``groups``: those that it is in; True if that is in doubt."""
+
+    name: str
+    alias: str
+    layer: Any
+    groups: dict[str, bool] = field(default_factory=dict)
+    ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Websocket:
+    """One websocket while its application runs.
+
+    ``consumer``: the first that started under its scope, None if there is none yet. ``left``: the
+    ``websocket.disconnect`` that the server has told. ``parts``: what is done for it, by whichever middleware.
+    """
+
+    number: int
+    consumer: Any = None
+    channels: list[Channel] = field(default_factory=list)
+    left: Mapping[str, Any] | None = None
+    parts: set[str] = field(default_factory=set)
+
+    def takes(self, part: str) -> bool:
+        """Whether ``part`` is still to be done for it; from now on it is not."""
+        if part in self.parts:
+            return False
+        self.parts.add(part)
+        return True
+
+
+LateJoin = Callable[[Channel, str], None]
+
+_numbers = itertools.count(1)
+_open: dict[int, Websocket] = {}
+_channels: dict[str, Channel] = {}
+_ended: deque[Channel] = deque()
+_late_join: list[LateJoin] = []
+
+
+def observed(application: Application) -> Application:
+    """``application`` with a mark in the scope of each websocket, unless a middleware around it has seen to that."""
+
+    async def observe(scope: Mapping[str, Any], receive: Any, send: Any) -> Any:
+        if websocket_of(scope) is not None:
+            return await application(scope, receive, send)
+        _observe_layers()
+        websocket = Websocket(next(_numbers))
+
+        async def receive_and_see() -> Any:
+            event = await receive()
+            if event.get("type") == "websocket.disconnect":
+                websocket.left = event
+            return event
+
+        _open[websocket.number] = websocket
+        try:
+            return await application({**scope, MARK: websocket.number}, receive_and_see, send)
+        finally:
+            _end(websocket)
+
+    return observe
+
+
+def websocket_of(scope: Mapping[str, Any]) -> Websocket | None:
+    """The open websocket whose mark ``scope`` carries."""
+    number = scope.get(MARK)
+    return _open.get(number) if isinstance(number, int) else None
+
+
+def open_websockets() -> list[Websocket]:
+    return list(_open.values())
+
+
+def hear_of_late_joins(hear: LateJoin) -> None:
+    """Call ``hear`` with the channel and the group when a channel of an ended websocket has joined a group."""
+    _late_join.append(hear)
+
+
+def end_channels(websocket: Websocket) -> None:
+    """The channels of ``websocket`` have ended: whatever group they join from now on is a late join."""
+    for channel in websocket.channels:
+        channel.ended = True
+        _ended.append(channel)
+        if len(_ended) > ENDED_CHANNELS:
+            _channels.pop(_ended.popleft().name, None)
+
+
+def _end(websocket: Websocket) -> None:
+    _open.pop(websocket.number, None)
+    for channel in websocket.channels:
+        if not channel.ended:
+            _channels.pop(channel.name, None)
+
+
+# What a layer is asked for
+
+
+class _Watch:
+    """Notes what the layer ``alias`` is asked for with the websocket that it belongs to."""
+
+    def __init__(self, alias: str, layer: Any) -> None:
+        self._alias = alias
+        self._layer = weakref.ref(layer)
+
+    def created(self, name: str, consumer: Any) -> None:
+        scope = getattr(consumer, "scope", None)
+        websocket = websocket_of(scope) if isinstance(scope, Mapping) else None
+        if websocket is None:
+            return
+        if websocket.consumer is None:
+            websocket.consumer = consumer
+        channel = _channels[name] = Channel(name, self._alias, self._layer())
+        websocket.channels.append(channel)
+
+    def joined(self, group: str, name: str, *, in_doubt: bool = False) -> None:
+        channel = _channels.get(name)
+        if channel is not None:
+            channel.groups[group] = in_doubt
+            if channel.ended:
+                for hear in _late_join:
+                    hear(channel, group)
+
+    def left(self, group: str, name: str) -> None:
+        channel = _channels.get(name)
+        if channel is not None:
+            channel.groups.pop(group, None)
+
+
+_observed: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def _observe_layers() -> None:
+    """Have each layer of the application observed from now on."""
+    for alias in channel_layers.configs:
+        try:
+            layer = channel_layers[alias]
+            if layer not in _observed:
+                _watch_the_process()
+                _observed.add(layer)
+                _observe_layer(layer, _Watch(alias, layer))
+        except Exception:
+            # Whoever uses that layer is told so; nobody else is to be kept from what he does.
+            logger.debug("the channel layer %r cannot be observed", alias, exc_info=True)
+
+
+def _observe_layer(layer: Any, watch: _Watch) -> None:
+    ask_new_channel, ask_group_add, ask_group_discard = layer.new_channel, layer.group_add, layer.group_discard
+
+    # ops.compat finds the consumer behind functions of this name.
+    async def new_channel(*args: Any, **options: Any) -> str:
+        channel: str = await ask_new_channel(*args, **options)
+        consumer = compat.consumer_that_starts()
+        if consumer is not None:
+            watch.created(channel, consumer)
+        return channel
+
+    async def group_add(group: str, channel: str, *args: Any, **options: Any) -> Any:
+        try:
+            added = await ask_group_add(group, channel, *args, **options)
+        except (AssertionError, TypeError):  # No such name can be.
+            raise
+        except BaseException:
+            watch.joined(group, channel, in_doubt=True)  # Redis may have done it all the same.
+            raise
+        watch.joined(group, channel)
+        return added
+
+    async def group_discard(group: str, channel: str, *args: Any, **options: Any) -> Any:
+        discarded = await ask_group_discard(group, channel, *args, **options)
+        watch.left(group, channel)
+        return discarded
+
+    layer.new_channel, layer.group_add, layer.group_discard = new_channel, group_add, group_discard
+
+
+@functools.cache
+def _watch_the_process() -> None:
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_in_child)
+
+
+def _begin_in_child() -> None:
+    _open.clear()
+    _channels.clear()
+    _ended.clear()
