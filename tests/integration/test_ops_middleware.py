@@ -1,0 +1,162 @@
+"""OpsMiddleware: sends to clients that have left, leaving groups, and whose consumer a consumer is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from channels.consumer import AsyncConsumer
+from channels.exceptions import StopConsumer
+from channels.layers import channel_layers
+
+from ops.application.connections.guard import guarded
+from ops.application.observation import observed
+from ops.middleware import DisconnectLogMiddleware, OpsMiddleware
+from project.embedded_redis import EmbeddedRedis
+from tests.integration.plain_websockets import Client
+from tests.integration.test_disconnect_recorder import records_in
+from tests.waiting import until
+
+SCOPE = {"type": "websocket", "path": "/ws/", "query_string": b"", "headers": []}
+
+
+class Gone(OSError):
+    pass
+
+
+class Server:
+    """Raises on each send; tells of the disconnect only if asked to."""
+
+    def __init__(self, *events: dict[str, Any]) -> None:
+        self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        for event in events:
+            self.events.put_nowait(event)
+        self.sent = 0
+
+    async def send(self, message: Any) -> None:
+        self.sent += 1
+        raise Gone
+
+
+def connected() -> dict[str, Any]:
+    return {"type": "websocket.connect"}
+
+
+async def run(application: Any, server: Server, clock: Callable[[], float]) -> None:
+    await asyncio.wait_for(observed(guarded(application, clock))(SCOPE, server.events.get, server.send), 30)
+
+
+async def test_a_send_is_swallowed_for_5_s_and_raised_afterwards(redis_server: EmbeddedRedis) -> None:
+    now, raised_at = [100.0], []
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        for _ in range(100):
+            try:
+                await send({"type": "websocket.send", "text": ""})
+            except Gone:
+                raised_at.append(now[0])
+                return
+            now[0] += 1.0
+
+    await run(stream, Server(connected()), lambda: now[0])
+    assert raised_at == [105.0]
+
+
+async def test_the_code_that_the_server_tells_is_passed_on_and_1006_if_it_tells_none(
+    redis_server: EmbeddedRedis,
+) -> None:
+    told: list[int] = []
+
+    async def say_and_wait(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.send", "text": ""})
+        told.append((await receive())["code"])
+
+    await run(say_and_wait, Server(connected(), {"type": "websocket.disconnect", "code": 1001}), lambda: 0.0)
+    await run(say_and_wait, Server(connected()), lambda: 0.0)
+    assert told == [1001, 1006]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Unexpected ASGI message"), ValueError("own"), OSError("own")])
+async def test_errors_that_are_not_of_the_servers_send_are_raised(
+    error: Exception, redis_server: EmbeddedRedis
+) -> None:
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        await run(fail, Server(connected()), lambda: 0.0)
+    assert raised.value is error
+
+
+class Room(AsyncConsumer):
+    async def websocket_connect(self, message: Any) -> None:
+        await self.channel_layer.group_add("room", self.channel_name)
+        await self.send({"type": "websocket.accept"})
+
+    async def websocket_disconnect(self, message: Any) -> None:
+        raise StopConsumer
+
+
+class Dying(Room):
+    async def websocket_disconnect(self, message: Any) -> None:
+        raise KeyError("disconnect")
+
+
+async def test_a_consumer_that_dies_leaves_its_groups(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+    for _ in range(3):
+        client = Client(OpsMiddleware(Dying.as_asgi()))
+        await client.connect()
+        with pytest.raises(KeyError):
+            await client.leave()
+    await until(lambda: redis_client.zcard("asgi:group:room") == 0)
+
+
+async def test_a_join_after_the_end_is_undone(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
+    client = Client(OpsMiddleware(Room.as_asgi()))
+    await client.connect()
+    [name] = redis_client.zrange("asgi:group:room", 0, -1)
+    await client.leave()
+    await until(lambda: redis_client.zcard("asgi:group:room") == 0)
+    await channel_layers["default"].group_add("late", name.decode())
+    await until(lambda: redis_client.zcard("asgi:group:late") == 0)
+
+
+@pytest.mark.parametrize("middleware", [DisconnectLogMiddleware, OpsMiddleware])
+async def test_a_consumer_that_a_websocket_starts_with_another_scope_is_not_the_websockets(
+    middleware: type[DisconnectLogMiddleware], redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    """It was recorded as the end of the websocket, and a clean-up removed a live member."""
+    tasks: list[asyncio.Task[Any]] = []
+    joined = asyncio.Event()
+
+    class Listener(AsyncConsumer):
+        async def start(self, message: Any) -> None:
+            await self.channel_layer.group_add("listeners", self.channel_name)
+            joined.set()
+
+    room = Room.as_asgi()
+
+    async def lazily(scope: Any, receive: Any, send: Any) -> None:
+        events: asyncio.Queue[Any] = asyncio.Queue()
+        events.put_nowait({"type": "start"})
+        tasks.append(asyncio.ensure_future(Listener()({"type": "channel"}, events.get, send)))
+        await joined.wait()
+        await room(scope, receive, send)
+
+    client = Client(middleware(lazily))
+    await client.connect()
+    [listener] = redis_client.zrange("asgi:group:listeners", 0, -1)
+    await client.leave()
+    await until(lambda: len(records_in(redis_client)) == 1)
+    [one] = records_in(redis_client)
+    assert one.consumer == f"{__name__}.Room"
+    assert one.channel != listener.decode()
+    assert redis_client.zrange("asgi:group:listeners", 0, -1) == [listener]
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
