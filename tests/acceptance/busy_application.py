@@ -1,5 +1,6 @@
 """A room that is talked to all the time, under OpsMiddleware or without; it tells a list in Redis what its consumers do."""
 
+import asyncio
 import os
 from typing import Any
 
@@ -34,6 +35,7 @@ class BusyConsumer(AsyncJsonWebsocketConsumer):
         try:
             while True:
                 await self.send_json({"type": "stream"})
+                await asyncio.sleep(0.05)
         finally:
             await self.redis.rpush(EVENTS, f"streamed {self.channel_name}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,23 @@ async def test_a_send_is_swallowed_for_5_s_and_raised_afterwards(redis_server: E
 
     await run(stream, Server(connected()), lambda: now[0])
     assert raised_at == [105.0]
+
+
+async def test_a_handler_that_sends_in_a_loop_leaves_the_event_loop_to_others(redis_server: EmbeddedRedis) -> None:
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        while True:
+            await send({"type": "websocket.send", "text": ""})
+
+    server, ticks = Server(connected()), 0
+    streaming = asyncio.ensure_future(run(stream, server, lambda: 10 * time.monotonic()))
+    while not streaming.done():
+        await asyncio.sleep(0.005)
+        ticks += 1
+    with pytest.raises(Gone):
+        await streaming
+    assert ticks > 20
+    assert server.sent < 1000
 
 
 async def test_the_code_that_the_server_tells_is_passed_on_and_1006_if_it_tells_none(

@@ -21,6 +21,8 @@ SWALLOW_SECONDS = 5.0
 """For how long sends are swallowed. Later ones raise, or a handler that sends in a loop would never end."""
 TOLD_WITHIN_SECONDS = 1.0
 """How long the server has to tell the end of a client after its ``send`` has raised."""
+PAUSE_SHARE = 0.01
+"""How long a swallowed send takes, of the time since the first."""
 READ_AHEAD_SECONDS = 1.0
 """After how long without a read one event is read ahead: some servers silently drop what they are sent."""
 NO_CLOSE_FRAME = 1006
@@ -97,7 +99,7 @@ class Guard:
     async def send(self, message: Message) -> None:
         """As the server's, but for the first 5 s after the client has left it raises no OSError."""
         if self.left is not None:
-            self._swallow(None)
+            await self._swallow(None)
             return
         if self._reader is None and self._ahead is None and self._clock() - self._read_at >= READ_AHEAD_SECONDS:
             # A handler that sends in a loop. While it does, nothing would hear that the client has left.
@@ -106,9 +108,9 @@ class Guard:
         try:
             await self._send(message)
         except OSError as error:
-            self._swallow(error)
+            await self._swallow(error)
 
-    def _swallow(self, error: OSError | None) -> None:
+    async def _swallow(self, error: OSError | None) -> None:
         now = self._clock()
         if self._swallowed_at is None:
             self._swallowed_at = now
@@ -117,6 +119,8 @@ class Guard:
         elif now - self._swallowed_at >= SWALLOW_SECONDS:
             self.raised = error or ClientLeft("the client has left")
             raise self.raised
+        # A handler that sends in a loop is not to keep the event loop, or a processor, to itself.
+        await asyncio.sleep((now - self._swallowed_at) * PAUSE_SHARE)
 
     # Receiving
 
