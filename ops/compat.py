@@ -428,6 +428,11 @@ def says_that_socket_is_closed(error: Exception) -> bool:
     """
     return (
         isinstance(error, OSError)
-        or type(error).__name__ == "Disconnected"
+        or is_disconnected_in_daphne(error)
         or (isinstance(error, RuntimeError) and "after sending 'websocket.close'" in str(error))
     )
+
+
+def is_disconnected_in_daphne(error: Exception) -> bool:
+    """Return whether ``error`` is raised by Daphne's ``send()`` because the websocket is closing, or closed."""
+    return f"{type(error).__module__}.{type(error).__name__}" == "autobahn.exception.Disconnected"

@@ -1,4 +1,4 @@
-"""A room that is talked to all the time, under OpsMiddleware or without; it tells a list in Redis what its consumers do."""
+"""A busy room, with OpsMiddleware or without. A list in Redis has what its consumers do."""
 
 import asyncio
 import os

@@ -99,6 +99,37 @@ async def test_the_code_that_the_server_tells_is_passed_on_and_1006_if_it_tells_
     assert told == [1001, 1006]
 
 
+async def after_the_close(*, by_the_application: bool) -> list[str]:
+    """What an application saw whose server raises a RuntimeError for each send after a close."""
+    saw: list[str] = []
+    server = Server(connected())
+
+    async def send(message: Any) -> None:
+        server.events.put_nowait({"type": "websocket.disconnect", "code": 1012})
+        if message["type"] != "websocket.close":
+            raise RuntimeError
+
+    async def say(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if by_the_application:
+            await send({"type": "websocket.close"})
+        try:
+            await send({"type": "websocket.send", "text": ""})
+        except RuntimeError:
+            saw.append("error")
+        saw.append(str((await receive())["code"]))
+
+    await observed(guarded(say))(SCOPE, server.events.get, send)
+    return saw
+
+
+async def test_an_error_of_a_closed_websocket_is_swallowed_unless_the_application_closed_it(
+    redis_server: EmbeddedRedis,
+) -> None:
+    assert await after_the_close(by_the_application=False) == ["1012"]
+    assert await after_the_close(by_the_application=True) == ["error", "1012"]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("Unexpected ASGI message"), ValueError("own"), OSError("own")])
 async def test_errors_that_are_not_of_the_servers_send_are_raised(
     error: Exception, redis_server: EmbeddedRedis

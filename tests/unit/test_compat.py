@@ -621,10 +621,12 @@ def _() -> None:
     assert lines.parse_uvicorn('127.0.0.1:1 - "WebSocket /ws" [accepted]') is not None
 
 
-@row("autobahn", "exception.Disconnected", "HeartbeatMixin raises under Daphne while a websocket is closing")
+@row("autobahn", "exception.Disconnected", "sends raise under Daphne while a websocket is closing")
 def _() -> None:
     error = installed("autobahn.exception").Disconnected("gone")
     assert compat.says_that_socket_is_closed(error)
+    assert compat.is_disconnected_in_daphne(error)
+    assert causes.is_of_a_client_that_left(causes.describe_exception(error))
     assert not compat.says_that_socket_is_closed(RuntimeError("anything else"))
 
 

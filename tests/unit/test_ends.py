@@ -179,9 +179,9 @@ def test_what_the_server_refuses_is_its_own_doing() -> None:
 
 
 def test_who_writes_to_a_client_that_left_did_not_end_the_connection() -> None:
-    chain = ("app.Oops: x", "uvicorn.protocols.utils.ClientDisconnected: ")
-    assert ended(chain=chain) == ("no_close_frame", "client", None)
-    assert ended({"code": 1001}, chain=chain) == ("going_away", "client", 1001)
+    for left in ("uvicorn.protocols.utils.ClientDisconnected: ", "autobahn.exception.Disconnected: closed"):
+        assert ended(chain=("app.Oops: x", left)) == ("no_close_frame", "client", None)
+        assert ended({"code": 1001}, chain=("app.Oops: x", left)) == ("going_away", "client", 1001)
 
 
 def test_other_ends() -> None:

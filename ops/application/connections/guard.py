@@ -1,7 +1,8 @@
 """A send to a client that has left is not an error for the consumer, which goes on to its ``websocket.disconnect``.
 
 A client has left once the server's own ``send`` has raised an OSError, as ASGI asks servers to, or once its
-``websocket.disconnect`` has come. No other error is held back, and nothing is concluded from the text of one.
+``websocket.disconnect`` has come. Some servers raise other errors, also after the application's own close. These are
+swallowed only if the application has not closed the websocket. No conclusion is drawn from the text of an error.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ PAUSE_SHARE = 0.01
 """How long a swallowed send takes, of the time since the first."""
 READ_AHEAD_SECONDS = 1.0
 """After how long without a read one event is read ahead: some servers silently drop what they are sent."""
+HEARD_WITHIN_SECONDS = 0.05
 NO_CLOSE_FRAME = 1006
 
 Message = MutableMapping[str, Any]
@@ -44,7 +46,7 @@ def guarded(application: Application, clock: Callable[[], float] = time.monotoni
         guard = Guard(receive, send, clock)
         try:
             return await application(scope, guard.receive, guard.send)
-        except OSError as error:
+        except Exception as error:
             if error is not guard.raised:
                 raise
             # The consumer died of it, in a handler.
@@ -68,6 +70,7 @@ class Guard:
         "_ahead",
         "_alarm",
         "_clock",
+        "_closed",
         "_interrupted",
         "_made_up",
         "_read_at",
@@ -84,15 +87,16 @@ class Guard:
         self._send = send
         self._clock = clock
         self._read_at = clock()
-        self._reader: asyncio.Task[Any] | None = None
+        self._reader: asyncio.Task[Any] | None = None  # that waits in receive()
         self._interrupted: asyncio.Task[Any] | None = None
         self._ahead: asyncio.Task[Any] | None = None
         self._swallowed_at: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False  # by the application
         # What stands for the server's own websocket.disconnect: before it was passed on, and after.
         self._made_up: str | None = None
         self.left: Mapping[str, Any] | None = None
-        self.raised: OSError | None = None
+        self.raised: Exception | None = None
 
     # Sending
 
@@ -103,14 +107,30 @@ class Guard:
             return
         if self._reader is None and self._ahead is None and self._clock() - self._read_at >= READ_AHEAD_SECONDS:
             # A handler that sends in a loop. While it does, nothing would hear that the client has left.
-            self._ahead = asyncio.get_running_loop().create_task(self._take())
-            compat.destroy_silently(self._ahead)
+            self._read_ahead()
         try:
             await self._send(message)
-        except OSError as error:
+            self._closed = self._closed or message["type"] == "websocket.close"
+        except Exception as error:
+            if not await self._means_that_the_client_left(error):
+                raise
             await self._swallow(error)
 
-    async def _swallow(self, error: OSError | None) -> None:
+    async def _means_that_the_client_left(self, error: Exception) -> bool:
+        if isinstance(error, OSError):
+            return True
+        if self._closed or not isinstance(error, RuntimeError):
+            return False
+        # uvicorn raises RuntimeErrors after its own close, and has sent the websocket.disconnect before.
+        await asyncio.wait({self._reader or self._ahead or self._read_ahead()}, timeout=HEARD_WITHIN_SECONDS)
+        return self.left is not None or compat.is_disconnected_in_daphne(error)
+
+    def _read_ahead(self) -> "asyncio.Task[Any]":
+        self._ahead = asyncio.get_running_loop().create_task(self._take())
+        compat.destroy_silently(self._ahead)
+        return self._ahead
+
+    async def _swallow(self, error: Exception | None) -> None:
         now = self._clock()
         if self._swallowed_at is None:
             self._swallowed_at = now

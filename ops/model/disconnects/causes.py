@@ -13,6 +13,8 @@ NO_HANDLER = re.compile(r"^ValueError: No handler for message type")
 
 _FROM_REDIS = re.compile(r"^(redis\.(asyncio\.)?(exceptions|connection)|channels_redis)\.")
 
+_CLIENT_LEFT = ("uvicorn.protocols.utils.ClientDisconnected:", "autobahn.exception.Disconnected:")
+
 REDIS_CAUSES = {
     "redis_timeout": re.compile(r"Timeout (reading from|connecting to|writing to)|^redis\.exceptions\.TimeoutError"),
     "redis_connection_lost": re.compile(
@@ -56,8 +58,8 @@ def cause_in_redis(chain: Sequence[str]) -> str | None:
 
 
 def is_of_a_client_that_left(chain: Sequence[str]) -> bool:
-    """Whether ``chain`` comes from writing to somebody who had left: uvicorn raises then, Daphne does not."""
-    return any(line.startswith("uvicorn.protocols.utils.ClientDisconnected:") for line in chain)
+    """Whether ``chain`` comes from sending to a client that had left. Not all servers raise an error then."""
+    return any(line.startswith(_CLIENT_LEFT) for line in chain)
 
 
 def cause_of_exception(chain: Sequence[str]) -> str:
