@@ -266,6 +266,12 @@ def reset_receiving(layer: Any, buffers: dict[str, Any]) -> None:
     layer.receive_buffer = buffers
 
 
+def forget_receivers(layer: Any) -> None:
+    """Give a stock layer new buffers of its own kind. Names as in ``reset_receiving``."""
+    before = layer.receive_buffer
+    reset_receiving(layer, type(before)(before.default_factory))
+
+
 def is_receiving(layer: Any) -> bool:
     """Return whether a coroutine waits on ``layer`` or a message is unread. Names as in ``reset_receiving``."""
     return bool(layer.receive_count or layer.receive_buffer)
@@ -303,6 +309,26 @@ def has_several_keys(layer: Any) -> bool:
     if fernets is None:
         return type(crypter).__name__ == "MultiFernet"
     return len({(getattr(one, "_signing_key", one), getattr(one, "_encryption_key", one)) for one in fernets}) > 1
+
+
+def encryption_keys(layer: Any) -> list[bytes]:
+    """The keys that ``layer`` decrypts with; the first encrypts. Empty without encryption, and if they are not known.
+
+    Names as in ``has_several_keys``.
+    """
+    fernets = getattr(_crypter_of(layer), "_fernets", ())
+    return [one._signing_key + one._encryption_key for one in fernets if hasattr(one, "_signing_key")]
+
+
+def serializer_name(layer: Any) -> str:
+    """The name of the serializer of ``layer`` with the length of its random prefix, such as ``MsgPackSerializer/12``.
+
+    ``RedisChannelLayer._serializer`` since channels_redis 4.2.1; ``RedisChannelLayer`` itself serializes before.
+    """
+    serializer = getattr(layer, "_serializer", None)
+    if serializer is None:
+        return "MsgPackSerializer/12"
+    return f"{type(serializer).__name__}/{getattr(serializer, 'random_prefix_length', 0)}"
 
 
 def _crypter_of(layer: Any) -> Any:
@@ -436,3 +462,19 @@ def says_that_socket_is_closed(error: Exception) -> bool:
 def is_disconnected_in_daphne(error: Exception) -> bool:
     """Return whether ``error`` is raised by Daphne's ``send()`` because the websocket is closing, or closed."""
     return f"{type(error).__module__}.{type(error).__name__}" == "autobahn.exception.Disconnected"
+
+
+SERVERS = ("daphne", "uvicorn", "hypercorn", "granian")
+
+
+def server_of(send: Any) -> str:
+    """The name of the ASGI server whose ``send`` this is: ``gunicorn`` if it runs uvicorn; empty if it is not known.
+
+    A bound method of uvicorn or Hypercorn, a ``functools.partial`` of one of Daphne, an object of Granian's.
+    """
+    method = getattr(send, "func", send)
+    owner = getattr(method, "__self__", method)
+    name = (getattr(type(owner), "__module__", "") or "").lstrip("_").partition(".")[0]
+    if name == "uvicorn" and "gunicorn.arbiter" in sys.modules:
+        return "gunicorn"
+    return name if name in SERVERS else ""

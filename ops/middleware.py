@@ -10,6 +10,7 @@ Consumers and layers stay as they are. What consumers do with their layer is obs
 from collections.abc import Mapping
 from typing import Any
 
+from ops.application.connections.card import carded, name_children_anew
 from ops.application.connections.guard import guarded
 from ops.application.connections.leaving import leaving
 from ops.application.disconnects.connection import recorded
@@ -46,14 +47,21 @@ class OpsMiddleware(DisconnectLogMiddleware):
     - ``GRACEFUL_DISCONNECT``: for 5 s, a send to a client that has left is not an error. The consumer goes on to
       receive its ``websocket.disconnect``, and ``disconnect()`` runs.
     - ``LEAVE_GROUPS``: the channels of consumers that have ended leave the groups that they are still in.
+    - ``PROCESS_CARD``: a process with the stock layer holds a lease, which tells who it is and that it lives.
     - ``DISCONNECT_LOG_STREAM`` and ``DISCONNECT_LOG_LOGGER``: as ``DisconnectLogMiddleware``.
 
     ``CHANNELS_OPS`` can switch each of them off.
     """
+
+    def __init__(self, application: Application) -> None:
+        super().__init__(application)
+        name_children_anew()
 
     def _with_parts(self, application: Application, settings: OpsSettings) -> Application:
         if settings.graceful_disconnect:
             application = guarded(application)
         if settings.leave_groups:
             application = leaving(application)
+        if settings.process_card:
+            application = carded(application)
         return recorded(application, settings)

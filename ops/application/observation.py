@@ -64,12 +64,15 @@ class Websocket:
 
 
 LateJoin = Callable[[Channel, str], None]
+NewChannel = Callable[[Channel], None]
 
 _numbers = itertools.count(1)
 _open: dict[int, Websocket] = {}
 _channels: dict[str, Channel] = {}
 _ended: deque[Channel] = deque()
 _late_join: list[LateJoin] = []
+_new_channel: list[NewChannel] = []
+_server: list[str] = []
 
 
 def observed(application: Application) -> Application:
@@ -79,6 +82,8 @@ def observed(application: Application) -> Application:
         if websocket_of(scope) is not None:
             return await application(scope, receive, send)
         _observe_layers()
+        if not _server:
+            _server.append(compat.server_of(send))
         websocket = Websocket(next(_numbers))
 
         async def receive_and_see() -> Any:
@@ -104,6 +109,16 @@ def websocket_of(scope: Mapping[str, Any]) -> Websocket | None:
 
 def open_websockets() -> list[Websocket]:
     return list(_open.values())
+
+
+def server_name() -> str:
+    """The ASGI server of this process, as far as its first websocket told; otherwise empty."""
+    return _server[0] if _server else ""
+
+
+def hear_of_channels(hear: NewChannel) -> None:
+    """Call ``hear`` with each channel that a consumer of a websocket gets."""
+    _new_channel.append(hear)
 
 
 def hear_of_late_joins(hear: LateJoin) -> None:
@@ -146,6 +161,8 @@ class _Watch:
             websocket.consumer = consumer
         channel = _channels[name] = Channel(name, self._alias, self._layer())
         websocket.channels.append(channel)
+        for hear in _new_channel:
+            hear(channel)
 
     def joined(self, group: str, name: str, *, in_doubt: bool = False) -> None:
         channel = _channels.get(name)

@@ -10,7 +10,8 @@ key                               type    what
 ``{prefix}:ops:suspects``         hash    process -> the suspicion of an earlier reap run
 ``{prefix}:ops:looks``            hash    what the latest look of each host knows of clocks and idle receivers
 ``{prefix}:ops:seen``             hash    process -> when a reap run last saw it live
-``{prefix}:ops:lease:{process}``  hash    the lease of a process with the drop-in layer, on every shard
+``{prefix}:ops:lease:{process}``  hash    the lease of a process with the drop-in layer or OpsMiddleware, on every shard
+``{prefix}:ops:leases``           zset    process -> when it renewed its lease on this shard
 ``{prefix}:ops:index:{p}:{n}``    list    what process ``p`` has on this shard, INDEXED_CHANNELS of its channels in each
 ``{prefix}:ops:taken_out:{p}``    list    whom other processes took out of groups, until process ``p`` has read it
 ``{prefix}:ops:runs``             zset    run id -> when it started
@@ -215,6 +216,10 @@ class Keyspace:
 
     def taken_out(self, process: str) -> bytes:
         return self._ops(f"taken_out:{process}")
+
+    @property
+    def leases(self) -> bytes:
+        return self._ops("leases")
 
     def index(self, process: str, number: int) -> bytes:
         return self._ops(f"index:{process}:{number}")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from ops.model.liveness.lease import Lease
+
 
 @dataclass(frozen=True, slots=True)
 class ReapedProcess:
@@ -12,6 +14,7 @@ class ReapedProcess:
     members: int
     removed: int
     evidence: tuple[str, ...]
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ class OpsSettings:
     ``journal_seconds``: how long the receipts of a run are kept for ``--undo``, a minute at least.
     ``graceful_disconnect``: whether a send to a client that has left is not an error for some seconds.
     ``leave_groups``: whether the channels of websockets that have ended leave their groups.
+    ``process_card``: whether a process with the stock layer holds a lease, which tells who it is.
+    ``track_connections``: whether the open websockets are registered in Redis, and can be closed from outside.
+    ``track_users``: whether with the primary key of their user.
     ``disconnect_log_stream``: whether the ends of websockets are recorded in Redis.
     ``disconnect_log_length``: about how many entries that stream keeps.
     ``disconnect_log_logger``: whether they go to the logger ``ops.disconnects`` as well.
@@ -25,6 +28,9 @@ class OpsSettings:
     journal_seconds: float = 7 * 86400.0
     graceful_disconnect: bool = True
     leave_groups: bool = True
+    process_card: bool = True
+    track_connections: bool = False
+    track_users: bool = False
     disconnect_log_stream: bool = True
     disconnect_log_length: int = 100_000
     disconnect_log_logger: bool = False

@@ -81,6 +81,10 @@ class Observation:
     def newest_joins(self) -> dict[str, float]:
         return {process: tally.newest_joined_at for process, tally in self.census.processes.items()}
 
+    def restores(self, process: str) -> bool:
+        """Whether the process has the drop-in layer, which puts back members that were removed."""
+        return process in self.leases and self.leases[process].restores
+
     def inboxes_of(self, processes: Iterable[str]) -> dict[str, set[str]]:
         """Every inbox that each of the processes may read: a stock process reads one at a time, be it in no group."""
         prefixes = _inbox_prefixes(self.census)

@@ -73,9 +73,17 @@ def process_record(process: Process) -> dict[str, Any]:
         "state": process.verdict.state.value,
         "members": process.members,
         "evidence": process.verdict.words,
-        "host": None if process.lease is None else visible(process.lease.host),
-        "pid": None if process.lease is None else visible(process.lease.pid),
+        **holder_record(process.lease),
         "lease": None if process.lease is None else lease_record(process.lease),
+    }
+
+
+def holder_record(lease: Lease | None) -> dict[str, Any]:
+    """Where a process runs, and what serves it; null if not known."""
+    return {
+        "host": visible(lease.host) or None if lease else None,
+        "pid": visible(lease.pid) or None if lease else None,
+        "server": visible(lease.server) or None if lease else None,
     }
 
 
@@ -84,6 +92,8 @@ def lease_record(lease: Lease) -> dict[str, Any]:
         "host": visible(lease.host),
         "pid": visible(lease.pid),
         "version": visible(lease.version),
+        "server": visible(lease.server) or None,
+        "shard": visible(lease.shard) or None,
         "started_at": iso(lease.started_at),
         "renewed_at": iso(lease.renewed_at),
         "lease_seconds": lease.lease_seconds,
@@ -136,6 +146,7 @@ def reap_document(report: ReapReport) -> dict[str, Any]:
                 "members": process.members,
                 "removed": process.removed,
                 "evidence": list(process.evidence),
+                **holder_record(process.lease),
             }
             for process in report.processes
         ],

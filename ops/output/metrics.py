@@ -117,7 +117,7 @@ def inspection_metrics(inspection: Inspection) -> str:
     gauge("groups", "Groups of the layer.", inspection.total_groups)
     gauge("members", "Members of all groups, by state.", {state: getattr(totals, state) for state in MEMBER_STATES})
     gauge("processes", "Processes with members, by state.", {state.value: processes[state] for state in State})
-    leases = [process.lease for process in inspection.processes if process.lease is not None]
+    leases = [process.lease for process in inspection.processes if process.lease is not None and process.lease.restores]
     gauge("leases", "Processes that hold a lease, with the drop-in layer.", len(leases))
     repairs = Counter(dict.fromkeys(LEASE_COUNTS, 0))
     for lease in leases:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ops.model.groups import Group, Inspection, Process
+from ops.model.liveness.lease import Lease
 from ops.model.runs import ReapReport, RunRecord
 from ops.model.text import counted, visible
 from ops.output.text import ago, iso
@@ -89,7 +90,7 @@ def _processes_table(processes: Sequence[Process]) -> Table:
     table = make_table("Process", "State", "Members", "Evidence", numbers=frozenset({"Members"}), wide="Evidence")
     for process in ordered[:PROCESSES_SHOWN]:
         table.add_row(
-            process.process,
+            process_cell(process.process, process.lease),
             _state(process.verdict.state.value),
             number_cell(process.members),
             Text("; ".join(process.verdict.words)),
@@ -98,6 +99,13 @@ def _processes_table(processes: Sequence[Process]) -> Table:
         rest = ordered[PROCESSES_SHOWN:]
         table.add_row(Text(f"… {len(rest):,} more", style="dim"), "", number_cell(sum(p.members for p in rest)), "")
     return table
+
+
+def process_cell(process: str, lease: Lease | None) -> Text:
+    """Its host and pid, if its lease tells them; otherwise the layer's name for it."""
+    if lease is None or not lease.host:
+        return Text(process)
+    return Text(f"{visible(lease.host)} pid {visible(lease.pid)}")
 
 
 def _totals_line(inspection: Inspection) -> Text:
@@ -123,7 +131,7 @@ def reap_report(report: ReapReport) -> RenderableType:
         table = make_table("Process", "State", "Members", verb, "Evidence", numbers=numbers, wide="Evidence")
         for process in sorted(silent, key=lambda p: (p.state, -p.members, p.process)):
             table.add_row(
-                process.process,
+                process_cell(process.process, process.lease),
                 _state(process.state),
                 number_cell(process.members),
                 number_cell(process.removed, "orphan"),

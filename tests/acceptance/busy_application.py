@@ -11,7 +11,12 @@ from django.core.asgi import get_asgi_application
 
 django_application = get_asgi_application()
 
+from channels.layers import get_channel_layer
+
 from ops.middleware import OpsMiddleware
+
+if os.environ.get("MAKE_LAYER_AT_IMPORT"):
+    get_channel_layer()
 
 ROOM = "busy"
 EVENTS = "busy:events"

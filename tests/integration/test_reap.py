@@ -16,6 +16,7 @@ from ops.operations.reaping import reap as reap_module
 from ops.operations.reaping.reap import ReapOptions, reap
 from ops.operations.reaping.undo import undo
 from ops.store.connection.shards import open_layer
+from ops.store.liveness.leases import mark_lease_ended, renew_lease
 from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
 from tests.layer_builders import (
@@ -179,6 +180,40 @@ async def test_a_lease_that_lapsed_on_another_server_is_no_silence_yet(
         report = await run_reap(max_share=1.0, confirm_after_seconds=0.01, dry_run=True)
         states.append(about(report, holder).state)
     assert states == ["suspect", "dead"]
+
+
+async def test_a_lapsed_lease_with_the_stock_layer_is_no_silence_and_a_renewed_one_is_life(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """That process could not put back what was removed by mistake."""
+    holder = await start_process("room")
+    key, stock = ASGI.lease(holder.name), {"lease_seconds": "30", "host": "web-1", "pid": "7", "layer": "stock"}
+    redis_client.hset(key, mapping={**stock, "renewed_at": f"{time.time() - 1000:.3f}"})
+    report = await run_reap(max_share=1.0)
+    assert (report.removed, about(report, holder).state) == (0, "suspect")
+
+    let_time_pass(redis_client, 61)
+    redis_client.hset(key, "renewed_at", f"{time.time() - 31:.3f}")
+    report = await run_reap(max_share=1.0)
+    assert (report.removed, about(report, holder).state) == (0, "suspect")
+
+    let_time_pass(redis_client, 61)
+    redis_client.hset(key, "renewed_at", f"{time.time() - 93:.3f}")
+    assert (await run_reap(max_share=1.0)).removed == 1
+
+
+async def test_a_name_with_two_holders_is_never_taken_for_ended(
+    redis_client: redis.Redis, start_process: StartProcess
+) -> None:
+    """After a fork, one of the two says that it leaves; the other goes on."""
+    holder = await start_process("room", live=True)
+    async with open_layer("default") as opened:
+        client, keyspace = opened.home.client, opened.keyspace
+        for of in ("one", "other"):
+            fields = {"lease_seconds": "30", "layer": "stock", "holder": of}
+            await renew_lease(client, keyspace, holder.name, fields, 60)
+        await mark_lease_ended(client, keyspace, holder.name, 60)
+    assert about(await run_reap(), holder).state == "live"
 
 
 async def test_a_lease_that_lapses_while_others_are_probed_is_no_silence(

@@ -18,7 +18,7 @@ from ops.model.runs import RunRecord, UndoReport
 from ops.operations.reaping.undo import read_history, undo
 from ops.output import documents
 from ops.store.connection.shards import open_layer
-from ops.store.liveness.leases import renew_lease
+from ops.store.liveness.leases import STOCK, renew_lease
 from ops.store.removal import journal
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
@@ -79,7 +79,10 @@ async def test_what_a_process_with_a_lease_has_left_since_does_not_come_back(
     report = await run_reap()
     assert report.removed == 6
     async with open_layer("default") as opened:
-        await renew_lease(opened.home.client, opened.keyspace, drop_in, {"lease_seconds": "30"}, 60)
+        client, keyspace = opened.home.client, opened.keyspace
+        await renew_lease(client, keyspace, drop_in, {"lease_seconds": "30"}, 60)
+        # A process with the stock layer does not put back anything, though it holds a lease.
+        await renew_lease(client, keyspace, stock, {"lease_seconds": "30", "layer": STOCK}, 60)
     if lapsed:  # It is blocked just now, and will not look again.
         redis_client.hset(ASGI.lease(drop_in), "renewed_at", time.time() - 50)
 

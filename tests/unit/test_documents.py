@@ -136,7 +136,18 @@ def test_a_reap_report_has_the_fields_of_the_contract() -> None:
         "orphans": 9,
         "removed": 4,
         "kept": 5,
-        "processes": [{"process": PROCESS, "state": "dead", "members": 7, "removed": 6, "evidence": ["took no probe"]}],
+        "processes": [
+            {
+                "process": PROCESS,
+                "state": "dead",
+                "members": 7,
+                "removed": 6,
+                "evidence": ["took no probe"],
+                "host": None,
+                "pid": None,
+                "server": None,
+            }
+        ],
         "leftovers": [{"key": "asgi\\x1bkey", "shard": 1, "kind": "inflight", "process": PROCESS, "messages": 8}],
         "findings": [],
         "notes": ["a note"],

@@ -19,6 +19,8 @@ UVICORN_SAYS = "Unexpected ASGI message 'websocket.send', after sending 'websock
 class Disconnected(RuntimeError):
     """As autobahn's."""
 
+    __module__ = "autobahn.exception"
+
 
 class Lonely(HeartbeatMixin, AsyncWebsocketConsumer):
     channel_layer_alias = "there is none"

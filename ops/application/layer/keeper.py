@@ -19,6 +19,7 @@ from ops import compat
 from ops.application.background import start_task
 from ops.application.layer.outages import LONGEST_WAIT_SECONDS
 from ops.application.layer.repairs import MEMBERS_AT_ONCE, Member, Repairs, execute, on_shard
+from ops.application.observation import server_name
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.causes import describe_exception
 from ops.model.keys import Keyspace, parse_index_entry
@@ -88,7 +89,7 @@ class Keeper:
         layer: Any = self._layer()
         if not layer.holds_lease:
             return
-        self._description = self._description or describe_process(layer.lease_seconds)
+        self._description = self._description or describe_process(layer, layer.lease_seconds, server_name())
         self._wake, self._under_way = asyncio.Event(), {}
         self._task = start_task(_keep(self._layer, self._wake), "keeper")
 

@@ -209,6 +209,11 @@ class ProcessFacts:
     near_expiry: int = 0
     groups: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def restores(self) -> bool:
+        """Whether it has the drop-in layer, which puts members back."""
+        return self.lease is not None and self.lease.restores
+
 
 @dataclass(frozen=True, slots=True)
 class LoggedEnd:

@@ -1,4 +1,4 @@
-"""The lease of a process, and what it says of its holder's life."""
+"""The lease of a process, which is its card, and what it says of its holder's life."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ class Lease:
 
     ``started_at`` is of the host's clock. ``index_parts``: how many keys its index has; ``heartbeats``: it
     answers them; ``counts``: what its holder had to repair since it started, by name (LEASE_COUNTS); ``server_run``:
-    which run of its server wrote it, empty where that is not known.
+    which run of its server wrote it, empty where that is not known. ``restores``: its holder has the drop-in layer, and
+    puts back members that were removed. ``server``: the ASGI server and its version. ``shard``: "2/3" for the second of
+    three hosts. ``reads``: the serializer, and a keyed hash of each encryption key. These are empty if not known.
     The texts come from Redis, and anybody may have written them.
     """
 
@@ -30,6 +32,10 @@ class Lease:
     counts: tuple[tuple[str, int], ...] = ()
     heartbeats: bool = False
     server_run: str = ""
+    restores: bool = True
+    server: str = ""
+    shard: str = ""
+    reads: tuple[str, ...] = ()
 
     def is_fresh(self, now: float) -> bool:
         """Whether its holder lives, as far as it says so. A renewal in the future says nothing."""
@@ -73,6 +79,9 @@ def lease_evidence(
         age = max(0.0, now - silent_since)
         late = age - renewal_seconds(lease.lease_seconds)
         return (LeaseFresh(age, holder, late if late >= LATE_SECONDS else 0.0),)
+    if not lease.restores:
+        # With the stock layer, a mistake could not be mended by the process itself: it is probed like any other.
+        return ()
     if lease.server_run and lease.server_run != server_run:
         # Another server has taken over since, or it has started again: the holder may be looking for it.
         return ()

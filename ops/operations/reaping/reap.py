@@ -246,12 +246,12 @@ class _Run:
         Returns the processes that have given a sign of life since their markers were counted.
         """
         opened = self._opened
-        # A process with a lease says by that whether it has been alive, and one that was not asked may not be able to
-        # read what it is sent.
+        # The lease of a process with the drop-in layer tells whether it has been alive. One that was not asked may not
+        # be able to read what it is sent.
         asked = [
             process
             for process, suspicion in self._suspicions.items()
-            if process not in observation.leases and suspicion.renewed == observation.moment
+            if not observation.restores(process) and suspicion.renewed == observation.moment
         ]
         lifetime = suspicion_lifetime_seconds(self._options.confirm_after_seconds) + MARKER_SPARE_SECONDS
         earlier = {process: observation.recalls[process] for process in asked if process in observation.recalls}
@@ -369,6 +369,7 @@ class _Run:
                     members=census.processes[process].members,
                     removed=self._purged.removed[process],
                     evidence=tuple(verdict.words),
+                    lease=observation.leases.get(process),
                 )
                 for process, verdict in verdicts.items()
             ),

@@ -17,8 +17,8 @@ from ops.store.removal.locks import run_lock
 async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress) -> UndoReport:
     """Restore the members and keys that the run took, where they are absent. Doing it twice changes nothing.
 
-    The run deleted the leases of those that it removed: a process that has had one since has put its members back by
-    itself, and what is absent there, it has left.
+    The run deleted the leases of those that it removed: a process with the drop-in layer that has had one since has put
+    its members back by itself, and what is absent there, it has left.
     All suspicions on the first shard are forgotten, so that what came back gets a whole confirm time of its own.
     Raises RunNotFound, ShardError, AnotherRunHoldsTheLock.
     """
@@ -51,7 +51,7 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
 
 
 class _Holders:
-    """Processes that have had a lease since the run, be it lapsed. ``members``: how many of theirs were left out."""
+    """Processes with the drop-in layer that have had a lease since the run. ``members``: those that were left out."""
 
     def __init__(self, opened: OpenLayer) -> None:
         self.members = 0
@@ -69,7 +69,7 @@ class _Holders:
         processes = {raw: inbox_of(decode_name(raw)) for raw in inboxes if raw not in self._known}
         names = {inbox.process for inbox in processes.values() if inbox is not None}
         leases = await read_leases(self._opened.home, self._opened.keyspace, names)
-        held = {name for name, lease in leases.items() if not lease.ended}
+        held = {name for name, lease in leases.items() if lease.restores and not lease.ended}
         self._known |= {raw: inbox is not None and inbox.process in held for raw, inbox in processes.items()}
 
     def _others(self, channels: list[bytes], scores: list[float]) -> tuple[list[bytes], list[float]]:

@@ -1,10 +1,11 @@
-"""Leases: a process with the drop-in layer says on every shard, again and again, that it is there.
+"""Leases: a process with the drop-in layer or OpsMiddleware says on every shard, again and again, who and that it is.
 
 The record outlives the lease: a lapsed one dates the last sign of life of its process. It is gone when its holder ended
-it, when the reaper took the process for dead, or when the shard lost its data; a holder that finds it gone puts its
-memberships back.
+it, when the reaper took the process for dead, or when the shard lost its data; a holder with the drop-in layer that
+finds it gone puts its memberships back.
 """
 
+import hmac
 import importlib.metadata
 import math
 import os
@@ -12,9 +13,11 @@ import platform
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from ops import compat
 from ops.model.keys import Keyspace, decode_name
 from ops.model.liveness.lease import LEASE_COUNTS, Lease
 from ops.store.connection.scripts import run_script
@@ -33,15 +36,22 @@ FIELDS = (
     "index_parts",
     "heartbeats",
     "server_run",
+    "layer",
+    "server",
+    "shard",
+    "reads",
+    "shared",
     *LEASE_COUNTS,
 )
+STOCK = "stock"
 MOST_INDEX_PARTS = 1_000_000
+MOST_READS = 100
 _WHOLE = re.compile(rb"\d{1,9}")
 _NUMBER = re.compile(rb"\d{1,12}(\.\d{1,9})?")
 
 
-def describe_process(lease_seconds: float) -> dict[str, str]:
-    """What a lease says of its holder. Nothing in it is secret."""
+def describe_process(layer: Any, lease_seconds: float, server: str) -> dict[str, str]:
+    """What a lease says of its holder. Nothing in it is secret. ``server``: the ASGI server, empty if not known."""
     versions = (f"{name} {_version(name)}" for name in RECORDED_VERSIONS)
     return {
         "host": socket.gethostname(),
@@ -50,7 +60,21 @@ def describe_process(lease_seconds: float) -> dict[str, str]:
         "lease_seconds": f"{lease_seconds:g}",
         "heartbeats": "1",  # Who writes no such field may have consumers that die of one.
         "version": ", ".join([f"python {platform.python_version()}", *versions]),
+        "server": server and f"{server} {_version(server)}",
+        "reads": " ".join(reading_of(layer, layer.client_prefix)),
+        # After a fork two processes may have one name. Neither may then say that it has ended.
+        "holder": uuid.uuid4().hex,
     }
+
+
+def reading_of(layer: Any, process: str) -> list[str]:
+    """What ``layer`` reads: its serializer, and a hash of each encryption key, the first of which encrypts.
+
+    The hash is an HMAC of the process's name, so equal keys do not look equal in the records of two processes.
+    """
+    keys = compat.encryption_keys(layer)
+    hashes = (hmac.new(key, process.encode(), "sha256").hexdigest()[:32] for key in keys)
+    return [compat.serializer_name(layer), *hashes]
 
 
 def _version(distribution: str) -> str:
@@ -77,9 +101,9 @@ async def renew_lease(
     client: Any, keyspace: Keyspace, process: str, description: dict[str, str], keep_seconds: float
 ) -> Renewal:
     """Renew the lease, or take it."""
-    keys = [keyspace.lease(process), keyspace.taken_out(process)]
-    fields = [text for pair in description.items() for text in pair]
-    args = [math.ceil(keep_seconds), *fields]
+    keys = [keyspace.lease(process), keyspace.taken_out(process), keyspace.leases]
+    fields = [text for name, value in description.items() if name != "holder" for text in (name, value)]
+    args = [math.ceil(keep_seconds), process, description.get("holder", process), *fields]
     was_there, history, at, taken_out = await run_script(client, "renew_lease", keys, args)
     return Renewal(bool(was_there), history, float(at), taken_out)
 
@@ -100,7 +124,10 @@ async def mark_lease_ended(client: Any, keyspace: Keyspace, process: str, keep_s
 
 async def delete_lease(client: Any, keyspace: Keyspace, process: str) -> None:
     """Leave no record: the process has taken everything with it, or cannot promise to renew."""
-    await client.delete(keyspace.lease(process), keyspace.taken_out(process))
+    pipe = client.pipeline(transaction=False)
+    pipe.delete(keyspace.lease(process), keyspace.taken_out(process))
+    pipe.zrem(keyspace.leases, process)
+    await pipe.execute()
 
 
 # The commands' side
@@ -129,14 +156,14 @@ async def forget_leases(shard: Shard, keyspace: Keyspace, processes: Sequence[st
 
 def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
     renewed_at, lease_seconds, ended, host, pid, started_at, version, index_parts, heartbeats, *rest = reply
-    server_run, *counts = rest
+    server_run, layer, server, shard, reads, shared, *counts = rest
     if not (_is_number(renewed_at) and _is_number(lease_seconds)):
         return None
     return Lease(
         process=process,
         renewed_at=float(renewed_at or 0),
         lease_seconds=float(lease_seconds or 0),
-        ended=ended is not None,
+        ended=ended is not None and shared is None,
         host=_text(host),
         pid=_text(pid),
         started_at=float(started_at or 0) if _is_number(started_at) else 0.0,
@@ -144,6 +171,10 @@ def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
         index_parts=min(_whole(index_parts), MOST_INDEX_PARTS),
         heartbeats=heartbeats == b"1",
         server_run=_text(server_run),
+        restores=layer is None,
+        server=_text(server),
+        shard=_text(shard),
+        reads=tuple((reads or b"").decode("ascii", "replace").split()[:MOST_READS]),
         counts=tuple(zip(LEASE_COUNTS, map(_whole, counts), strict=True)),
     )
 

@@ -166,7 +166,7 @@ def check_members_near_expiry(facts: Facts) -> Symptom | None:
     expiry = facts.settings.group_expiry_seconds
     if facts.settings.kind is not Kind.STOCK or not expiry:
         return None
-    near = [p for p in known(facts.processes) if p.live and p.lease is None and p.near_expiry]
+    near = [p for p in known(facts.processes) if p.live and not p.restores and p.near_expiry]
     evidence = [
         f"{_name(process)}: {process.near_expiry:,} of {process.members:,} members joined more than "
         f"{format_seconds(NEAR_EXPIRY_SHARE * expiry)} ago; at {format_seconds(expiry)} (group_expiry) they stop "

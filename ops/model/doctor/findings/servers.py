@@ -244,7 +244,7 @@ def check_restarts(facts: Facts) -> Symptom | None:
             process
             for process in known(facts.processes)
             if process.live
-            and process.lease is None
+            and not process.restores
             and process.oldest_joined_at is not None
             and process.oldest_joined_at < started - CLOCK_TOLERANCE_SECONDS
         ]
