@@ -13,6 +13,7 @@ from typing import Any
 from ops.application.connections.card import carded, name_children_anew
 from ops.application.connections.guard import guarded
 from ops.application.connections.leaving import leaving
+from ops.application.connections.registry import tracked
 from ops.application.disconnects.connection import recorded
 from ops.application.observation import Application, observed
 from ops.conf import ops_settings
@@ -48,9 +49,10 @@ class OpsMiddleware(DisconnectLogMiddleware):
       receive its ``websocket.disconnect``, and ``disconnect()`` runs.
     - ``LEAVE_GROUPS``: the channels of consumers that have ended leave the groups that they are still in.
     - ``PROCESS_CARD``: a process with the stock layer holds a lease, which tells who it is and that it lives.
+    - ``TRACK_CONNECTIONS``, off by default: open websockets are registered in Redis, and can be closed from outside.
     - ``DISCONNECT_LOG_STREAM`` and ``DISCONNECT_LOG_LOGGER``: as ``DisconnectLogMiddleware``.
 
-    ``CHANNELS_OPS`` can switch each of them off.
+    ``CHANNELS_OPS`` can switch each of them on and off.
     """
 
     def __init__(self, application: Application) -> None:
@@ -58,10 +60,12 @@ class OpsMiddleware(DisconnectLogMiddleware):
         name_children_anew()
 
     def _with_parts(self, application: Application, settings: OpsSettings) -> Application:
-        if settings.graceful_disconnect:
-            application = guarded(application)
+        if settings.graceful_disconnect or settings.track_connections:
+            application = guarded(application, swallows=settings.graceful_disconnect)
         if settings.leave_groups:
             application = leaving(application)
         if settings.process_card:
             application = carded(application)
+        if settings.track_connections:
+            application = tracked(application, users=settings.track_users)
         return recorded(application, settings)

@@ -6,13 +6,14 @@ inside the websocket's task with another scope, or with none, is not the websock
 The bound methods of a layer instance are wrapped, once; the class and every other instance stay as they are.
 """
 
+import asyncio
 import functools
 import itertools
 import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ Application = Callable[[Any, Any, Any], Awaitable[Any]]
 
 MARK = "ops.websocket"
 """The key of a scope under which the number of its websocket is. A number, since applications copy their scopes."""
+SERVICE_RESTART = 1012
 ENDED_CHANNELS = 20_000
 """How many channels of ended websockets are known, in case that one of them joins a group later: some 8 MB."""
 
@@ -47,13 +49,22 @@ class Websocket:
 
     ``consumer``: the first that started under its scope, None if there is none yet. ``left``: the
     ``websocket.disconnect`` that the server has told. ``parts``: what is done for it, by whichever middleware.
+    ``close``: closes it with a code and a reason, as if its client had; None if nothing can.
     """
 
     number: int
+    scope: Mapping[str, Any]
+    loop: asyncio.AbstractEventLoop
     consumer: Any = None
     channels: list[Channel] = field(default_factory=list)
     left: Mapping[str, Any] | None = None
     parts: set[str] = field(default_factory=set)
+    close: Callable[[int, str], Coroutine[Any, Any, None]] | None = None
+
+    @property
+    def is_told_of_restart(self) -> bool:
+        """Whether its server ends, and has said so: uvicorn runs nothing more than the tasks of its websockets."""
+        return self.left is not None and self.left.get("code") == SERVICE_RESTART
 
     def takes(self, part: str) -> bool:
         """Whether ``part`` is still to be done for it; from now on it is not."""
@@ -64,7 +75,7 @@ class Websocket:
 
 
 LateJoin = Callable[[Channel, str], None]
-NewChannel = Callable[[Channel], None]
+NewChannel = Callable[[Websocket, Channel], None]
 
 _numbers = itertools.count(1)
 _open: dict[int, Websocket] = {}
@@ -84,7 +95,7 @@ def observed(application: Application) -> Application:
         _observe_layers()
         if not _server:
             _server.append(compat.server_of(send))
-        websocket = Websocket(next(_numbers))
+        websocket = Websocket(next(_numbers), scope, asyncio.get_running_loop())
 
         async def receive_and_see() -> Any:
             event = await receive()
@@ -117,7 +128,7 @@ def server_name() -> str:
 
 
 def hear_of_channels(hear: NewChannel) -> None:
-    """Call ``hear`` with each channel that a consumer of a websocket gets."""
+    """Call ``hear`` with a websocket and the channel that a consumer of it has got, for each."""
     _new_channel.append(hear)
 
 
@@ -162,7 +173,7 @@ class _Watch:
         channel = _channels[name] = Channel(name, self._alias, self._layer())
         websocket.channels.append(channel)
         for hear in _new_channel:
-            hear(channel)
+            hear(websocket, channel)
 
     def joined(self, group: str, name: str, *, in_doubt: bool = False) -> None:
         channel = _channels.get(name)

@@ -132,7 +132,7 @@ class Outbox(Generic[T]):
             raise
         finally:
             self._tell_who_waits()
-            await _close(client)
+            await close_client(client)
 
     async def _send_all(self, client: Any) -> bool:
         """Send what waits; whether Redis took it. What it refuses is kept: a full one has room again some day."""
@@ -173,7 +173,7 @@ class Outbox(Generic[T]):
             await self._send_all(client)
         finally:
             self._say_lost()
-            await _close(client)
+            await close_client(client)
 
     def begin_in_child(self) -> None:
         """This process was forked: what waits is its parent's."""
@@ -198,7 +198,8 @@ def redis_of(layer: Any, shard: int) -> Any:
     return aioredis.Redis(connection_pool=pool)
 
 
-async def _close(client: Any) -> None:
+async def close_client(client: Any) -> None:
+    """Close a client of ``redis_of``, whatever comes of it."""
     if client is not None:
         with contextlib.suppress(Exception):
             await client.aclose(close_connection_pool=True)

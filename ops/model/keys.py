@@ -22,6 +22,9 @@ key                               type    what
 ``{prefix}:ops:lock``             string  held while a run removes or restores
 ``{prefix}:ops:disconnects``      stream  the disconnect log: a record for each websocket that ended, capped
 ``{prefix}:ops:cleaned``          string  the entry of that log up to which the recorded ends have been cleaned up
+``{prefix}:ops:tracking``         zset    process -> when it last said that it registers its websockets
+``{prefix}:ops:connections:{p}``  hash    the open websockets of process ``p``: channel -> what is known of it
+``{prefix}:ops:control:{p}``      list    requests to process ``p`` to close websockets
 ``{prefix}:ops:ack:{run}``        list    acknowledgements of heartbeats, while somebody waits for them
 ================================  ======  ==================================================================
 
@@ -255,6 +258,16 @@ class Keyspace:
 
     def acknowledgements(self, run: str) -> bytes:
         return self._ops(f"ack:{run}")
+
+    @property
+    def tracking(self) -> bytes:
+        return self._ops("tracking")
+
+    def connections(self, process: str) -> bytes:
+        return self._ops(f"connections:{process}")
+
+    def control(self, process: str) -> bytes:
+        return self._ops(f"control:{process}")
 
     @property
     def lock(self) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import redis.asyncio
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.routing import ProtocolTypeRouter
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 django_application = get_asgi_application()
@@ -15,6 +16,7 @@ from channels.layers import get_channel_layer
 
 from ops.middleware import OpsMiddleware
 
+settings.CHANNELS_OPS = {"TRACK_CONNECTIONS": "TRACK" in os.environ}
 if os.environ.get("MAKE_LAYER_AT_IMPORT"):
     get_channel_layer()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from typing import Any
 
 import pytest
 import redis
@@ -12,7 +14,7 @@ from channels_redis.core import RedisChannelLayer
 from project.sockets import SocketFleet
 from project.workers import Kind, Worker
 from tests.acceptance.busy_application import ROOM
-from tests.acceptance.test_busy_room import APPLICATION, GROUP, SERVERS, talked_to
+from tests.acceptance.test_busy_room import APPLICATION, GROUP, SERVERS, events, talked_to
 from tests.conftest import RunCommand, StartWorker
 from tests.waiting import until
 
@@ -44,6 +46,45 @@ async def test_it_says_who_it_is_and_leaves_nothing_at_sigterm(
         assert redis_client.zcard(GROUP) == SOCKETS
         worker.terminate(30)
         assert redis_client.zcard(GROUP) == 0
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_its_open_websockets_are_registered_and_can_be_closed_from_outside(
+    kind: Kind, start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis
+) -> None:
+    worker = start_worker(kind, asgi=APPLICATION, WITH_OPS="1", TRACK="1")
+    kept, closed, streaming = await sockets.open_urls([f"{worker.ws_url}/"] * 3)
+    await streaming.send({"stream": True})
+    process = lease_of(closed.channel).rpartition(":")[2]
+    key = f"asgi:ops:connections:{process}"
+
+    def registered() -> dict[str, Any]:
+        return {name.decode(): json.loads(raw) for name, raw in redis_client.hgetall(key).items()}
+
+    await until(lambda: set(registered()) == {"", kept.channel, closed.channel, streaming.channel})
+    assert registered()[""] == {"host": socket.gethostname(), "pid": closed.pid, "server": kind}
+    entry = registered()[closed.channel]
+    assert (entry["path"], entry["consumer"]) == ("/", "tests.acceptance.busy_application.BusyConsumer")
+    assert abs(entry["since"] - time.time()) < 60
+
+    request = {
+        "channels": [closed.channel, streaming.channel, "unknown"],
+        "code": 4403,
+        "reason": "you were asked to go",
+    }
+    redis_client.rpush(f"asgi:ops:control:{process}", "[damaged", json.dumps(request))
+    await sockets.await_closed([closed, streaming])
+    reason = "" if kind == "daphne" else "you were asked to go"  # Daphne sends none.
+    assert [(one.close_code, one.close_reason) for one in (closed, streaming)] == [(4403, reason)] * 2
+    # The handler that streams ends 5 s later.
+    await until(lambda: set(registered()) == {"", kept.channel})
+    assert events(redis_client) == {"connect": 3, "disconnect": 2, "streamed": 1}
+    assert kept.is_open
+    assert "Traceback" not in worker.output()
+    redis_client.flushall()  # It comes back.
+    await until(lambda: set(registered()) == {"", kept.channel})
+    worker.terminate(30)
+    assert set(registered()) <= {""}
 
 
 async def test_with_preload_each_worker_of_gunicorn_has_a_name_of_its_own(

@@ -47,7 +47,7 @@ def connected() -> dict[str, Any]:
 
 
 async def run(application: Any, server: Server, clock: Callable[[], float]) -> None:
-    await asyncio.wait_for(observed(guarded(application, clock))(SCOPE, server.events.get, server.send), 30)
+    await asyncio.wait_for(observed(guarded(application, clock=clock))(SCOPE, server.events.get, server.send), 30)
 
 
 async def test_a_send_is_swallowed_for_5_s_and_raised_afterwards(redis_server: EmbeddedRedis) -> None:

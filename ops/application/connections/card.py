@@ -18,7 +18,7 @@ from channels_redis.core import RedisChannelLayer
 
 from ops import compat
 from ops.application.background import start_task
-from ops.application.observation import Application, Channel, hear_of_channels, server_name, websocket_of
+from ops.application.observation import Application, Channel, Websocket, hear_of_channels, server_name, websocket_of
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.causes import describe_exception
 from ops.model.keys import Keyspace
@@ -98,7 +98,7 @@ class Card:
 _cards: dict[str, Card] = {}
 
 
-def _keep_card(channel: Channel) -> None:
+def _keep_card(_: Websocket, channel: Channel) -> None:
     """Called for each channel, so it must be cheap."""
     layer = channel.layer
     if hasattr(layer, "holds_lease") or not isinstance(layer, RedisChannelLayer):

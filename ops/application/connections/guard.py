@@ -36,16 +36,22 @@ class ClientLeft(OSError):
     """The client has left, and the server raises nothing that says so."""
 
 
-def guarded(application: Application, clock: Callable[[], float] = time.monotonic) -> Application:
-    """``application``, whose websockets may send to clients that have left. ``clock``: seconds."""
+def guarded(
+    application: Application, *, swallows: bool = True, clock: Callable[[], float] = time.monotonic
+) -> Application:
+    """``application``, whose websockets may send to clients that have left, and can be closed from outside.
+
+    Without ``swallows``, their sends raise as the server's do. ``clock``: seconds.
+    """
 
     async def guard_websocket(scope: Mapping[str, Any], receive: Any, send: Any) -> Any:
         websocket = websocket_of(scope)
         if websocket is None or not websocket.takes("guard"):
             return await application(scope, receive, send)
         guard = Guard(receive, send, clock)
+        websocket.close = guard.close
         try:
-            return await application(scope, guard.receive, guard.send)
+            return await application(scope, guard.receive, guard.send if swallows else guard.send_as_the_server)
         except Exception as error:
             if error is not guard.raised:
                 raise
@@ -71,6 +77,7 @@ class Guard:
         "_alarm",
         "_clock",
         "_closed",
+        "_closed_from_outside",
         "_interrupted",
         "_made_up",
         "_read_at",
@@ -93,6 +100,7 @@ class Guard:
         self._swallowed_at: float | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False  # by the application
+        self._closed_from_outside: Mapping[str, Any] | None = None
         # What stands for the server's own websocket.disconnect: before it was passed on, and after.
         self._made_up: str | None = None
         self.left: Mapping[str, Any] | None = None
@@ -121,6 +129,8 @@ class Guard:
             return True
         if self._closed or not isinstance(error, RuntimeError):
             return False
+        if self._closed_from_outside is not None:
+            return True
         # uvicorn raises RuntimeErrors after its own close, and has sent the websocket.disconnect before.
         await asyncio.wait({self._reader or self._ahead or self._read_ahead()}, timeout=HEARD_WITHIN_SECONDS)
         return self.left is not None or compat.is_disconnected_in_daphne(error)
@@ -134,13 +144,26 @@ class Guard:
         now = self._clock()
         if self._swallowed_at is None:
             self._swallowed_at = now
-            if self.left is None:
-                self._alarm = asyncio.get_running_loop().call_later(TOLD_WITHIN_SECONDS, self._make_up_the_end)
+            self._set_alarm()
         elif now - self._swallowed_at >= SWALLOW_SECONDS:
             self.raised = error or ClientLeft("the client has left")
             raise self.raised
         # A handler that sends in a loop is not to keep the event loop, or a processor, to itself.
         await asyncio.sleep((now - self._swallowed_at) * PAUSE_SHARE)
+
+    async def send_as_the_server(self, message: Message) -> None:
+        """Only notes who closed the websocket."""
+        await self._send(message)
+        self._closed = self._closed or message["type"] == "websocket.close"
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the websocket. The application is told so as if its client had."""
+        if self.left is not None or self._closed or self._closed_from_outside is not None:
+            return
+        self._closed_from_outside = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        self._set_alarm()
+        with contextlib.suppress(Exception):  # The client may have left meanwhile, which the server tells then.
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
     # Receiving
 
@@ -175,10 +198,15 @@ class Guard:
     def _make_up_the_end(self) -> None:
         """The server has had its time."""
         if self.left is None:
-            self.left, self._made_up = _ended_without_close_frame(), "to be told"
+            self.left = self._closed_from_outside or _ended_without_close_frame()
+            self._made_up = "to be told"
             if self._reader is not None:
                 self._interrupted = self._reader
                 self._reader.cancel()
+
+    def _set_alarm(self) -> None:
+        if self.left is None and self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_later(TOLD_WITHIN_SECONDS, self._make_up_the_end)
 
     def _stop_alarm(self) -> None:
         if self._alarm is not None:

@@ -36,7 +36,6 @@ PART = "leave"
 ROOM = 200_000
 WRITTEN_WITHIN_SECONDS = 2.0
 CERTAIN_SECONDS = 2.0
-SERVICE_RESTART = 1012
 
 Member = tuple[str, str]
 """Group and channel."""
@@ -54,15 +53,11 @@ def leaving(application: Application) -> Application:
             return await application(scope, receive, send)
         finally:
             leavers = _leave(websocket)
-            if leavers and _is_told_of_restart(websocket):
+            if websocket.is_told_of_restart:
                 # The server waits for this task, and for nothing that comes after it.
                 await asyncio.gather(*(leaver.written(WRITTEN_WITHIN_SECONDS) for leaver in leavers))
 
     return leave_at_end
-
-
-def _is_told_of_restart(websocket: Websocket) -> bool:
-    return websocket.left is not None and websocket.left.get("code") == SERVICE_RESTART
 
 
 def _leave(websocket: Websocket) -> set["Leaver"]:
