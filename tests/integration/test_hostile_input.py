@@ -170,7 +170,8 @@ def keys_that_are_read(dead: str, live: str) -> list[bytes]:
         ASGI.suspects, ASGI.looks, ASGI.seen, ASGI.runs, ASGI.run("run"), ASGI.journal("run"), ASGI.lock,
         ASGI.disconnects, ASGI.cleaned, ASGI.lease(dead), ASGI.lease(live), ASGI.index(dead, 0), ASGI.inbox(inbox),
         ASGI.inflight(inbox), ASGI.group("odd"), ASGI.inbox("work"), ASGI.aside("run", ASGI.inbox(inbox)),
-        ASGI.acknowledgements("run"), ASGI.kept,
+        ASGI.acknowledgements("run"), ASGI.kept, ASGI.leases, ASGI.tracking, ASGI.connections(dead),
+        ASGI.control(dead), ASGI.taken_out(dead),
     ]  # fmt: skip
 
 

@@ -12,13 +12,17 @@ import redis
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
 from channels.layers import channel_layers
+from django.conf import LazySettings
 
 from ops.application.connections.guard import guarded
 from ops.application.observation import observed
 from ops.middleware import DisconnectLogMiddleware, OpsMiddleware
+from ops.store.connection.shards import open_layer
+from ops.store.liveness.leases import read_leases, reading_of
 from project.embedded_redis import EmbeddedRedis
 from tests.integration.plain_websockets import Client
 from tests.integration.test_disconnect_recorder import records_in
+from tests.layer_builders import layer_of
 from tests.waiting import until
 
 SCOPE = {"type": "websocket", "path": "/ws/", "query_string": b"", "headers": []}
@@ -209,3 +213,37 @@ async def test_a_consumer_that_a_websocket_starts_with_another_scope_is_not_the_
     assert redis_client.zrange("asgi:group:listeners", 0, -1) == [listener]
     tasks[0].cancel()
     await asyncio.wait(tasks)
+
+
+async def test_a_process_holds_its_lease_whatever_lies_in_the_list_of_leases(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    redis_client.set("asgi:ops:leases", "nonsense")
+    client = Client(OpsMiddleware(Room.as_asgi()))
+    await client.connect()
+    await until(lambda: len(redis_client.keys("asgi:ops:lease:*")) == 1)
+    [key] = redis_client.keys("asgi:ops:lease:*")
+    assert redis_client.hget(key, "layer") == b"stock"
+    await client.leave()
+
+
+KEYS = ["old and secret", "new and secret"]
+
+
+async def test_a_lease_has_a_hash_of_each_key_and_no_key(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=KEYS)
+    client = Client(OpsMiddleware(Room.as_asgi()))
+    await client.connect()
+    await until(lambda: len(redis_client.keys("asgi:ops:lease:*")) == 1)
+    [key] = redis_client.keys("asgi:ops:lease:*")
+    stored = b" ".join(part for pair in redis_client.hgetall(key).items() for part in pair)
+    assert b"secret" not in stored
+    process = key.decode().rpartition(":")[2]
+    async with open_layer("default") as opened:
+        lease = (await read_leases(opened.home, opened.keyspace, [process]))[process]
+        assert lease.reads == tuple(reading_of(opened.layer, process))
+        assert set(lease.reads[1:]).isdisjoint(reading_of(opened.layer, "another"))
+    assert (len(lease.reads), lease.shard, lease.restores) == (3, "1/1", False)
+    await client.leave()

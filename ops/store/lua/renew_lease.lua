@@ -27,7 +27,8 @@ if holder and holder ~= ARGV[3] then
 end
 redis.call('HSET', KEYS[1], 'renewed_at', now, 'server_run', run, 'holder', ARGV[3], unpack(ARGV, 4))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[3], now, ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[1])
-redis.call('EXPIRE', KEYS[3], ARGV[1])
+-- Not call: another type there is no reason to lose the lease.
+redis.pcall('ZADD', KEYS[3], now, ARGV[2])
+redis.pcall('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[1])
+redis.pcall('EXPIRE', KEYS[3], ARGV[1])
 return {was_there, run .. info('replication', 'master_replid'), now, redis.call('LRANGE', KEYS[2], 0, -1)}
