@@ -102,3 +102,4 @@ async def test_with_preload_each_worker_of_gunicorn_has_a_name_of_its_own(
     for number in range(20):
         await channel_layer.group_send(ROOM, {"type": "said", "text": str(number)})
     await until(lambda: all(len(one.texts) == 20 for one in opened))
+    worker.terminate(30)  # It is gunicorn that ends its workers.
