@@ -22,7 +22,9 @@ class ProcessHandle:
         self.pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
 
     def kill(self) -> None:
-        if self.pidfd is None:
+        if os.getpgid(self.pid) == self.pid:  # Its children go with it.
+            os.killpg(self.pid, signal.SIGKILL)
+        elif self.pidfd is None:
             os.kill(self.pid, signal.SIGKILL)
         else:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
