@@ -445,6 +445,28 @@ def push_type() -> Any:
 # Servers
 
 
+def close_code(event: Mapping[str, Any], asgi: Mapping[str, Any]) -> int | None:
+    """The close code in a ``websocket.disconnect``: 1005 for a close frame without one, 1006 for no close frame.
+
+    None if the server does not know the code. ``asgi``: that of the scope. Its version of the specification tells the
+    servers apart, even if a middleware wraps their callables:
+
+    - None: Daphne 4 has the code None for a close frame without one.
+    - 2.4: uvicorn, up to 0.54, has the reason of each close frame, and 1005 without a reason for no close frame.
+    - 2.3: Hypercorn 0.18 has 1006 for each end by a client, and Granian 2 has 1005 for each end without a code.
+    """
+    code, version = event.get("code"), asgi.get("spec_version")
+    if version is None:
+        code = 1005 if code is None and "code" in event else code
+    elif "reason" not in event and code in (1005, 1006):
+        code = 1006 if _version(version) >= (2, 4) else None
+    return code if isinstance(code, int) else None
+
+
+def _version(text: object) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", str(text))))
+
+
 def says_that_socket_is_closed(error: Exception) -> bool:
     """Return whether ``error``, raised by a server's ``send()``, means that the websocket has been closed.
 

@@ -51,6 +51,28 @@ STAYS: dict[str, list[tuple[str, str, int | None, bool]]] = {
     "daphne": [("shutdown_cancelled", "shutdown", None, True), ("process_exit", "shutdown", None, True)],
     "uvicorn": [("service_restart", "shutdown", 1012, False)],
 }
+# What each server knows of an end by the client. Hypercorn says 1006 of each, and Granian 1005 without a code.
+SERVERS: list[Kind] = ["uvicorn", "gunicorn", "daphne", "hypercorn", "granian"]
+ENDS_BY_THE_CLIENT: dict[str, tuple[str, str, int | None]] = {
+    "coded": ("closed_with_code", "client", 4001),
+    "normal": ("normal", "client", 1000),
+    "no-code": ("normal", "client", 1005),
+    "cut": ("no_close_frame", "client", 1006),
+}
+UNKNOWN = ("unknown", "unknown", None)
+KNOWS_LESS = {
+    "hypercorn": dict.fromkeys(ENDS_BY_THE_CLIENT, UNKNOWN),
+    "granian": {"no-code": UNKNOWN, "cut": UNKNOWN},
+}
+CLOSE_FRAME_WITHOUT_A_CODE = b"\x88\x80\0\0\0\0"
+CANCELLED, EXITED = ("shutdown_cancelled", "shutdown", None), ("process_exit", "shutdown", None)
+SHUTDOWN: dict[str, list[tuple[str, str, int | None]]] = {
+    "uvicorn": [("service_restart", "shutdown", 1012)],
+    "gunicorn": [("service_restart", "shutdown", 1012)],
+    "daphne": [CANCELLED, EXITED],
+    "hypercorn": [CANCELLED],
+    "granian": [EXITED, UNKNOWN],  # it may send 1005
+}
 IDLE_SECONDS = 2.0  # less than until the first ping of the server, which ends the idling (see IMPATIENT)
 FROZEN = ("frozen", "beating/frozen")
 
@@ -162,6 +184,25 @@ async def test_what_a_run_reaps_is_in_the_log(
         found = [one async for page in read_disconnects(reading) for one in page.disconnects]
     assert {one.channel for one in found} == {socket.channel for socket in opened}
     assert {(one.cause, one.source, one.groups) for one in found} == {("process_died", "reaper", ("ending",))}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_no_more_is_recorded_than_the_server_knows(
+    kind: Kind, start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis
+) -> None:
+    worker = start_worker(kind, asgi=ENDING)
+    names = [*ENDS_BY_THE_CLIENT, "shutdown"]
+    coded, normal, without_code, cut, _ = await sockets.open_urls([f"{worker.ws_url}/ws/{name}/" for name in names])
+    await coded.connection.close(code=4001)
+    await normal.connection.close()
+    without_code.connection.transport.write(CLOSE_FRAME_WITHOUT_A_CODE)
+    cut.abort()
+    await until(lambda: len(records_in(redis_client)) == len(ENDS_BY_THE_CLIENT))
+    await asyncio.to_thread(worker.terminate)
+    await until(lambda: len(records_in(redis_client)) == len(names))
+    found = {name: (one.cause, one.closed_by, one.code) for name, one in records_in(redis_client).items()}
+    assert found.pop("shutdown") in SHUTDOWN[kind]
+    assert found == {**ENDS_BY_THE_CLIENT, **KNOWS_LESS.get(kind, {})}
 
 
 async def test_who_writes_to_a_client_that_left_is_not_to_blame(

@@ -608,8 +608,31 @@ def _() -> None:
 @row("uvicorn", "protocols.utils.ClientDisconnected", "clients that left are recorded as failures of the application")
 def _() -> None:
     error = installed("uvicorn.protocols.utils").ClientDisconnected()
-    assert causes.is_of_a_client_that_left(causes.describe_exception(error))
     assert compat.says_that_socket_is_closed(error)
+
+
+@row("uvicorn", "spec_version, reason of websocket.disconnect", "the disconnect log confuses closed and cut websockets")
+def _() -> None:
+    for name in ("websockets_impl", "websockets_sansio_impl", "wsproto_impl"):
+        source = source_in_uvicorn(name).read_text("utf-8")
+        assert '"spec_version": "2.4"' in source, name
+        assert re.search(r'"websocket\.disconnect", "code": [^}]+, "reason": ', source.replace("\n", "")), name
+    assert compat.close_code({"code": 1005}, {"spec_version": "2.4"}) == 1006
+    assert compat.close_code({"code": 1005, "reason": ""}, {"spec_version": "2.4"}) == 1005
+
+
+@row("hypercorn", "spec_version, code of websocket.disconnect", "the disconnect log confuses closed and cut websockets")
+def _() -> None:
+    stream = installed("hypercorn.protocol.ws_stream")
+    says(stream, '"spec_version": "2.3"', "CloseReason.ABNORMAL_CLOSURE.value")
+    assert compat.close_code({"code": 1006}, {"spec_version": "2.3"}) is None
+
+
+@row("granian", "spec_version, code of websocket.disconnect", "the disconnect log confuses closed and cut websockets")
+def _() -> None:
+    # What its Rust part says of an end is in tests/acceptance/test_disconnect_log.py.
+    installed("granian")
+    assert compat.close_code({"code": 1005}, {"spec_version": "2.3"}) is None
 
 
 @row("uvicorn", "log lines and file names", "replay_disconnects reads nothing from uvicorn's log")
@@ -626,8 +649,16 @@ def _() -> None:
     error = installed("autobahn.exception").Disconnected("gone")
     assert compat.says_that_socket_is_closed(error)
     assert compat.is_disconnected_in_daphne(error)
-    assert causes.is_of_a_client_that_left(causes.describe_exception(error))
     assert not compat.says_that_socket_is_closed(RuntimeError("anything else"))
+
+
+@row("daphne", "no spec_version, code None of websocket.disconnect", "the disconnect log does not know ordinary ends")
+def _() -> None:
+    protocol = inspect.getsource(installed("daphne.ws_protocol"))
+    assert '{"type": "websocket.disconnect", "code": code}' in protocol
+    assert "spec_version" not in protocol + inspect.getsource(installed("daphne.server"))
+    assert compat.close_code({"code": None}, {"version": "3.0"}) == 1005
+    assert compat.close_code({"code": 1006}, {"version": "3.0"}) == 1006
 
 
 @row("daphne", "the access log's lines", "replay_disconnects reads nothing from Daphne's log")

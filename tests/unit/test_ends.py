@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ops.compat import close_code
 from ops.model.disconnects.causes import (
     REDIS_CAUSES,
     Seen,
@@ -151,11 +152,11 @@ def test_text_made_to_take_long_does_not(piece: str) -> None:
     assert without_secrets(piece * 100_000)
 
 
-def ended(*events: Any, reasons: bool = False, **how: Any) -> tuple[str, str, int | None]:
-    seen = Seen(accepted=True)
+def ended(*events: Any, asgi: Any = None, send_failed: bool = False, **how: Any) -> tuple[str, str, int | None]:
+    seen = Seen(accepted=True, send_failed=send_failed)
     for event in events:
         if isinstance(event, dict):
-            seen.client_left(event, gives_reasons=reasons)
+            seen.client_left(close_code(event, asgi or {}))
         else:
             seen.application_closed(event)
     return *conclude(seen, **how), seen.code
@@ -168,9 +169,25 @@ def test_the_first_close_is_the_one_that_counts() -> None:
 
 
 def test_a_frame_without_a_code_is_told_from_no_frame() -> None:
-    assert ended({"code": 1005}) == ("normal", "client", 1005)
-    assert ended({"code": 1005, "reason": ""}, reasons=True) == ("normal", "client", 1005)
-    assert ended({"code": 1005}, reasons=True) == ("no_close_frame", "client", 1006)
+    uvicorn = {"version": "3.0", "spec_version": "2.4"}
+    assert ended({"code": 1005, "reason": ""}, asgi=uvicorn) == ("normal", "client", 1005)
+    assert ended({"code": 1005}, asgi=uvicorn) == ("no_close_frame", "client", 1006)
+    assert ended({"code": 1006, "reason": ""}, asgi=uvicorn) == ("no_close_frame", "client", 1006)
+    daphne = {"version": "3.0"}
+    assert ended({"code": None}, asgi=daphne) == ("normal", "client", 1005)
+    assert ended({"code": 1006}, asgi=daphne) == ("no_close_frame", "client", 1006)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.3", "", "x", 2, [], None])
+def test_a_server_that_tells_no_frame_from_a_frame_says_nothing(version: Any) -> None:
+    """Hypercorn has 1006 for each end by a client, Granian 1005 for cut connections too."""
+    asgi = {"version": "3.0", "spec_version": version}
+    if version is not None:
+        for code in (1005, 1006):
+            assert ended({"code": code}, asgi=asgi) == ("unknown", "unknown", None)
+    assert ended({"code": 1005, "reason": "bye"}, asgi=asgi) == ("normal", "client", 1005)
+    assert ended({"code": 1001}, asgi=asgi) == ("going_away", "client", 1001)
+    assert ended({"code": 4001}, asgi=asgi) == ("closed_with_code", "client", 4001)
 
 
 def test_what_the_server_refuses_is_its_own_doing() -> None:
@@ -179,9 +196,14 @@ def test_what_the_server_refuses_is_its_own_doing() -> None:
 
 
 def test_who_writes_to_a_client_that_left_did_not_end_the_connection() -> None:
-    for left in ("uvicorn.protocols.utils.ClientDisconnected: ", "autobahn.exception.Disconnected: closed"):
-        assert ended(chain=("app.Oops: x", left)) == ("no_close_frame", "client", None)
-        assert ended({"code": 1001}, chain=("app.Oops: x", left)) == ("going_away", "client", 1001)
+    chain = ("app.Oops: x", "uvicorn.protocols.utils.ClientDisconnected: ")
+    assert ended({"code": 1001}, chain=chain, send_failed=True) == ("going_away", "client", 1001)
+
+
+def test_a_failed_send_tells_that_the_websocket_is_closed_and_not_how() -> None:
+    assert ended(chain=("OSError: x",), send_failed=True) == ("unknown", "unknown", None)
+    assert ended(send_failed=True) == ("unknown", "unknown", None)
+    assert ended(cancelled=True, send_failed=True) == ("unknown", "unknown", None)
 
 
 def test_other_ends() -> None:
@@ -189,7 +211,7 @@ def test_other_ends() -> None:
     assert ended(cancelled=True) == ("shutdown_cancelled", "shutdown", None)
     assert ended(exited=True) == ("process_exit", "shutdown", None)
     assert ended({"code": 1012}) == ("service_restart", "shutdown", 1012)
-    assert ended({"code": "x"}) == ("unknown", "client", None)
+    assert ended({"code": "x"}) == ("unknown", "unknown", None)
     assert ended({"code": 1000}, cancelled=True) == ("normal", "client", 1000)
     assert ended({"code": 1000}, chain=("ValueError: x",)) == ("normal", "client", 1000)
     assert conclude(Seen(closed_by="application", code=1000)) == ("rejected", "application")

@@ -13,12 +13,13 @@ from typing import Any
 
 from channels.layers import DEFAULT_CHANNEL_LAYER, channel_layers
 
+from ops import compat
 from ops.application import outbox
 from ops.application.disconnects.recorder import Recorder
 from ops.application.observation import Application, Websocket, websocket_of
 from ops.application.outbox import has_redis
 from ops.application.process_exit import at_exit
-from ops.model.disconnects.causes import Seen, conclude, describe_exception, is_of_a_client_that_left
+from ops.model.disconnects.causes import Seen, conclude, describe_exception
 from ops.model.disconnects.record import MAX_TEXT, Disconnect, bounded
 from ops.model.keys import inbox_of
 from ops.model.settings import OpsSettings
@@ -47,15 +48,16 @@ def recorded(application: Application, settings: OpsSettings) -> Application:
 async def _run_recorded(application: Application, connection: "Connection", scope: Mapping[str, Any]) -> Any:
     _open.add(connection)
     try:
-        return await application(scope, connection.receive, connection.send)
+        result = await application(scope, connection.receive, connection.send)
+        await connection.hear_the_rest()
+        return result
     except (asyncio.CancelledError, GeneratorExit):
         connection.cancelled = True
         raise
     except BaseException as error:
         if connection in _open:  # It is not, where the process has ended and takes its coroutines down.
             connection.chain = describe_exception(error)
-        if is_of_a_client_that_left(connection.chain):
-            await connection.hear_the_rest()
+        await connection.hear_the_rest()
         raise
     finally:
         recorder = _end(connection)
@@ -100,8 +102,7 @@ class Connection:
     async def receive(self) -> Any:
         event = await self._receive()
         if event.get("type") == "websocket.disconnect":
-            # Since the version that passes reasons on, a server says which version it speaks.
-            self.seen.client_left(event, gives_reasons="spec_version" in self._scope.get("asgi", ()))
+            self.seen.client_left(compat.close_code(event, self._scope.get("asgi", {})))
             self._closed()
         return event
 
@@ -112,7 +113,11 @@ class Connection:
         elif kind == "websocket.close":
             self.seen.application_closed(message.get("code"))
             self._closed()
-        await self._send(message)
+        try:
+            await self._send(message)
+        except Exception as error:
+            self.seen.send_failed = self.seen.send_failed or compat.says_that_socket_is_closed(error)
+            raise
 
     def _closed(self) -> None:
         if self.closed_clock is None:
@@ -120,9 +125,9 @@ class Connection:
             _lingering.add(self)
 
     async def hear_the_rest(self) -> None:
-        """Take what the server had to say when the application wrote to somebody who had left: it has the code."""
+        """Take the ``websocket.disconnect`` of a client to which the application could not send: it has the code."""
         with contextlib.suppress(Exception):
-            while self.seen.closed_by is None:
+            while self.seen.send_failed and self.seen.closed_by is None:
                 await within(0, self.receive())
 
     def ended(self, *, exited: bool = False) -> Disconnect:

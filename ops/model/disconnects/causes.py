@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ops.model.disconnects.record import MAX_CHAIN, MAX_TEXT
 from ops.model.heartbeats.client_pings import HEARTBEAT_TIMEOUT
@@ -12,8 +11,6 @@ from ops.model.text import without_secrets
 NO_HANDLER = re.compile(r"^ValueError: No handler for message type")
 
 _FROM_REDIS = re.compile(r"^(redis\.(asyncio\.)?(exceptions|connection)|channels_redis)\.")
-
-_CLIENT_LEFT = ("uvicorn.protocols.utils.ClientDisconnected:", "autobahn.exception.Disconnected:")
 
 REDIS_CAUSES = {
     "redis_timeout": re.compile(r"Timeout (reading from|connecting to|writing to)|^redis\.exceptions\.TimeoutError"),
@@ -57,11 +54,6 @@ def cause_in_redis(chain: Sequence[str]) -> str | None:
     return next((cause for cause, looks in REDIS_CAUSES.items() if any(map(looks.search, chain))), None)
 
 
-def is_of_a_client_that_left(chain: Sequence[str]) -> bool:
-    """Whether ``chain`` comes from sending to a client that had left. Not all servers raise an error then."""
-    return any(line.startswith(_CLIENT_LEFT) for line in chain)
-
-
 def cause_of_exception(chain: Sequence[str]) -> str:
     """The cause that a chain of ``Type: text`` is filed under; of no use where it is empty."""
     if cause := cause_in_redis(chain):
@@ -99,25 +91,24 @@ _CLOSER = {1002: "server", 1007: "server", 1009: "server", 1012: "shutdown"}
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of one connection, in the order of time: whichever close came first is the one that counts."""
+    """What was seen of one connection, in the order of time: whichever close came first is the one that counts.
+
+    ``send_failed``: the server refused a message since the websocket is closed.
+    """
 
     accepted: bool = False
     closed_by: str | None = None
     code: int | None = None
+    send_failed: bool = False
 
-    def client_left(self, event: Mapping[str, Any], *, gives_reasons: bool) -> None:
-        """A ``websocket.disconnect`` came.
+    def client_left(self, code: int | None) -> None:
+        """A ``websocket.disconnect`` came. ``code``: None if the server does not know the close code.
 
-        ``gives_reasons``: the server is one that passes on the reason of every close frame. From such a one, 1005
-        without a reason means that there was no close frame: uvicorn says so of a TCP connection that was cut.
+        Such a server may have closed the websocket itself: Granian also sends 1005 when it shuts down.
         """
-        if self.closed_by is not None:
-            return
-        code = event.get("code")
-        self.code = code if isinstance(code, int) else None
-        if self.code == 1005 and gives_reasons and "reason" not in event:
-            self.code = 1006
-        self.closed_by = _CLOSER.get(self.code or 0, "client")
+        if self.closed_by is None:
+            self.code = code
+            self.closed_by = "unknown" if code is None else _CLOSER.get(code, "client")
 
     def application_closed(self, code: object) -> None:
         """The application sent ``websocket.close``."""
@@ -137,8 +128,8 @@ def conclude(
         return "rejected", "application"
     if seen.closed_by is not None:
         return cause_of_code(seen.code), seen.closed_by
-    if is_of_a_client_that_left(chain):
-        return "no_close_frame", "client"
+    if seen.send_failed:
+        return "unknown", "unknown"
     if chain:
         return cause_of_exception(chain), "application"
     if exited:
