@@ -11,11 +11,14 @@ django_application = get_asgi_application()
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 
-from ops.middleware import DisconnectLogMiddleware
+from ops.middleware import DisconnectLogMiddleware, OpsMiddleware
 from project.urls import websocket_urlpatterns
 
 websocket_application = AllowedHostsOriginValidator(URLRouter(websocket_urlpatterns))
 
-application = ProtocolTypeRouter(
+application = ProtocolTypeRouter({"http": django_application, "websocket": OpsMiddleware(websocket_application)})
+
+# With the disconnect log alone, for what shows and tests what Channels leaves behind.
+logged_application = ProtocolTypeRouter(
     {"http": django_application, "websocket": DisconnectLogMiddleware(websocket_application)}
 )

@@ -21,12 +21,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from project.demo_fleet import BIGGEST_ROOM, CONFIRM_AFTER_SECONDS, FLEET, LAYER_ENV, ROOMS, SEATS, STOCK_LAYER, Layer
+from project.demo_fleet import (
+    BIGGEST_ROOM,
+    BUSY_ROOMS,
+    CONFIRM_AFTER_SECONDS,
+    FLEET,
+    LAYER_ENV,
+    ROOMS,
+    SEATS,
+    STOCK_LAYER,
+    Layer,
+)
 from project.embedded_redis import EmbeddedRedis
 from project.front import Front
 from project.settings import channel_layer
 from project.sockets import FleetSocket, SocketFleet
-from project.workers import REPOSITORY, Worker, start_together
+from project.workers import LOGGED, REPOSITORY, WITH_OPS_MIDDLEWARE, Worker, start_together
 
 # Together fewer than the 100 messages that an inbox holds: a full one would be skipped, and make sends look cheaper.
 SENDS = 50
@@ -35,6 +45,10 @@ WARM_UP_SENDS = 10
 REDIS_AWAY_SECONDS = 2.0
 TO_TRY = ("channels_groups --members", "reap_stale --wait", "send_heartbeat room.lobby --depth client")
 MEMBERS_BACK_WITHIN_SECONDS = 15.0
+BUSY_SECONDS = 3.0
+SAY_EVERY_SECONDS = 0.02
+CLIENTS_AT_ONCE = 10
+GROUPS_LEFT_WITHIN_TENTHS = 50  # of a second
 
 
 class DemoFailed(Exception):
@@ -244,6 +258,57 @@ class Demo:
                 await self.fleet.broadcast(room, text)
                 reached += await self.fleet.await_received(text, among=listeners)
         return reached
+
+    async def leave_busy_rooms(self) -> None:
+        """Have clients come and go in two rooms that are talked to, one of them on a worker with OpsMiddleware."""
+        workers = [Worker("uvicorn", env=self.env, asgi=asgi) for asgi in (LOGGED, WITH_OPS_MIDDLEWARE)]
+        try:
+            start_together(workers)
+            talking = asyncio.create_task(self._talk())
+            try:
+                came = await asyncio.gather(*map(self._come_and_go, workers, BUSY_ROOMS))
+            finally:
+                talking.cancel()
+                await asyncio.wait([talking])
+            await self._compare_busy_rooms(workers, came)
+        finally:
+            for worker in workers:
+                worker.close()
+
+    async def _talk(self) -> None:
+        while True:
+            for room in BUSY_ROOMS:
+                message = {"type": "room.message", "room": room, "text": "x" * 1000, "from": ""}
+                await self.layer.group_send(f"room.{room}", message)
+            await asyncio.sleep(SAY_EVERY_SECONDS)
+
+    async def _come_and_go(self, worker: Worker, room: str) -> int:
+        """Every other client closes its socket, the others vanish; returns how many there were."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        async with SocketFleet() as visitors:
+            while time.monotonic() < deadline:
+                for number, socket in enumerate(await visitors.open(worker, room, CLIENTS_AT_ONCE)):
+                    if number % 2:
+                        socket.abort()
+                    else:
+                        await socket.connection.close()
+            return len(visitors.sockets)
+
+    async def _compare_busy_rooms(self, workers: Sequence[Worker], came: Sequence[int]) -> None:
+        """What the clients left behind. The worker with OpsMiddleware must have left all groups."""
+        [_, with_it] = BUSY_ROOMS
+        for _ in range(GROUPS_LEFT_WITHIN_TENTHS):
+            if not (left := await self._list_members(with_it)):
+                break
+            await asyncio.sleep(0.1)
+        table = Table("asgi.py", "pid", "clients that left", "members that stay", box=None, padding=(0, 3, 0, 0))
+        for asgi, worker, clients, room in zip(("without", "with"), workers, came, BUSY_ROOMS, strict=True):
+            table.add_row(
+                f"{asgi} OpsMiddleware", str(worker.pid), str(clients), str(len(await self._list_members(room)))
+            )
+        self.console.print(table)
+        if left:
+            raise DemoFailed(f"{len(left)} members stay in {with_it} with OpsMiddleware")
 
     async def restart_redis(self) -> None:
         """Take Redis away, bring it back empty, and see what that leaves of the sockets of each layer."""

@@ -36,6 +36,8 @@ ROOMS = (
     "team-2",
     "news",
 )
+# Apart from the others: the members that stay there are of no worker of the fleet.
+BUSY_ROOMS = ("busy-without", "busy-with")
 SEATS = (0, 1, 2, 0, 3, 1, 2, 4, 0)
 
 

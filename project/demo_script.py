@@ -79,6 +79,13 @@ SCRIPT = (
         ("reap_stale", "--history"),
     ),
     Step(
+        "Clients leave while they are sent to",
+        "Two more uvicorn workers serve a busy room each; one has the line OpsMiddleware(…) in its asgi.py. In the "
+        "other, the send to a client that has just left raises, the consumer ends and disconnect() never runs. Its "
+        "process lives, so Redis shows no difference: only the process itself can know.",
+        action=Demo.leave_busy_rooms,
+    ),
+    Step(
         "Redis restarts, and has lost everything",
         "With the stock layer, each consumer dies of the lost connection. The drop-in layer waits for Redis, and puts "
         "back what it lost.",

@@ -17,6 +17,9 @@ Kind = Literal["daphne", "uvicorn", "gunicorn", "hypercorn", "granian"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PORT_ATTEMPTS = 3
+# Without OpsMiddleware, or there would be little to find and to remove.
+LOGGED = "project.asgi:logged_application"
+WITH_OPS_MIDDLEWARE = "project.asgi:application"
 LISTENING = "0A"  # in /proc/net/tcp
 
 
@@ -37,7 +40,7 @@ class Worker:
         kind: Kind,
         *,
         env: Mapping[str, str] | None = None,
-        asgi: str = "project.asgi:application",
+        asgi: str = LOGGED,
         cwd: Path = REPOSITORY,
         arguments: Sequence[str] = (),
         python: str = sys.executable,

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from channels.layers import get_channel_layer
 
-from project.asgi import application as demo
+from project.asgi import logged_application as demo
 
 
 def block_until_let_go(fifo: Path) -> None:

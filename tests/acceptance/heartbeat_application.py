@@ -20,7 +20,7 @@ from channels.routing import URLRouter
 from django.urls import path
 
 from ops.consumers import HeartbeatMixin
-from project.asgi import application as demo
+from project.asgi import logged_application as demo
 
 INTERVAL_SECONDS = float(os.environ.get("HEARTBEAT_INTERVAL", "0.4"))
 TIMEOUT_SECONDS = float(os.environ.get("HEARTBEAT_TIMEOUT", "3"))

@@ -76,6 +76,9 @@ def test_the_demo_removes_every_orphan_and_no_survivor_and_the_drop_in_layer_out
     assert kept == [had, had, had]
     had_stock, _, *kept_by_stock = after_restart["stock"]  # One may be open still, in no group (see project/demo.py).
     assert (had_stock, kept_by_stock) == (int(counted[2]) - had, [0, 0])
+    [(came, left)] = re.findall(r"^with OpsMiddleware +\d+ +(\d+) +(\d+) *$", done.out, re.MULTILINE)
+    assert int(came) > 0
+    assert left == "0"
     assert "Skipped" not in done.out
     assert "All as promised" in done.out
     assert_gone(workers_in(done.out))
