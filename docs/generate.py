@@ -55,8 +55,8 @@ CHANNELS_OPS = {
 }
 ```
 
-The [disconnect log](disconnect-log.md#settings) has four more. An option of a command overrides its setting.
-`manage.py check` names each key or value that cannot be used, and the commands exit with 1 until it is corrected.
+[OpsMiddleware](middleware.md#settings) and the [disconnect log](disconnect-log.md#settings) have more. An option of a
+command overrides its setting. `manage.py check` names each key or value that cannot be used, and the commands exit with 1 until it is corrected.
 """
 
 
