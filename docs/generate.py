@@ -56,7 +56,8 @@ CHANNELS_OPS = {
 ```
 
 [OpsMiddleware](middleware.md#settings) and the [disconnect log](disconnect-log.md#settings) have more. An option of a
-command overrides its setting. `manage.py check` names each key or value that cannot be used, and the commands exit with 1 until it is corrected.
+command overrides its setting. `manage.py check` names each key or value that cannot be used, and the
+commands exit with 1 until it is corrected.
 """
 
 

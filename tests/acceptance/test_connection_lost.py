@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import FleetSocket, SocketFleet
-from project.workers import Worker
+from project.workers import WITH_OPS_MIDDLEWARE, Worker
 from tests.acceptance.two_layers import DROP_IN, STOCK, TwoLayers
 from tests.conftest import StartRedis, StartWorker
 from tests.waiting import until
@@ -124,6 +124,18 @@ async def test_cut_connections_end_consumers_of_the_stock_layer_and_only_the_mix
     await until(lambda: members(redis_client, DROP_IN) == {socket.channel for socket in kept})
     await kept[1].send({"text": "still here"})
     assert await two_layers.fleet.await_received("still here", among=kept[:2]) == kept[:2]
+
+
+async def test_with_ops_middleware_consumers_of_the_stock_layer_that_die_of_it_leave_their_groups(
+    start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis
+) -> None:
+    worker = start_worker("uvicorn", asgi=WITH_OPS_MIDDLEWARE)
+    opened = await open_all(sockets, worker)
+    assert members(redis_client, "asgi") == {socket.channel for socket in opened}
+    while len(await sockets.await_closed(opened, 0.3)) < len(opened):
+        cut_connections(redis_client)
+    await until(lambda: not members(redis_client, "asgi"))
+    assert "Connection closed by server." in worker.output()
 
 
 async def test_while_redis_is_away_no_group_can_be_left_and_a_careful_consumer_says_so(
