@@ -21,11 +21,11 @@ from ops.application.background import start_task
 from ops.application.observation import Application, Channel, Websocket, hear_of_channels, server_name, websocket_of
 from ops.application.outbox import Outbox, close_client, has_redis, redis_of
 from ops.application.process_exit import at_exit
-from ops.model.connections import CloseRequest
 from ops.model.disconnects.record import MAX_TEXT
 from ops.model.keys import Keyspace
+from ops.model.tracking import CloseRequest
 from ops.store.connection.waiting import spread, within
-from ops.store.connections import Change, forget_tracking, renew_tracking, take_request, write_changes
+from ops.store.tracking import Change, forget_tracking, renew_tracking, take_request, write_changes
 
 logger = logging.getLogger("ops.middleware")
 

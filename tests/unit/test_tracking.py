@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.model.connections import CloseRequest, is_close_code, parse_close_request
+from ops.model.tracking import CloseRequest, is_close_code, parse_close_request
 
 GOOD = {"channels": ["a", "b"], "code": 4403, "reason": "no"}
 

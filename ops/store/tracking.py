@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ops.model.connections import CloseRequest, parse_close_request
 from ops.model.keys import Keyspace, encode_name
+from ops.model.tracking import CloseRequest, parse_close_request
 
 KEPT_SECONDS = 60
 OWN_ENTRY = b""
