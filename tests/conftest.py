@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import pytest
 import pytest_asyncio
 import redis
@@ -40,6 +41,10 @@ FOREIGN = ("REDIS_URL", "CHANNEL_BACKEND", "CHANNEL_LAYER_OPTIONS", "CHANNELS_PR
 for foreign in FOREIGN:
     os.environ.pop(foreign, None)
 django_settings.CHANNEL_LAYERS = {"default": layer_setting(STOCK_LAYER, [NOBODY_LISTENS], None)}
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would all that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
