@@ -78,10 +78,6 @@ def without_life_between() -> None:
     _put("ops.operations.observe.recall", lambda suspicion, _, **how: recall(suspicion, Signs(0.0, marks=99), **how))
 
 
-def without_control() -> None:
-    _put("ops.model.liveness.plan.check_control", lambda controls, timeout: None)
-
-
 def without_second_probe() -> None:
     _put("ops.store.liveness.probes._Probed.answered", property(lambda probed: probed.taken >= 1))
 
@@ -101,7 +97,6 @@ SAFETIES = {
     "the member's own clock": Safety(without_the_members_own_clock, "after its process woke up|an orphan stays"),
     "second round": Safety(without_second_round, "silent for no more than"),
     "life between two silences": Safety(without_life_between, "silent for no more than"),
-    "control probe": Safety(without_control, "silent for no more than"),
     "second probe in a row": Safety(without_second_probe, "for live, which had been frozen"),
     "receipts": Safety(without_receipts, "its receipts 0"),
     "removal": Safety(without_removal, "an orphan stays"),
