@@ -1,4 +1,4 @@
-"""What the disconnect log costs a process that does nothing but open and close websockets.
+"""What the disconnect log and OpsMiddleware cost a process that does nothing but open and close websockets.
 
 What such a process can do in a second is one over the time that its core needs for one websocket. That time is measured
 instead of the rate: others on the machine, clients and Redis among them, do not change it.
@@ -24,13 +24,17 @@ from project.polling import came_true
 from project.workers import Worker
 
 SUBJECT = "disconnects"
-DATABASES = {"recorded": 6, "plain": 7}
+DATABASES = {"plain": 7, "recorded": 6, "full": 5, "tracked": 4}
 CONNECTIONS = 100
 AT_ONCE = 25
 ROUNDS_PER_REPETITION = 50
 SETTLING_SECONDS = 0.5
 WRITTEN_WITHIN_SECONDS = 10.0
-AS_FAST = Target(0.95, at_least=True)
+MEASURED = {
+    "recorded": ("throughput", "the disconnect log", Target(0.95, at_least=True)),
+    "full": ("throughput_ops", "OpsMiddleware", Target(0.95, at_least=True)),
+    "tracked": ("throughput_tracked", "OpsMiddleware and its registry of websockets", Target(0.92, at_least=True)),
+}
 HANDSHAKE = (
     b"GET /ws/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -40,34 +44,37 @@ CLOSE = b"\x88\x82\0\0\0\0\x03\xe8"  # code 1000
 
 
 def run(session: Session, results: Results) -> None:
-    what = "opening and closing websockets: with the disconnect log ÷ without"
+    says = {kind: f"opening and closing websockets: with {name} ÷ without" for kind, (_, name, _) in MEASURED.items()}
     if sys.platform != "linux":
-        results.derive(SUBJECT, "throughput", what, "ratio", None, note="skipped: this system does not tell")
+        for kind, (name, _, _) in MEASURED.items():
+            results.derive(SUBJECT, name, says[kind], "ratio", None, note="skipped: this system does not tell")
         return
     connections = scaled(session, CONNECTIONS)
     session.say(
-        f"opening and closing {connections} websockets, {ROUNDS_PER_REPETITION} times with and without the disconnect "
-        f"log, in {results.repeat} pairs of processes"
+        f"opening and closing {connections} websockets, {ROUNDS_PER_REPETITION} times with and without OpsMiddleware, "
+        f"in {results.repeat} sets of {len(DATABASES)} processes"
     )
     # One process is a few per cent faster than the next of the same kind, for as long as it runs.
-    pairs = [_compare(session, connections) for _ in range(results.repeat)]
-    recorded, plain = (1e6 * median(each) for each in zip(*((one.recorded, one.plain) for one in pairs), strict=True))
-    note = (
-        f"{len(pairs)} pairs of processes; {recorded:,.0f} µs of a uvicorn's CPU for each, {plain:,.0f} without; "
-        f"stock layer"
-    )
-    results.add(SUBJECT, "throughput", what, "ratio", [one.ratio for one in pairs], target=AS_FAST, note=note)
+    sets = [_compare(session, connections) for _ in range(results.repeat)]
+    plain = 1e6 * median(one["plain"].seconds for one in sets)
+    for kind, (name, _, target) in MEASURED.items():
+        cost = 1e6 * median(one[kind].seconds for one in sets)
+        note = (
+            f"{len(sets)} pairs of processes; {cost:,.0f} µs of a uvicorn's CPU for each, {plain:,.0f} without; stock "
+            f"layer"
+        )
+        ratios = [one[kind].ratio for one in sets]
+        results.add(SUBJECT, name, says[kind], "ratio", ratios, target=target, note=note)
 
 
-class _Pair(NamedTuple):
-    """Of one process each: the seconds of CPU that a websocket takes, and plain ÷ recorded; medians of all rounds."""
+class _Cost(NamedTuple):
+    """The seconds of CPU that a websocket takes in one process, and plain ÷ this; medians of all rounds."""
 
-    recorded: float
-    plain: float
+    seconds: float
     ratio: float
 
 
-def _compare(session: Session, connections: int) -> _Pair:
+def _compare(session: Session, connections: int) -> dict[str, _Cost]:
     # What each worker had needed before each round. What it does after one, it does before its next one.
     clocks: dict[str, list[float]] = {kind: [] for kind in DATABASES}
     with ExitStack() as stack:
@@ -79,16 +86,17 @@ def _compare(session: Session, connections: int) -> _Pair:
             asyncio.run(_open_and_close(worker.port, connections))  # warm-up
         time.sleep(SETTLING_SECONDS)
         for number in range(ROUNDS_PER_REPETITION):
-            # Each has the other before it as often as after it.
+            # Each has each of the others before it as often as after it.
             for kind, worker in list(workers.items())[:: -1 if number % 2 else 1]:
                 clocks[kind].append(_cpu_seconds(worker.pid))
                 asyncio.run(_open_and_close(worker.port, connections))
-        _await_records(f"{session.server.url}/{DATABASES['recorded']}", connections * (ROUNDS_PER_REPETITION + 1))
-    recorded, plain = (
-        [(after - before) / connections for before, after in pairwise(clocks[kind])] for kind in DATABASES
-    )
-    shares = [without / with_log for with_log, without in zip(recorded, plain, strict=True)]
-    return _Pair(median(recorded), median(plain), median(shares))
+        for kind in MEASURED:
+            _await_records(f"{session.server.url}/{DATABASES[kind]}", connections * (ROUNDS_PER_REPETITION + 1))
+    spent = {kind: [(b - a) / connections for a, b in pairwise(clock)] for kind, clock in clocks.items()}
+    return {
+        kind: _Cost(median(each), median(plain / own for own, plain in zip(each, spent["plain"], strict=True)))
+        for kind, each in spent.items()
+    }
 
 
 def _await_records(url: str, expected: int) -> None:

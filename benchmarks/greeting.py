@@ -1,4 +1,4 @@
-"""The same small websocket with the disconnect log and without: ``benchmarks.greeting:recorded`` and ``…:plain``."""
+"""The same small websocket, ``benchmarks.greeting:plain``, with the disconnect log, OpsMiddleware and all its parts."""
 
 from typing import Any
 
@@ -9,7 +9,9 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
-from ops.middleware import DisconnectLogMiddleware
+from django.conf import settings
+
+from ops.middleware import DisconnectLogMiddleware, OpsMiddleware
 
 
 class Greeting(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types
@@ -27,3 +29,10 @@ def serving(websocket: Any) -> Any:
 routes = URLRouter([path("ws/", Greeting.as_asgi())])
 plain = serving(routes)
 recorded = serving(DisconnectLogMiddleware(routes))
+full = serving(OpsMiddleware(routes))
+
+
+async def tracked(scope: Any, receive: Any, send: Any) -> None:
+    """With the registry of websockets, too. Settings are read at the first websocket."""
+    settings.CHANNELS_OPS = {"TRACK_CONNECTIONS": True}
+    await full(scope, receive, send)

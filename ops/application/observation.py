@@ -190,6 +190,7 @@ class _Watch:
 
 
 _observed: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_latest: dict[str, Callable[[], Any]] = {}  # alias -> the layer that was observed last; faster to ask than the set
 
 
 def _observe_layers() -> None:
@@ -197,6 +198,9 @@ def _observe_layers() -> None:
     for alias in channel_layers.configs:
         try:
             layer = channel_layers[alias]
+            if alias in _latest and _latest[alias]() is layer:
+                continue
+            _latest[alias] = weakref.ref(layer)
             if layer not in _observed:
                 _watch_the_process()
                 _observed.add(layer)

@@ -135,9 +135,14 @@ class Outbox(Generic[T]):
             await close_client(client)
 
     async def _send_all(self, client: Any) -> bool:
-        """Send what waits; whether Redis took it. What it refuses is kept: a full one has room again some day."""
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        """Send what waits; whether Redis took it. What it refuses is kept: a full one has room again some day.
+
+        What comes meanwhile is gathered for the next time, or each reply would be followed by a batch of a few.
+        """
+        left = len(self._queue)
+        while left > 0 and self._queue:
+            batch = [self._queue.popleft() for _ in range(min(BATCH, left))]
+            left -= len(batch)
             self._sending = True
             try:
                 await within(SEND_SECONDS, self._send(client, batch))
