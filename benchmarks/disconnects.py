@@ -7,6 +7,7 @@ instead of the rate: others on the machine, clients and Redis among them, do not
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import redis
 
-from benchmarks.children import BenchmarkFailed
+from benchmarks.children import BenchmarkFailed, measure, module
 from benchmarks.figures import Results, Target
 from benchmarks.layer_shared import database, scaled
 from benchmarks.session import Session
@@ -44,6 +45,7 @@ CLOSE = b"\x88\x82\0\0\0\0\x03\xe8"  # code 1000
 
 
 def run(session: Session, results: Results) -> None:
+    _measure_sends(session, results)
     says = {kind: f"opening and closing websockets: with {name} ÷ without" for kind, (_, name, _) in MEASURED.items()}
     if sys.platform != "linux":
         for kind, (name, _, _) in MEASURED.items():
@@ -65,6 +67,17 @@ def run(session: Session, results: Results) -> None:
         )
         ratios = [one[kind].ratio for one in sets]
         results.add(SUBJECT, name, says[kind], "ratio", ratios, target=target, note=note)
+
+
+def _measure_sends(session: Session, results: Results) -> None:
+    what = "sending a message: what OpsMiddleware adds"
+    session.say(what)
+    found = []
+    for _ in range(results.repeat):
+        timed = json.loads(measure(module("sends"), session.server.url).out)
+        found.append(timed["full"] - timed["plain"])
+    note = "µs of CPU for each; the server's own send does nothing"
+    results.add(SUBJECT, "send_cost", what, "µs", found, target=Target(2.0), note=note)
 
 
 class _Cost(NamedTuple):
