@@ -311,13 +311,17 @@ def has_several_keys(layer: Any) -> bool:
     return len({(getattr(one, "_signing_key", one), getattr(one, "_encryption_key", one)) for one in fernets}) > 1
 
 
-def encryption_keys(layer: Any) -> list[bytes]:
-    """The keys that ``layer`` decrypts with; the first encrypts. Empty without encryption, and if they are not known.
+def encryption_keys(layer: Any) -> list[bytes] | None:
+    """The keys that ``layer`` decrypts with; the first encrypts. None if it encrypts and its keys are not known.
 
     Names as in ``has_several_keys``.
     """
-    fernets = getattr(_crypter_of(layer), "_fernets", ())
-    return [one._signing_key + one._encryption_key for one in fernets if hasattr(one, "_signing_key")]
+    crypter = _crypter_of(layer)
+    if crypter is None:
+        return []
+    fernets = getattr(crypter, "_fernets", ())
+    keys = [one._signing_key + one._encryption_key for one in fernets if hasattr(one, "_signing_key")]
+    return keys if keys and len(keys) == len(fernets) else None
 
 
 def serializer_name(layer: Any) -> str:
@@ -328,7 +332,9 @@ def serializer_name(layer: Any) -> str:
     serializer = getattr(layer, "_serializer", None)
     if serializer is None:
         return "MsgPackSerializer/12"
-    return f"{type(serializer).__name__}/{getattr(serializer, 'random_prefix_length', 0)}"
+    kind = type(serializer)
+    module = "" if kind.__module__ == "channels_redis.serializers" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}/{getattr(serializer, 'random_prefix_length', 0)}"
 
 
 def _crypter_of(layer: Any) -> Any:

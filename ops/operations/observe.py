@@ -9,7 +9,7 @@ from typing import Any
 
 from ops.exceptions import ShardError
 from ops.model.keys import DEFAULT_INBOX_PREFIX, Inbox
-from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken, ProbeWithheld
+from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken
 from ops.model.liveness.judge import Policy, Verdict, judge
 from ops.model.liveness.lease import Lease, lease_evidence
 from ops.model.liveness.moments import LatestLook, Moment, look_after
@@ -304,7 +304,9 @@ async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Obs
             if look.controls:
                 controls = await stack.enter_async_context(control_receivers(opened))
             mine = {process: {inbox} for process, inbox in controls.values()}
-            evidence = await probe_processes(opened, {**inboxes, **mine}, look.probe_timeout_seconds)
+            evidence = await probe_processes(
+                opened, {**inboxes, **mine}, look.probe_timeout_seconds, leases=leases, own=mine
+            )
     except ShardError as error:
         observation.notes.append(str(error))
         await asyncio.gather(*(shard.identify() for shard in opened.answering))
@@ -313,8 +315,6 @@ async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Obs
         return {}
     for shard, (process, _) in controls.items():
         answer = evidence[process]
-        if isinstance(answer, ProbeWithheld):
-            continue
         round_trip_ms = answer.round_trip_ms if isinstance(answer, ProbesTaken) else None
         observation.controls.append(Control(shard, round_trip_ms))
     return evidence

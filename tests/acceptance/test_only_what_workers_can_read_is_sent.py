@@ -14,6 +14,7 @@ from project.sockets import FleetSocket, SocketFleet
 from project.workers import Worker
 from tests.acceptance.memberships import channels, in_redis, let_confirm_time_pass, of_sockets, process_of
 from tests.acceptance.reach import assert_all_hear, open_layer_on
+from tests.acceptance.two_layers import BACKENDS
 from tests.conftest import RunCommand, StartRedis, StartWorker
 from tests.waiting import until
 
@@ -201,3 +202,54 @@ async def test_a_run_stops_while_workers_join_groups_on_other_shards_than_its_ow
     document = json.loads(done.out)
     assert (document["stopped"], document["removed"]) == (None, 2), done
     await assert_all_hear(sockets, opened, *servers[::-1])
+
+
+# Processes that tell what they read
+
+
+@pytest.mark.parametrize("layer", BACKENDS)
+@pytest.mark.parametrize("commands_keys", [NEW, BOTH], ids=["another-key", "rotation"])
+async def test_no_socket_is_closed_of_workers_that_tell_that_they_lack_the_key(
+    layer: str,
+    commands_keys: list[str],
+    start_worker: StartWorker,
+    sockets: SocketFleet,
+    redis_server: EmbeddedRedis,
+    redis_client: Any,
+    run_look: RunLook,
+) -> None:
+    """No message shows it: only their leases do."""
+    own = {**keys(*OLD), "CHANNEL_BACKEND": BACKENDS[layer]}
+    worker = start_worker("uvicorn", asgi="project.asgi:application", **own)
+    opened = await sockets.open(worker, "lobby", SOCKETS_EACH)
+    await until(lambda: len(redis_client.keys("asgi:ops:lease:*")) == 1)
+
+    for look in LOOKS:
+        code, document = await run_look(look, *commands_keys)
+        if look.startswith(("channels_groups", "reap_stale")):
+            assert [process["state"] for process in document["processes"]] == ["live"]
+            assert code == 0
+        if look.startswith("send_heartbeat"):
+            assert "lacks the encryption key" in " ".join(why_not_probed(look, document))
+        if look == "channels_doctor":
+            [found] = [finding for finding in document["findings"] if finding["id"] == "ops.E406"]
+            assert f"pid {opened[0].pid}" in found["evidence"][0]
+    await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)
+
+
+@pytest.mark.parametrize("layer", BACKENDS)
+async def test_workers_that_tell_that_they_have_the_key_are_probed_during_a_rotation(
+    layer: str,
+    start_worker: StartWorker,
+    sockets: SocketFleet,
+    redis_server: EmbeddedRedis,
+    redis_client: Any,
+    run_look: RunLook,
+) -> None:
+    own = {**keys("old", "new"), "CHANNEL_BACKEND": BACKENDS[layer]}
+    worker = start_worker("uvicorn", asgi="project.asgi:application", **own)
+    opened = await sockets.open(worker, "lobby", SOCKETS_EACH)
+    await until(lambda: len(redis_client.keys("asgi:ops:lease:*")) == 1)
+    _, document = await run_look("send_heartbeat --all --depth process", *BOTH)
+    assert document["totals"]["answered"] == SOCKETS_EACH
+    await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)

@@ -378,7 +378,7 @@ async def test_hundreds_of_probes_reach_no_consumer_and_cost_no_message(
     async with open_layer("default") as layer:
         for text in texts:
             await channel_layer.group_send("room.lobby", {"type": "room.message", "text": text})
-            evidence = await probe_processes(layer, inboxes, timeout_seconds=WITHIN_SECONDS)
+            evidence = await probe_processes(layer, inboxes, WITHIN_SECONDS, leases={})
             assert {type(fact) for fact in evidence.values()} == {ProbesTaken}
     assert await sockets.await_received(texts[-1], WITHIN_SECONDS, among=opened) == opened
     for socket in opened:

@@ -412,9 +412,9 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
         bench.census = census.processes
         return census, notes
 
-    async def probe_processes(*args: Any) -> Any:
+    async def probe_processes(*args: Any, **options: Any) -> Any:
         bench.world.begin_look(bench.census)
-        evidence = await real_probe(*args)
+        evidence = await real_probe(*args, **options)
         await bench.world.comes_between("probed")
         return evidence
 

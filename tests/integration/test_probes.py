@@ -41,7 +41,7 @@ LONG_SECONDS = 30.0
 async def probe(*processes: AppProcess, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> list[Evidence]:
     async with open_layer("default") as opened:
         inboxes = {process.name: {process.inbox} for process in processes}
-        evidence = await probe_processes(opened, inboxes, timeout_seconds)
+        evidence = await probe_processes(opened, inboxes, timeout_seconds, leases={})
     return [evidence[process.name] for process in processes]
 
 
@@ -100,7 +100,7 @@ async def test_a_process_with_two_inboxes_lives_if_it_reads_either(
     await process.live(await process.layer.new_channel("second"))
     async with open_layer("default") as opened:
         inboxes = {process.name: {f"first.{process.name}!", f"second.{process.name}!", process.inbox}}
-        evidence = await probe_processes(opened, inboxes, LONG_SECONDS)
+        evidence = await probe_processes(opened, inboxes, LONG_SECONDS, leases={})
     assert isinstance(evidence[process.name], ProbesTaken)
 
 
@@ -173,7 +173,7 @@ async def test_many_processes_are_probed_at_once(redis_client: redis.Redis, star
     silent = [new_process_name() for _ in range(1000)]
     async with open_layer("default") as opened:
         inboxes = {name: {f"specific.{name}!"} for name in [*silent, *(process.name for process in live)]}
-        evidence = await probe_processes(opened, inboxes, 3 * PROBE_TIMEOUT_SECONDS)
+        evidence = await probe_processes(opened, inboxes, 3 * PROBE_TIMEOUT_SECONDS, leases={})
 
     assert all(isinstance(evidence[process.name], ProbesTaken) for process in live)
     assert all(isinstance(evidence[name], ProbeUnanswered) for name in silent)
@@ -522,7 +522,7 @@ async def test_there_is_a_control_on_each_shard_and_it_answers(
         async with control_receivers(opened) as controls:
             assert {opened.shard_of_inbox(inbox).index: shard for shard, (_, inbox) in controls.items()} == {0: 0, 1: 1}
             mine: dict[str, Awaitable[Any] | set[str]] = {process: {inbox} for process, inbox in controls.values()}
-            evidence = await probe_processes(opened, mine, LONG_SECONDS)
+            evidence = await probe_processes(opened, mine, LONG_SECONDS, leases={})
             assert all(isinstance(found, ProbesTaken) for found in evidence.values())
         for server in servers:
             with redis.Redis.from_url(server.url) as client:

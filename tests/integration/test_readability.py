@@ -180,10 +180,10 @@ async def test_a_message_on_a_shard_where_nobody_would_look_for_it_stops_too(
         elsewhere = 1 - opened.shard_of_inbox(silent.inbox).index
         with redis.Redis.from_url(servers[elsewhere].url) as client:
             client.zadd(silent.inbox_key, {b"rubbish": time.time()})
-            found = await probe_processes(opened, {silent.name: {silent.inbox}}, PROBE_TIMEOUT_SECONDS)
+            found = await probe_processes(opened, {silent.name: {silent.inbox}}, PROBE_TIMEOUT_SECONDS, leases={})
             assert isinstance(found[silent.name], UnreadableMessages)
             client.delete(silent.inbox_key)
-            found = await probe_processes(opened, {silent.name: {silent.inbox}}, PROBE_TIMEOUT_SECONDS)
+            found = await probe_processes(opened, {silent.name: {silent.inbox}}, PROBE_TIMEOUT_SECONDS, leases={})
     assert isinstance(found[silent.name], ProbeUnanswered)
 
 

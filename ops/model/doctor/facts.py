@@ -233,13 +233,14 @@ class KeyspaceFacts:
 
     ``misplaced``: shard, group and the shard where this configuration has it. ``other_prefixes``: another layer's
     prefix -> a group that is there under both prefixes. ``unreadable``: a message for each process to which one was
-    sent that the settings here cannot read.
+    sent that the settings here cannot read. ``other_settings``: leases of processes that cannot read what is sent here.
     """
 
     misplaced_groups: int = 0
     misplaced: tuple[tuple[int, str, int], ...] = ()
     other_prefixes: Mapping[str, str] | Missing = field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
+    other_settings: tuple[Lease, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,13 @@ class SeveralKeys(ProbeWithheld):
 
 
 @dataclass(frozen=True, slots=True)
+class OtherSettings(ProbeWithheld):
+    """The lease of the process says that it could not read a probe."""
+
+    reason: str = "by its lease it uses another serializer, or lacks the encryption key that a probe would have"
+
+
+@dataclass(frozen=True, slots=True)
 class UnreadableMessages(ProbeWithheld):
     """A message in an inbox or in flight cannot be read with the settings here; ``reason`` names its process."""
 

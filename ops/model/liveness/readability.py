@@ -1,7 +1,7 @@
 """Whether the processes of a layer can be expected to read a probe. One that cannot loses the consumer that takes it.
 
-What a process can read is not known: its serializer and its keys are settings of its own. So a probe is withheld if the
-settings here leave a doubt, or if a message shows that other settings are in use.
+A process can tell in its lease what it reads. Of others it is not known: their serializer and their keys are settings
+of their own. They are sent no probe if the settings here leave a doubt, or if a message shows that others are in use.
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,17 @@ def telling_messages(*, now: float, expiry_seconds: float, encrypts: bool, in_fl
     if encrypts:
         return SentBetween(max(0.0, now - expiry_seconds), now + FROM_THE_FUTURE_SECONDS)
     return SentBetween(max(0.0, now - IN_FLIGHT_SECONDS) if in_flight else 0.0, float("inf"))
+
+
+def can_read(reads: Sequence[str], ours: Sequence[str]) -> bool | None:
+    """Whether a process with these settings can read what is sent with ``ours``; None if its settings are not known.
+
+    Both begin with a serializer. A hash of each encryption key follows, the first of which encrypts.
+    """
+    if not reads or not ours:
+        return None
+    same_serializer = reads[0] == ours[0]
+    return same_serializer and (ours[1] in reads[1:] if len(ours) > 1 else len(reads) == 1)
 
 
 def why_withheld(*, several_keys: bool, unreadable: Sequence[Unreadable]) -> ProbeWithheld | None:

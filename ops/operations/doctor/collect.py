@@ -22,7 +22,15 @@ from ops.model.doctor.facts import (
 )
 from ops.model.doctor.findings.processes import NEAR_EXPIRY_SHARE, is_full
 from ops.model.keys import encode_name, inbox_of
-from ops.model.liveness.evidence import Bearing, Evidence, LeaseFresh, NotProbed, ProbeUnanswered, ProbeWithheld
+from ops.model.liveness.evidence import (
+    Bearing,
+    Evidence,
+    LeaseFresh,
+    NotProbed,
+    OtherSettings,
+    ProbeUnanswered,
+    ProbeWithheld,
+)
 from ops.model.liveness.judge import Policy, State, judge
 from ops.operations.observe import Look, Observation, observe
 from ops.store.connection.shards import OpenLayer, Shard
@@ -38,7 +46,7 @@ from ops.store.doctor.survey import (
     survey_prefixes,
 )
 from ops.store.liveness.probes import probe_processes
-from ops.store.liveness.readability import find_unreadable
+from ops.store.liveness.readability import find_unreadable, reads_ours
 
 PROBE_TIMEOUT_SECONDS = 3.0
 LONGEST_FACT_SECONDS = 30.0
@@ -138,7 +146,8 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
     old_before = facts.now - NEAR_EXPIRY_SHARE * (facts.settings.group_expiry_seconds or 0)
     survey = known(await fact(survey_members(opened, old_before, full), LONGEST_FACT_SECONDS))
     prefixes = await fact(survey_prefixes(opened, facts.settings.other_prefixes), LONGEST_FACT_SECONDS)
-    keyspace = KeyspaceFacts(survey.misplaced_groups, tuple(survey.misplaced), prefixes, unreadable)
+    others = tuple(lease for lease in observation.leases.values() if reads_ours(opened.layer, lease) is False)
+    keyspace = KeyspaceFacts(survey.misplaced_groups, tuple(survey.misplaced), prefixes, unreadable, others)
     facts = replace(facts, keyspace=keyspace)
     if isinstance(probed, Missing):
         return replace(facts, processes=probed)
@@ -164,14 +173,16 @@ async def _probe(
         if isinstance(server.round_trip_ms, Missing):
             return server.round_trip_ms
     inboxes = {process: tally.inboxes for process, tally in observation.census.processes.items()}
-    probed = await fact(probe_processes(opened, inboxes, PROBE_TIMEOUT_SECONDS), LONGEST_FACT_SECONDS)
+    probed = await fact(
+        probe_processes(opened, inboxes, PROBE_TIMEOUT_SECONDS, leases=observation.leases), LONGEST_FACT_SECONDS
+    )
     return probed if isinstance(probed, Missing) else _unless_withheld(probed, observation)
 
 
 def _unless_withheld(probed: Mapping[str, Evidence], observation: Observation) -> Mapping[str, Evidence] | Missing:
     """Own words, or a fresh lease, do without a probe; of the others nothing can be said without one."""
     for process, answer in probed.items():
-        told = observation.verdicts[process].state in (State.DEAD, State.LIVE)
+        told = observation.verdicts[process].state in (State.DEAD, State.LIVE) or isinstance(answer, OtherSettings)
         if isinstance(answer, ProbeWithheld) and not told:
             return Missing(f"processes are {answer.words}")
     return probed

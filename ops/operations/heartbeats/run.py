@@ -13,7 +13,7 @@ from ops.exceptions import ShardError
 from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatCounts, HeartbeatReport
 from ops.model.heartbeats.tally import GroupTally, ProcessTally, RunTally
 from ops.model.keys import Inbox, decode_name, inbox_of
-from ops.model.liveness.evidence import Evidence, InboxDrained, NotProbed, ProbesTaken
+from ops.model.liveness.evidence import Evidence, InboxDrained, NotProbed, OtherSettings, ProbesTaken
 from ops.model.liveness.lease import Lease
 from ops.operations.heartbeats.pieces import OpenGroup, Pieces
 from ops.operations.heartbeats.pubsub import count_subscriptions
@@ -25,6 +25,7 @@ from ops.store.groups.census import ScanNotes, read_slices
 from ops.store.heartbeats import Asker, asking, is_text
 from ops.store.liveness.leases import read_leases
 from ops.store.liveness.probes import probe_processes
+from ops.store.liveness.readability import reads_ours
 
 TELL_SECONDS = 0.25
 APPEARED = NotProbed("it appeared meanwhile")
@@ -120,8 +121,8 @@ class HeartbeatRun:
         census, notes = await take_census(self._opened, self._options.look, no_progress)
         self._tally.notes.update(dict.fromkeys(notes))
         inboxes = {process: tally.inboxes for process, tally in census.processes.items()}
-        evidence = await self._probe_processes(inboxes)
         await self._learn(inboxes)
+        evidence = await self._probe_processes(inboxes)
         async for group, channels in self._slices():
             for channel, inbox in self._addressed(group, channels):
                 self._note_probed(group.found, channel, inbox, evidence.get(inbox.process, APPEARED))
@@ -130,9 +131,10 @@ class HeartbeatRun:
 
     async def _probe_processes(self, inboxes: Mapping[str, Iterable[str]]) -> Mapping[str, Evidence]:
         """A shard that fails meanwhile is marked, and the processes on the others are probed again."""
+        leases = {process: lease for process, lease in self._leases.items() if lease is not None}
         while self._opened.answering:
             try:
-                return await probe_processes(self._opened, inboxes, self._options.timeout_seconds)
+                return await probe_processes(self._opened, inboxes, self._options.timeout_seconds, leases=leases)
             except ShardError as error:
                 before = self._opened.answering
                 await asyncio.gather(*(shard.identify() for shard in before))
@@ -180,6 +182,9 @@ class HeartbeatRun:
                     if lease is None or not lease.heartbeats:
                         group.found.counts.not_capable += 1
                         self._process(inbox.process).counts.not_capable += 1
+                    elif reads_ours(self._opened.layer, lease) is False:
+                        self._process(inbox.process).skip(OtherSettings().reason)
+                        group.found.skip(inbox.name)
                     else:
                         await pieces.add(group, channel, inbox)
                 if group.read:

@@ -70,9 +70,12 @@ def describe_process(layer: Any, lease_seconds: float, server: str) -> dict[str,
 def reading_of(layer: Any, process: str) -> list[str]:
     """What ``layer`` reads: its serializer, and a hash of each encryption key, the first of which encrypts.
 
-    The hash is an HMAC of the process's name, so equal keys do not look equal in the records of two processes.
+    Empty if that is not known. The hash is an HMAC of the process's name, so equal keys do not look equal in the leases
+    of two processes.
     """
     keys = compat.encryption_keys(layer)
+    if keys is None:
+        return []
     hashes = (hmac.new(key, process.encode(), "sha256").hexdigest()[:32] for key in keys)
     return [compat.serializer_name(layer), *hashes]
 

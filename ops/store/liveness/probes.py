@@ -14,7 +14,7 @@ left it before it could expire counts like a probe taken. Where all of them are 
 A process may still have the hosts that were configured before, and read its inbox on another shard than this
 configuration says. So there is a probe on each shard, and any of them may be taken.
 
-Nothing is placed anywhere if one of the processes may not be able to read it (see ``ops.model.liveness.readability``).
+A process that may not be able to read a probe gets none (see ``ops.model.liveness.readability``).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import contextlib
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,11 +32,12 @@ from redis.exceptions import RedisError, ResponseError
 from ops import compat
 from ops.exceptions import ShardError
 from ops.model.liveness.evidence import Evidence, InboxDrained, InboxStuck, NotProbed, ProbesTaken, ProbeUnanswered
+from ops.model.liveness.lease import Lease
 from ops.store.connection.failures import will_pass
 from ops.store.connection.scripts import call_script
 from ops.store.connection.shards import OpenLayer, Shard, close_layer, make_layer, suppressing_outages
 from ops.store.connection.waiting import end
-from ops.store.liveness.readability import read_doubt
+from ops.store.liveness.readability import read_doubts
 
 INBOXES_AT_ONCE = 200
 FIRST_LOOK_SECONDS = 0.002
@@ -94,25 +95,29 @@ class _Probed:
 
 
 async def probe_processes(
-    opened: OpenLayer, inboxes: Mapping[str, Iterable[str]], timeout_seconds: float
+    opened: OpenLayer,
+    inboxes: Mapping[str, Iterable[str]],
+    timeout_seconds: float,
+    *,
+    leases: Mapping[str, Lease],
+    own: Collection[str] = (),
 ) -> dict[str, Evidence]:
     """Probe each process (``inboxes``: process -> names of its inboxes) and wait at most ``timeout_seconds``.
 
-    Returns one piece of evidence for each process, a ProbeWithheld for all if one of them may not be able to read a
-    probe. Probes that were not taken are removed again. Raises ShardError when a shard that answered before fails, and
-    if this host has the wrong clock for encryption.
+    Returns one piece of evidence for each process, a ProbeWithheld for those that may not be able to read a probe.
+    ``own``: processes of this command. Probes that were not taken are removed again. Raises ShardError when a shard
+    that answered before fails, and if this host has the wrong clock for encryption.
     """
     redis_now = await opened.answering[0].now()
     _refuse_to_encrypt_by_a_wrong_clock(opened, redis_now)
-    doubt = await read_doubt(opened, inboxes)
-    if doubt is not None:
-        return dict.fromkeys(inboxes, doubt)
-    round_ = _Round(opened, inboxes, timeout_seconds, redis_now)
+    doubts: dict[str, Evidence] = {**await read_doubts(opened, inboxes, leases, own)}
+    able = {process: names for process, names in inboxes.items() if process not in doubts}
+    round_ = _Round(opened, able, timeout_seconds, redis_now)
     try:
         await round_.run()
     finally:
         await round_.take_back()
-    return {probed.process: round_.evidence_about(probed) for probed in round_.processes}
+    return doubts | {probed.process: round_.evidence_about(probed) for probed in round_.processes}
 
 
 def _refuse_to_encrypt_by_a_wrong_clock(opened: OpenLayer, redis_now: float) -> None:

@@ -2,13 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ops import compat
-from ops.model.liveness.evidence import ProbeWithheld
-from ops.model.liveness.readability import SentBetween, Unreadable, telling_messages, why_withheld
+from ops.model.liveness.evidence import OtherSettings, ProbeWithheld
+from ops.model.liveness.lease import Lease
+from ops.model.liveness.readability import SentBetween, Unreadable, can_read, telling_messages, why_withheld
 from ops.store.connection.shards import OpenLayer, Shard
+from ops.store.liveness.leases import reading_of
 
 INBOXES_AT_ONCE = 200
 
@@ -16,12 +18,26 @@ Inboxes = Mapping[str, Iterable[str]]
 """Process -> the names of its inboxes."""
 
 
-async def read_doubt(opened: OpenLayer, inboxes: Inboxes) -> ProbeWithheld | None:
-    """Why these processes may not be able to read a probe; None if nothing speaks against it. Raises ShardError."""
-    several_keys = compat.has_several_keys(opened.layer)
-    # With several keys nothing is sent, whatever can be read.
-    unreadable = [] if several_keys else await find_unreadable(opened, inboxes)
-    return why_withheld(several_keys=several_keys, unreadable=unreadable)
+async def read_doubts(
+    opened: OpenLayer, inboxes: Inboxes, leases: Mapping[str, Lease], own: Collection[str] = ()
+) -> dict[str, ProbeWithheld]:
+    """Which of these processes may not be able to read a probe, and why. Raises ShardError.
+
+    ``own``: processes of this command, which have its settings.
+    """
+    told = {process: reads_ours(opened.layer, leases.get(process)) for process in inboxes if process not in own}
+    doubts: dict[str, ProbeWithheld] = {process: OtherSettings() for process, able in told.items() if able is False}
+    unknown = [process for process, able in told.items() if able is None]
+    several_keys = bool(unknown) and compat.has_several_keys(opened.layer)
+    # With several keys nothing is sent to these, whatever can be read.
+    others = {} if several_keys or not unknown else {one: inboxes[one] for one in inboxes if one not in doubts}
+    doubt = why_withheld(several_keys=several_keys, unreadable=await find_unreadable(opened, others))
+    return doubts if doubt is None else doubts | dict.fromkeys(unknown, doubt)
+
+
+def reads_ours(layer: Any, lease: Lease | None) -> bool | None:
+    """Whether the holder of the lease can read what ``layer`` sends; None if that is not known."""
+    return None if lease is None else can_read(lease.reads, reading_of(layer, lease.process))
 
 
 async def find_unreadable(opened: OpenLayer, inboxes: Inboxes) -> list[Unreadable]:

@@ -71,6 +71,11 @@ def check_readability(facts: Facts) -> Symptom | None:
     reason: NotKnown | None = None
     try:
         unreadable = known(facts.keyspace).unreadable
+        evidence.extend(
+            f"process {lease.process} ({visible(lease.host)} pid {visible(lease.pid)}) has another serializer, or "
+            f"lacks the encryption key that is used here, as its lease tells"
+            for lease in known(facts.keyspace).other_settings[:MOST_SHOWN]
+        )
         evidence.extend(one.words for one in unreadable[:MOST_SHOWN])
         if len(unreadable) > MOST_SHOWN:
             evidence.append(f"and so of {counted(len(unreadable) - MOST_SHOWN, 'more process', 'more processes')}")
