@@ -24,7 +24,7 @@ from ops.store.liveness.clocks import read_moment, read_other_clocks
 from ops.store.liveness.leases import read_leases
 from ops.store.liveness.markers import count_markers, without_messages
 from ops.store.liveness.probes import control_receivers, probe_processes
-from ops.store.liveness.suspects import read_latest_look, read_suspicions
+from ops.store.liveness.suspects import read_latest_looks, read_suspicions
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,7 @@ async def _add_leftover_processes(opened: OpenLayer, census: Census, inboxes: li
         empty = await without_messages(opened, {inbox.name for inbox in found})
     except ShardError:  # The look will meet it again.
         empty = set()
+    census.without_messages = empty
     for inbox in inboxes:
         if inbox.prefix in prefixes and inbox.name not in empty:
             census.processes.setdefault(inbox.process, ProcessTally()).inboxes.add(inbox.name)
@@ -244,8 +245,10 @@ async def _read_what_is_known(opened: OpenLayer, observation: Observation) -> No
     if opened.home.problem is not None:
         return
     observation.leases = await read_leases(opened.home, opened.keyspace, observation.census.processes)
-    latest, observation.absence = await read_latest_look(opened, observation.moment.boot_id)
-    observation.this_look = look_after(latest, observation.moment, opened.epoch, observation.this_look.others)
+    looks, observation.absence = await read_latest_looks(opened)
+    own = looks.pop(observation.moment.boot_id, None)
+    this_look = observation.this_look
+    observation.this_look = look_after(own, this_look.at, opened.epoch, this_look.others, looks.values())
 
 
 async def _recall(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import ssl
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from django.conf import LazySettings
 
+from ops.store.connection.addresses import is_direct
 from ops.store.connection.shards import Shard, open_layer
 from project.embedded_redis import EmbeddedRedis, available_redis_servers
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
@@ -91,6 +93,26 @@ async def test_a_unix_socket(
     host: Any = f"unix://{path}?db=2" if form == "url" else {"address": f"unix://{path}", "db": 2}
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": BASE, "CONFIG": {"hosts": [host]}}}
     await works(start_process, f"unix://{path}?db=2")
+
+
+async def test_a_proxy_behind_a_unix_socket_is_not_the_server_itself(
+    redis_server: EmbeddedRedis, settings: LazySettings, tmp_path: Path
+) -> None:
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", redis_server.port)
+        await asyncio.wait([asyncio.create_task(copy(reader, forth)), asyncio.create_task(copy(back, writer))])
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            target.write(data)
+        target.close()
+
+    path = tmp_path / "proxy.sock"
+    async with await asyncio.start_unix_server(pass_on, path):
+        for socket, direct in ((redis_server.unix_socket, True), (path, False)):
+            settings.CHANNEL_LAYERS = layer_of(f"unix://{socket}")
+            async with open_layer("default") as opened:
+                assert await is_direct(opened.home) is direct
 
 
 async def test_a_prefix_of_ones_own(

@@ -12,7 +12,7 @@ import redis
 from ops.model.runs import ReapReport
 from ops.operations.reaping import reap as reap_module
 from ops.store.connection.shards import open_layer
-from ops.store.liveness.markers import MARKERS, count_markers, place_markers
+from ops.store.liveness.markers import MARKERS, count_markers, expire_markers, place_markers
 from ops.store.removal import journal
 from tests.layer_builders import (
     ASGI,
@@ -147,3 +147,51 @@ async def test_runs_that_removed_nothing_do_not_push_others_out_of_the_history(
         assert (await run_reap(glob="nothing*")).removed == 0
     assert redis_client.zrange(ASGI.runs, 0, -1) == [removing.run_id.encode()]
     assert [ASGI.run(removing.run_id)] == redis_client.keys(ASGI.run("*"))
+
+
+async def test_markers_of_a_run_that_ended_before_it_remembered_do_not_stand_for_older_ones(
+    redis_client: redis.Redis, stalling: AppProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process took its markers, and is silent again since; the run that saw that left new ones, and ended."""
+    real = reap_module.place_markers
+
+    async def end_after_placing(*args: Any) -> Any:
+        await real(*args)
+        raise KeyboardInterrupt
+
+    all_taken(redis_client, stalling)
+    with monkeypatch.context() as patched:
+        patched.setattr(reap_module, "place_markers", end_after_placing)
+        with pytest.raises(KeyboardInterrupt):
+            await run_reap()
+    assert redis_client.zcount(stalling.inflight_key, "+inf", "+inf") == MARKERS
+    assert (await run_reap()).removed == 0
+    let_time_pass(redis_client, CONFIRM_AFTER_SECONDS + 1)
+    assert (await run_reap()).removed == 3
+
+
+async def test_markers_that_a_process_took_to_its_inbox_and_left_there_expire(
+    redis_client: redis.Redis, stalling: AppProcess
+) -> None:
+    """It ended before it dropped them; the stock layer gives that key no expiry."""
+    redis_client.zrem("asgi:group:room", *members_of(redis_client, "room"))
+    markers = redis_client.zrange(stalling.inflight_key, 0, -1)
+    redis_client.delete(stalling.inflight_key)
+    redis_client.zadd(stalling.inbox_key, dict.fromkeys(markers, math.inf))
+    redis_client.zadd(stalling.inflight_key, {markers[0]: math.inf})
+    await run_reap(dry_run=True)
+    assert redis_client.pttl(stalling.inbox_key) == -1
+    await run_reap()
+    assert redis_client.pttl(stalling.inbox_key) > 0
+    assert redis_client.pttl(stalling.inflight_key) > 0
+
+
+async def test_what_holds_a_message_does_not_expire_for_its_markers(
+    redis_client: redis.Redis, stalling: AppProcess
+) -> None:
+    redis_client.zadd(stalling.inflight_key, {b"a message": 1000.0})
+    redis_client.persist(stalling.inflight_key)
+    await run_reap(dry_run=True)
+    async with open_layer("default") as opened:
+        await expire_markers(opened, [stalling.inbox], 60)
+    assert redis_client.pttl(stalling.inflight_key) == -1

@@ -16,7 +16,7 @@ from ops.model.liveness.suspicion import Suspicion
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.suspects import (
     MEMORY_SECONDS,
-    read_latest_look,
+    read_latest_looks,
     read_seen_live,
     read_suspicions,
     record_seen_live,
@@ -116,8 +116,9 @@ async def test_a_damaged_suspicion_counts_as_none(redis_server: EmbeddedRedis, s
                 assert math.isfinite(suspicion.renewed.boot_seconds)
                 assert not math.isnan(suspicion.newest_joined_at)
                 assert isinstance(suspicion.epoch, str)
-            for found in await read_latest_look(opened, "b"):
-                assert found is None or isinstance(found, (LatestLook, Absence))
+            looks, absence = await read_latest_looks(opened)
+            assert all(isinstance(look, LatestLook) for look in looks.values())
+            assert absence is None or isinstance(absence, Absence)
             assert all(math.isfinite(when) for when in (await read_seen_live(opened)).values())
 
 

@@ -28,7 +28,16 @@ from ops.model.liveness.judgement import JUDGEMENT_SECONDS, RENEW_AFTER_SECONDS,
 from ops.model.liveness.moments import LatestLook, Moment, elapsed_seconds, look_after
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap, those_in_doubt
 from ops.model.liveness.readability import Unreadable
-from ops.model.liveness.stops import Absence, Control, LastUse, MisplacedGroup, absence_after, is_released, last_uses
+from ops.model.liveness.stops import (
+    SEEN_BEFORE_A_STEP,
+    Absence,
+    Control,
+    LastUse,
+    MisplacedGroup,
+    absence_after,
+    is_released,
+    last_uses,
+)
 from ops.model.liveness.suspicion import (
     MOST_VANISHED,
     Recall,
@@ -450,7 +459,9 @@ def uses_of(facts: tuple[Evidence, ...] = SILENT_SINCE, seen_at: float | None = 
     epoch_at, look = Moment(look.pop("epoch_at", 500.0)), {"new_at": Moment(950.0), **look}
     this_look = LatestLook(Moment(1000.0, BOOT, 500.0), "e", epoch_at, **look)
     seen_live = {} if seen_at is None else {"0": seen_at}
-    return set(last_uses(judged("d", facts), seen_live, now=1000.0, this_look=this_look))
+    uses = last_uses(judged("d", facts), seen_live, now=1000.0, this_look=this_look)
+    assert uses is not None
+    return set(uses)
 
 
 @pytest.mark.parametrize(
@@ -475,7 +486,6 @@ def test_a_connection_may_be_of_a_silent_process_if_it_was_last_used_when_that_w
 @pytest.mark.parametrize(
     ("use", "why"),
     [
-        ({"epoch_at": 950.0}, "it may have connected anew when Redis had restarted"),
         ({"stepped_at": Moment(950.0, BOOT, 450.0)}, "nobody knows how long ago it was seen"),
         ({"new_at": None}, "no other is likely to have opened it"),
         ({"new_at": Moment(850.0)}, "all that live were there when it was seen"),
@@ -491,10 +501,35 @@ def test_the_age_of_a_connection_counts_only_where_it_is_known_that_processes_ke
 
 
 def test_who_may_have_been_alive_between_two_silences_may_have_used_any_connection_since() -> None:
-    """Nor is it known of one with a lease when it was last awake."""
-    for facts in ((SuspectedBefore(40.0),), (LeaseLapsed(90.0, "host pid 1"),), ()):
+    for facts in ((SuspectedBefore(40.0),), ()):
         [use] = uses_of(facts)
         assert use.may_be_of(idle_seconds=11.0, age_seconds=5000.0)
+
+
+def test_who_let_its_lease_lapse_has_used_no_connection_since() -> None:
+    """Another program that uses its own now and then would otherwise keep the stop on for ever."""
+    [use] = uses_of((LeaseLapsed(90.0, "host pid 1"),))
+    assert not use.may_be_of(idle_seconds=12.0, age_seconds=5000.0)
+    assert use.may_be_of(idle_seconds=75.0, age_seconds=5000.0)
+
+
+def test_nothing_is_known_of_connections_if_redis_restarted_since_one_was_seen_live() -> None:
+    this_look = LatestLook(Moment(1000.0, BOOT, 500.0), "e", Moment(950.0))
+    assert last_uses(judged("dd"), {"0": 960.0, "1": 900.0}, now=1000.0, this_look=this_look) is None
+    assert last_uses(judged("dd"), {"0": 960.0, "1": 955.0}, now=1000.0, this_look=this_look) is not None
+
+
+@pytest.mark.parametrize("seen_at", [SEEN_BEFORE_A_STEP, 1040.0])
+def test_any_connection_may_be_of_a_process_that_was_seen_before_a_clock_was_set(seen_at: float) -> None:
+    [use] = uses_of(seen_at=seen_at)
+    assert use.may_be_of(idle_seconds=11.0, age_seconds=1.0)
+
+
+def test_the_first_look_of_another_host_knows_since_when_redis_has_not_restarted() -> None:
+    now = Moment(1000.0, BOOT, 500.0)
+    elsewhere = [LatestLook(Moment(990.0, "other", 5.0), "e", Moment(700.0, "other", 1.0))]
+    assert look_after(None, now, "e", elsewhere=elsewhere).epoch_at.redis == 700.0
+    assert look_after(None, now, "f", elsewhere=elsewhere).epoch_at == now
 
 
 def test_a_fresh_lease_says_when_its_process_was_live_and_a_probe_that_it_is() -> None:

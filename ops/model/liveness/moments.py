@@ -4,6 +4,7 @@ No single clock is trusted between runs: Redis' clock can be set, and the boot c
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 FUTURE_TOLERANCE_SECONDS = 5.0
@@ -52,14 +53,22 @@ class LatestLook:
         return math.inf if self.stepped_at is None else max(0.0, self.at.boot_seconds - self.stepped_at.boot_seconds)
 
 
-def look_after(earlier: LatestLook | None, now: Moment, epoch: str = "", others: tuple[float, ...] = ()) -> LatestLook:
-    """The look of ``now``, after the latest one of the same host."""
+def look_after(
+    earlier: LatestLook | None,
+    now: Moment,
+    epoch: str = "",
+    others: tuple[float, ...] = (),
+    elsewhere: Collection[LatestLook] = (),
+) -> LatestLook:
+    """The look of ``now``, after the latest one of the same host and those of other hosts (``elsewhere``)."""
+    in_epoch = [look.epoch_at for look in (earlier, *elsewhere) if look is not None and epoch and look.epoch == epoch]
+    epoch_at = min(in_epoch, key=lambda moment: moment.redis, default=now)
     if earlier is None:
-        return LatestLook(now, epoch, now, others)
+        return LatestLook(now, epoch, epoch_at, others)
     return LatestLook(
         now,
         epoch,
-        epoch_at=earlier.epoch_at if epoch and epoch == earlier.epoch else now,
+        epoch_at=epoch_at,
         others=others,
         stepped_at=now if _a_clock_was_set(earlier, now, others) else earlier.stepped_at,
         new_at=earlier.new_at,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ops.model.liveness.evidence import LeaseLapsed, SeveralKeys, SuspectedBefore, UnreadableMessages
 from ops.model.liveness.judge import State, Verdict
+from ops.model.liveness.lease import LONGEST_RENEWAL_SECONDS
 from ops.model.liveness.moments import LatestLook, Moment, elapsed_seconds
 from ops.model.liveness.suspicion import Recall
 from ops.model.text import counted, format_seconds, visible
@@ -200,23 +201,32 @@ class LastUse:
         )
 
 
+SEEN_BEFORE_A_STEP = 0.0
+"""Stands for a time whose distance from now cannot be told, because a server's clock has been set since."""
+
+
 def last_uses(
     silent: Mapping[str, Verdict], seen_live: Mapping[str, float], *, now: float, this_look: LatestLook
-) -> frozenset[LastUse]:
+) -> frozenset[LastUse] | None:
     """When the ``silent`` processes last used their connections. ``seen_live``: process -> when, by Redis' clock.
 
-    Nothing is known of one that was seen before the clock of a server was set. One that took probes when it was seen
-    live had a connection then. It may have opened others since, as the stock layer does when a websocket closes; so how
-    old a connection is tells only where others are likely to be of processes that have begun since, as in a deploy, and
-    where Redis has not restarted or failed over.
+    None if that cannot be known, because a server has restarted or failed over since one of them was seen live: the
+    server has closed its connections then, and it may be too frozen to open others. If one was seen before the clock
+    of a server was set, each connection may be its own.
+
+    One that took probes when it was seen live had a connection then. It may have opened others since, as the stock
+    layer does when a websocket closes; so how old a connection is tells only if others are likely to be of processes
+    that have begun since, as in a deploy.
     """
     uses = set()
     for process, verdict in silent.items():
         seen_at = seen_live.get(process, -math.inf)
-        if now - seen_at >= this_look.even_seconds:
+        if seen_at == SEEN_BEFORE_A_STEP or seen_at > now or now - seen_at >= this_look.even_seconds:
             uses.add(LastUse(math.inf, 0.0, 0.0))
             continue
-        others_are_new = this_look.new_at is not None and this_look.new_at.redis > seen_at >= this_look.epoch_at.redis
+        if process in seen_live and seen_at < this_look.epoch_at.redis:
+            return None
+        others_are_new = this_look.new_at is not None and this_look.new_at.redis > seen_at > -math.inf
         uses.add(LastUse(now - seen_at, _silent_seconds(verdict), now - seen_at if others_are_new else 0.0))
     return frozenset(uses)
 
@@ -224,7 +234,9 @@ def last_uses(
 def _silent_seconds(verdict: Verdict) -> float:
     """For how long it has been silent without a break; 0 if that is not known."""
     unbroken = [fact.seconds_ago for fact in verdict.evidence if isinstance(fact, SuspectedBefore) and fact.unbroken]
-    return max(unbroken, default=0.0)
+    # It would have renewed its lease, if it could.
+    lapsed = [fact.seconds_ago - LONGEST_RENEWAL_SECONDS for fact in verdict.evidence if isinstance(fact, LeaseLapsed)]
+    return max([0.0, *unbroken, *lapsed])
 
 
 def how_it_ends(confirm_after_seconds: float) -> str:

@@ -14,6 +14,7 @@ from ops.model.liveness.judge import State
 from ops.model.liveness.judgement import check_came_back
 from ops.model.liveness.plan import ReapPlan, common_cause_of, plan_reap, those_in_doubt
 from ops.model.liveness.stops import (
+    SEEN_BEFORE_A_STEP,
     Absence,
     absence_after,
     check_epoch,
@@ -41,7 +42,7 @@ from ops.operations.reaping.purge import Doom, Purged, purge
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped
 from ops.store.liveness import suspects
-from ops.store.liveness.markers import count_markers, place_markers
+from ops.store.liveness.markers import count_markers, expire_markers, place_markers
 from ops.store.liveness.receivers import Connections, count_idle_connections, read_own_connections
 from ops.store.removal import journal
 from ops.store.removal.judgement import Judgement
@@ -167,6 +168,7 @@ class _Run:
                     opened.home.problem = str(error)
         if self._lock is not None and opened.complete:
             self._notes.extend(await delete_what_is_over(opened))
+            self._notes.extend(await self._expire_markers(observation))
         return self._report(run_id, started_at, observation, plan)
 
     async def _look(self) -> Observation:
@@ -181,6 +183,9 @@ class _Run:
             self._progress(f"next look in {left:.0f} s", 0, 0)
             await asyncio.sleep(min(1.0, left))
         await asyncio.gather(*(shard.identify() for shard in self._opened.shards))
+        # Our connections of before would look like idle ones of others.
+        await asyncio.gather(*(shard.drop_idle_connections() for shard in self._opened.shards))
+        self._own = await read_own_connections(self._opened)
         observation = await self._look()
         return observation, await self._conclude(observation)
 
@@ -191,6 +196,8 @@ class _Run:
             return ReapPlan(frozenset(), None)
         verdicts, now = observation.verdicts, observation.moment
         seen_live = await suspects.read_seen_live(opened)
+        if observation.this_look.stepped_at == now:
+            seen_live = dict.fromkeys(seen_live, SEEN_BEFORE_A_STEP)
         if sees_a_new_process(seen_live, verdicts):
             observation.this_look = replace(observation.this_look, new_at=now)
         await self._look_for_idle_connections(observation, seen_live)
@@ -231,13 +238,9 @@ class _Run:
             self._absence = None
             return
         opened, now = self._opened, await self._opened.home.now()
-        uses = last_uses(
-            those_in_doubt(observation.verdicts, silent, seen_live),
-            seen_live,
-            now=now,
-            this_look=observation.this_look,
-        )
-        idle = await count_idle_connections(opened, self._own, uses)
+        in_doubt = those_in_doubt(observation.verdicts, silent, seen_live)
+        uses = last_uses(in_doubt, seen_live, now=now, this_look=observation.this_look)
+        idle = None if uses is None else await count_idle_connections(opened, self._own, uses)
         self._absence = absence_after(self._absence, idle, now=observation.moment, epoch=opened.epoch)
 
     async def _remember(self, observation: Observation, seen_live: Mapping[str, float]) -> set[str]:
@@ -253,13 +256,14 @@ class _Run:
             for process, suspicion in self._suspicions.items()
             if not observation.restores(process) and suspicion.renewed == observation.moment
         ]
-        lifetime = suspicion_lifetime_seconds(self._options.confirm_after_seconds) + MARKER_SPARE_SECONDS
         earlier = {process: observation.recalls[process] for process in asked if process in observation.recalls}
         marked = observation.marked_inboxes({process: recall.suspicion for process, recall in earlier.items()})
         inboxes = {
             process: names | marked.get(process, set()) for process, names in observation.inboxes_of(asked).items()
         }
-        placed = await place_markers(opened, inboxes, lifetime)
+        # Before markers are replaced: a run that ends in between must not leave new ones to an old suspicion.
+        await suspects.record_suspicions(opened, list(self._suspicions.values()))
+        placed = await place_markers(opened, inboxes, self._marker_seconds)
         back = self._note_who_came_back(
             {process: recall.marks for process, recall in earlier.items()},
             {process: sum(placed.before[name] for name in names) for process, names in marked.items()},
@@ -272,6 +276,18 @@ class _Run:
         await suspects.record_latest_look(opened, observation.this_look, self._absence)
         await suspects.record_seen_live(opened, seen_live_after(seen_live, observation.verdicts, observation.now))
         return back
+
+    async def _expire_markers(self, observation: Observation) -> list[str]:
+        """A process takes its markers to its inbox, and may end before it drops them."""
+        try:
+            await expire_markers(self._opened, observation.census.without_messages, self._marker_seconds)
+        except ShardError as error:
+            return [f"markers of processes that are gone were not given an expiry: {error}"]
+        return []
+
+    @property
+    def _marker_seconds(self) -> float:
+        return suspicion_lifetime_seconds(self._options.confirm_after_seconds) + MARKER_SPARE_SECONDS
 
     async def _purge(self, run_id: str, observation: Observation, dead: frozenset[str]) -> str | None:
         """Remove the members of ``dead`` as they were judged, then what else these processes left behind.

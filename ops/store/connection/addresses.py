@@ -18,7 +18,9 @@ async def read_addresses(shard: Shard) -> tuple[str, str]:
             [reply] = await wire.replies(1)
             said = _OUR_ADDRESS.search(checked(reply))
         seen = decode_name(said[1])[:100].replace("::ffff:", "") if said else ours
-    return (seen if ours else ""), ours
+    if not ours:  # Over a unix socket, the server has a path for us.
+        return ("" if seen.startswith("/") or not said else seen), ours
+    return seen, ours
 
 
 async def is_direct(shard: Shard) -> bool:

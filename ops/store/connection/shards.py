@@ -5,6 +5,7 @@ Hosts are never parsed here: URL, dict, tuple, unix socket, TLS, password and Se
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ class Shard:
             if int(cursor) == 0:
                 return
             await asyncio.sleep(0)
+
+    async def drop_idle_connections(self) -> None:
+        """Close the connections that are not in use. New ones are made when they are needed."""
+        with contextlib.suppress(RedisError, OSError):
+            await self.client.connection_pool.disconnect(inuse_connections=False)
 
     @asynccontextmanager
     async def wire(self) -> AsyncIterator[Wire]:

@@ -99,7 +99,8 @@ class Census:
     """All groups of a selection, counted. ``unnamed``: members whose name tells no process.
 
     ``absent``: groups that were named and do not exist. ``misplaced``: the few groups of each shard that were joined
-    last of those that belong on another one; known only if scores were read.
+    last of those that belong on another one; known only if scores were read. ``without_messages``: inboxes of processes
+    without members that hold nothing but probes and markers.
     """
 
     groups: int = 0
@@ -108,6 +109,7 @@ class Census:
     processes: dict[str, ProcessTally] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     misplaced: list[MisplacedGroup] = field(default_factory=list)
+    without_messages: set[str] = field(default_factory=set)
 
     def add(self, other: "Census") -> None:
         self.groups += other.groups

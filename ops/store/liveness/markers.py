@@ -87,6 +87,15 @@ async def remove_markers(opened: OpenLayer, inboxes: Iterable[str]) -> None:
             await shard.pipeline([("ZREMRANGEBYSCORE", opened.keyspace.inflight(n), "+inf", "+inf") for n in batch])
 
 
+async def expire_markers(opened: OpenLayer, inboxes: Iterable[str], lifetime_seconds: float) -> None:
+    """Have those that hold nothing but probes and markers expire, if they would not. Raises ShardError."""
+    keyspace, args = opened.keyspace, [int(lifetime_seconds * 1000), MESSAGES_FROM, MESSAGES_BELOW]
+    for shard in opened.answering:
+        for batch in _in_batches(sorted(inboxes)):
+            keys = [key for name in batch for key in (keyspace.inbox(name), keyspace.inflight(name))]
+            await call_script(shard, "expire_markers", keys, args)
+
+
 async def without_messages(opened: OpenLayer, inboxes: Iterable[str]) -> set[str]:
     """Those of the inboxes that hold nothing but what the toolkit put there: probes and markers."""
     names = sorted(inboxes)

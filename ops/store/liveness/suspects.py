@@ -107,15 +107,14 @@ def _json_object(raw: bytes | None) -> dict[str, Any]:
 _ABSENCE = b"absence"
 
 
-async def read_latest_look(opened: OpenLayer, boot_id: str) -> tuple[LatestLook | None, Absence | None]:
-    """The latest look of this host, and since when no connection of a silent process has been idle."""
-    key = opened.keyspace.looks
-    moment, absence = await opened.home.execute("HMGET", key, _clock_field(boot_id), _ABSENCE)
-    found = _json_object(absence)
+async def read_latest_looks(opened: OpenLayer) -> tuple[dict[str, LatestLook], Absence | None]:
+    """The latest look of each host, by its boot id; and since when no connection of a silent process has been idle."""
+    stored = {field: _json_object(raw) for field, raw in await _read_hash(opened, opened.keyspace.looks)}
+    found = stored.pop(_ABSENCE, {})
     since, epoch = _moment(found, "since"), found.get("epoch")
     seen = Absence(since, epoch) if since is not None and isinstance(epoch, str) else None
-    stored = _json_object(moment)
-    return _latest_look(stored), seen
+    looks = (_latest_look(fields) for fields in stored.values())
+    return {look.at.boot_id: look for look in looks if look is not None}, seen
 
 
 def _latest_look(stored: Mapping[str, Any]) -> LatestLook | None:
