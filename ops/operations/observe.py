@@ -13,7 +13,7 @@ from ops.model.liveness.evidence import Evidence, NotProbed, ProbesTaken
 from ops.model.liveness.judge import Policy, Verdict, judge
 from ops.model.liveness.lease import Lease, lease_evidence
 from ops.model.liveness.moments import LatestLook, Moment, look_after
-from ops.model.liveness.stops import Absence, Control, MisplacedGroup
+from ops.model.liveness.stops import Absence, Control, MisplacedGroup, OtherHosts
 from ops.model.liveness.suspicion import Recall, Signs, Suspicion, recall
 from ops.model.settings import DEFAULTS, OpsSettings
 from ops.model.text import visible
@@ -21,7 +21,7 @@ from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import Census, MisplacedAmong, ProcessTally, ScanNotes, Selection, count_members
 from ops.store.liveness.clocks import read_moment, read_other_clocks
-from ops.store.liveness.leases import read_leases
+from ops.store.liveness.leases import find_other_hosts, read_leases
 from ops.store.liveness.markers import count_markers, without_messages
 from ops.store.liveness.probes import control_receivers, probe_processes
 from ops.store.liveness.suspects import read_latest_looks, read_suspicions
@@ -66,6 +66,7 @@ class Observation:
     recalls: dict[str, Recall]
     controls: list[Control] = field(default_factory=list)
     leases: dict[str, Lease] = field(default_factory=dict)
+    other_hosts: list[OtherHosts] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     absence: Absence | None = None
 
@@ -245,6 +246,8 @@ async def _read_what_is_known(opened: OpenLayer, observation: Observation) -> No
     if opened.home.problem is not None:
         return
     observation.leases = await read_leases(opened.home, opened.keyspace, observation.census.processes)
+    fresh = [lease for lease in observation.leases.values() if lease.is_fresh(observation.now)]
+    observation.other_hosts = await find_other_hosts(opened, fresh)
     looks, observation.absence = await read_latest_looks(opened)
     own = looks.pop(observation.moment.boot_id, None)
     this_look = observation.this_look

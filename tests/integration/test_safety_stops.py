@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import redis
+from channels.layers import channel_layers
 from django.conf import LazySettings
 
 from ops.exceptions import OpsError, ShardError
+from ops.middleware import OpsMiddleware
 from ops.model.liveness.stops import LastUse
 from ops.model.runs import ReapReport
 from ops.operations.reaping import reap as reap_module
@@ -23,6 +25,8 @@ from ops.store.removal import journal
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import StartRedis
+from tests.integration.plain_websockets import Client
+from tests.integration.test_ops_middleware import Room
 from tests.layer_builders import (
     ASGI,
     CONFIRM_AFTER_SECONDS,
@@ -41,6 +45,7 @@ from tests.layer_builders import (
     suspect_everybody,
     suspected,
 )
+from tests.waiting import until
 
 BUILDERS = "tests.layer_builders"
 
@@ -666,3 +671,36 @@ class out_of_memory:
 
     def __exit__(self, *_: object) -> None:
         self.client.config_set("maxmemory", "0")
+
+
+async def test_reap_stops_while_a_lease_tells_of_other_hosts(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, start_redis: StartRedis, settings: LazySettings
+) -> None:
+    """A shard was added for the workers, and not here: inboxes that lie on it look dead."""
+    second = start_redis()
+    settings.CHANNEL_LAYERS = both = layer_of(redis_server.url, second.url)
+    client = Client(OpsMiddleware(Room.as_asgi()))
+    await client.connect()
+    with redis.Redis.from_url(second.url) as second_client:
+        any_lease = ASGI.lease("*")
+        await until(lambda: redis_client.keys(any_lease) and second_client.keys(any_lease))
+        [lease] = second_client.keys(any_lease)
+        process = lease.decode().rpartition(":")[2]
+        add_members(redis_client, group_on(0), channels_of(process, 2), joined_at=1000)
+        assert (await run_reap()).stopped is None
+        assert second_client.hget(lease, "shard") == b"2/2"
+        second_client.delete(lease)
+        assert "is 2/2 here, and no shard for" in ((await run_reap()).stopped or "")
+
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url)
+    report = await run_reap()
+    assert (report.stopped or "").startswith("hosts: by their leases, processes use another list of hosts")
+    assert "is 1/1 here, and 1/2 for" in (report.stopped or "")
+    settings.CHANNEL_LAYERS = both
+    await client.leave()
+
+
+def group_on(shard: int) -> str:
+    """A group that the hosts of the settings put there."""
+    layer = channel_layers.make_backend("default")
+    return next(name for name in map(str, range(100)) if layer.consistent_hash(name) == shard)

@@ -22,7 +22,7 @@ from ops.application.observation import Application, Channel, Websocket, hear_of
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.causes import describe_exception
 from ops.model.keys import Keyspace
-from ops.model.liveness.lease import renewal_seconds
+from ops.model.liveness.lease import renewal_seconds, shard_of_hosts
 from ops.store.connection.failures import will_pass
 from ops.store.connection.waiting import spread, within
 from ops.store.liveness.leases import STOCK, describe_process, mark_lease_ended, renew_lease
@@ -70,7 +70,7 @@ class Card:
 
     async def _renew(self, index: int) -> None:
         layer = self.layer
-        description = {**self._description, "shard": f"{index + 1}/{layer.ring_size}"}
+        description = {**self._description, "shard": shard_of_hosts(index, layer.ring_size)}
         await renew_lease(layer.connection(index), self._keyspace, layer.client_prefix, description, layer.group_expiry)
 
     async def end(self) -> None:

@@ -23,7 +23,7 @@ from ops.application.observation import server_name
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.causes import describe_exception
 from ops.model.keys import Keyspace, parse_index_entry
-from ops.model.liveness.lease import LEASE_COUNTS, RENEWALS_PER_LEASE, renewal_seconds
+from ops.model.liveness.lease import LEASE_COUNTS, RENEWALS_PER_LEASE, renewal_seconds, shard_of_hosts
 from ops.store.connection.failures import will_pass
 from ops.store.connection.scripts import run_script
 from ops.store.connection.waiting import spread
@@ -141,7 +141,7 @@ class Keeper:
         client = layer.connection(index)
         try:
             renewal = await renew_lease(
-                client, self._keyspace, layer.client_prefix, self._describe(layer), keep_seconds
+                client, self._keyspace, layer.client_prefix, self._describe(layer, index), keep_seconds
             )
         except BaseException:
             # It may have been done, and its answer have been that the lease was gone: nobody will hear that again.
@@ -184,10 +184,11 @@ class Keeper:
                 )
         return f"Redis shard {index} may have lost memberships"
 
-    def _describe(self, layer: Any) -> dict[str, str]:
+    def _describe(self, layer: Any, index: int) -> dict[str, str]:
         counts = {name: getattr(self, name) for name in LEASE_COUNTS if name != "outages"}
         now = {"index_parts": layer.memberships.index_parts, "outages": layer.outages.count, **counts}
-        return {**self._description, **{name: str(count) for name, count in now.items()}}
+        place = {"shard": shard_of_hosts(index, layer.ring_size)}
+        return {**self._description, **place, **{name: str(count) for name, count in now.items()}}
 
     async def _put_back(self, layer: Any, index: int, why: str | None) -> None:
         """The shard is new, was emptied or lost its latest writes, or this process was taken for dead.

@@ -52,6 +52,11 @@ def renewal_seconds(lease_seconds: float) -> float:
     return min(lease_seconds / RENEWALS_PER_LEASE, LONGEST_RENEWAL_SECONDS)
 
 
+def shard_of_hosts(index: int, hosts: int) -> str:
+    """How a lease says on which shard it is, by the hosts of its holder: ``2/3`` for the second of three."""
+    return f"{index + 1}/{hosts}"
+
+
 LEASE_COUNTS = ("outages", "leases_lost", "members_put_back", "members_refreshed", "channels_discarded")
 
 

@@ -8,9 +8,11 @@ from ops.model.liveness.judge import State, Verdict
 from ops.model.liveness.stops import (
     Control,
     MisplacedGroup,
+    OtherHosts,
     check_control,
     check_hosts,
     check_keys,
+    check_leases,
     check_nobody_live,
     check_readability,
     check_restart,
@@ -46,6 +48,7 @@ def plan_reap(
     released: bool,
     members: Mapping[str, int],
     misplaced: Collection[MisplacedGroup],
+    other_hosts: Collection[OtherHosts] = (),
 ) -> ReapPlan:
     """Decide which processes' members may go.
 
@@ -53,7 +56,8 @@ def plan_reap(
     ``seen_live``: processes that an earlier run saw live. Only they can have gone silent *now*: a process that was
     dead before the first run looked says nothing about the health of the fleet. ``released``: what the stops fear for
     is ruled out, see ``is_released``.
-    ``members``: process -> how many it has. ``misplaced``: groups that the hosts put on another shard.
+    ``members``: process -> how many it has. ``misplaced``: groups that the hosts put on another shard; ``other_hosts``:
+    processes whose leases tell that they have others.
     """
     silent = _in_states(verdicts, State.DEAD, State.SUSPECT)
     dead = _in_states(verdicts, State.DEAD)
@@ -63,6 +67,7 @@ def plan_reap(
         or check_readability(verdicts)
         or check_keys(verdicts, members)
         or check_hosts(misplaced)
+        or check_leases(other_hosts)
         or check_restart(voided_by_restart)
     )
     waits = stopped is None and len(silent) > len(dead)

@@ -92,6 +92,31 @@ def check_hosts(misplaced: Collection[MisplacedGroup]) -> str | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class OtherHosts:
+    """A process that keeps its lease, and whose hosts are not those of this configuration.
+
+    ``said``: what its lease says about the shard ``where``, such as ``1/2``; None if it has none there.
+    """
+
+    holder: str
+    where: str
+    said: str | None
+    expected: str
+
+
+def check_leases(others: Collection[OtherHosts]) -> str | None:
+    """Of a process with other hosts, inboxes and groups may lie on servers that this configuration does not have."""
+    if not others:
+        return None
+    found = ", ".join(
+        f"{one.where} is {one.expected} here, and {'no shard' if one.said is None else visible(one.said)} for "
+        f"{visible(one.holder)}"
+        for one in list(others)[:MOST_SHOWN]
+    )
+    return f"hosts: by their leases, processes use another list of hosts than this configuration: {found}"
+
+
 def check_keys(verdicts: Mapping[str, Verdict], members: Mapping[str, int]) -> str | None:
     """Silence that was not asked for proves nothing. ``members``: process -> how many it has.
 

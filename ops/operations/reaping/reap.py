@@ -216,6 +216,7 @@ class _Run:
             ),
             members={process: tally.members for process, tally in observation.census.processes.items()},
             misplaced=observation.census.misplaced,
+            other_hosts=observation.other_hosts,
         )
         if plan.control_failed:
             return plan

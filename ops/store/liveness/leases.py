@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 from ops import compat
 from ops.model.keys import Keyspace, decode_name
-from ops.model.liveness.lease import LEASE_COUNTS, Lease
+from ops.model.liveness.lease import LEASE_COUNTS, Lease, shard_of_hosts
+from ops.model.liveness.stops import OtherHosts
 from ops.store.connection.scripts import run_script
-from ops.store.connection.shards import Shard
+from ops.store.connection.shards import OpenLayer, Shard
 
 LEASES_AT_ONCE = 500
 RECORDED_VERSIONS = ("django", "channels", "channels-redis", "redis", "channels-ops")
@@ -147,6 +148,41 @@ async def read_leases(shard: Shard, keyspace: Keyspace, processes: Iterable[str]
             lease = None if isinstance(reply, Exception) else _parse(name, reply)
             if lease is not None:
                 found[name] = lease
+    return found
+
+
+async def find_other_hosts(opened: OpenLayer, leases: Iterable[Lease]) -> list[OtherHosts]:
+    """The holders of these leases of the first shard whose hosts are not those of ``opened``. Raises ShardError.
+
+    Leases that do not tell on which shard they are, as those of older versions, are passed over.
+    """
+    telling = [lease for lease in leases if lease.shard]
+    found: list[tuple[Lease, Shard, str | None]] = []
+    found += [(lease, opened.home, lease.shard) for lease in telling if lease.shard != _expected(opened, opened.home)]
+    same = [lease for lease in telling if lease.shard == _expected(opened, opened.home)]
+    for shard in opened.answering:
+        if shard is not opened.home:
+            said = await _shards_said(shard, opened.keyspace, same)
+            found += [(lease, shard, told) for lease, told in said if told != _expected(opened, shard)]
+    return [
+        OtherHosts(f"{lease.host} pid {lease.pid}", shard.where, said, _expected(opened, shard))
+        for lease, shard, said in found
+    ]
+
+
+def _expected(opened: OpenLayer, shard: Shard) -> str:
+    return shard_of_hosts(shard.index, len(opened.shards))
+
+
+async def _shards_said(shard: Shard, keyspace: Keyspace, leases: Sequence[Lease]) -> list[tuple[Lease, str | None]]:
+    found: list[tuple[Lease, str | None]] = []
+    for start in range(0, len(leases), LEASES_AT_ONCE):
+        batch = leases[start : start + LEASES_AT_ONCE]
+        replies = await shard.pipeline([("HGET", keyspace.lease(lease.process), "shard") for lease in batch])
+        found += [
+            (lease, None if reply is None or isinstance(reply, Exception) else _text(reply))
+            for lease, reply in zip(batch, replies, strict=True)
+        ]
     return found
 
 
