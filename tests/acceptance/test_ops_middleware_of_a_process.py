@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -25,6 +26,10 @@ MOST_SOCKETS = 500
 
 def lease_of(channel: str) -> str:
     return f"asgi:ops:lease:{channel.partition('!')[0].rpartition('.')[2]}"
+
+
+def inbox_of(channel: str) -> str:
+    return f"asgi{channel.partition('!')[0]}!"
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -92,6 +97,32 @@ async def test_its_open_websockets_are_registered_and_can_be_closed_from_outside
     await until(lambda: set(registered()) == {"", kept.channel})
     worker.terminate(30)
     assert set(registered()) <= {""}
+
+
+@pytest.mark.parametrize("with_ops", [True, False])
+async def test_a_process_whose_consumers_are_all_busy_lives_as_its_lease_tells(
+    with_ops: bool,
+    start_worker: StartWorker,
+    sockets: SocketFleet,
+    channel_layer: RedisChannelLayer,
+    redis_client: redis.Redis,
+    run_command: RunCommand,
+) -> None:
+    """None of them waits for a message, so no probe is taken. Without a lease, the process looks dead."""
+    worker = start_worker("uvicorn", asgi=APPLICATION, **({"WITH_OPS": "1"} if with_ops else {}))
+    opened = await sockets.open_urls([f"{worker.ws_url}/"] * 2)
+    for one in opened:
+        await one.send({"stream": True})
+    await until(lambda: all(len(one.received) > 3 for one in opened))
+    await until(lambda: not with_ops or redis_client.exists(lease_of(opened[0].channel)))
+    # Each has one that it will look at when it is done.
+    await channel_layer.group_send(ROOM, {"type": "said"})
+    await until(lambda: redis_client.zcard(inbox_of(opened[0].channel)) == 0)
+    merciless = ("--confirm-after", "0.001", "--probe-timeout", "1", "--max-share", "1")
+    for _ in range(3):
+        await asyncio.to_thread(run_command, "reap_stale", *merciless)
+    assert redis_client.zcard(GROUP) == (2 if with_ops else 0)
+    assert all(one.is_open for one in opened)
 
 
 async def test_with_preload_each_worker_of_gunicorn_has_a_name_of_its_own(
