@@ -177,8 +177,9 @@ async def test_a_process_that_was_stopped_and_reaped_puts_its_members_back_by_it
     await seconds_until(lambda: all_are_members(redis_client, DROP_IN, sockets), 30)
     await assert_all_hear(two_layers.fleet, sockets, redis_server, prefix=DROP_IN)
     assert members(redis_client, STOCK) == {}
+    said = f"reap_stale took it for dead (run {reports[DROP_IN]['run_id']}); 5 were put back"
+    await seconds_until(lambda: said in two_layers.log(DROP_IN), 30)
     log = two_layers.log(DROP_IN)
-    assert f"reap_stale took it for dead (run {reports[DROP_IN]['run_id']}); 5 were put back" in log
     assert "may have lost memberships" not in log
     assert "is away" not in log
     report = await reaper.run(DROP_IN)

@@ -109,7 +109,7 @@ class Lane:
         for group in {group for group, _, _ in self.others}:
             for _ in range(CHANNELS_WITH_LEASE):
                 await layer.group_add(group, await layer.new_channel())
-        said = {**describe_process(lease_seconds=0.001), "index_parts": str(layer.memberships.index_parts)}
+        said = {**describe_process(layer, 0.001, ""), "index_parts": str(layer.memberships.index_parts)}
         for index in range(layer.ring_size):
             await renew_lease(layer.connection(index), Keyspace(self.prefix), layer.client_prefix, said, 86400)
         await layer.close_pools()
