@@ -199,15 +199,15 @@ async def test_a_frozen_process_is_silent_to_whoever_asks_though_its_lease_is_fr
     await two_layers.open(3)
     for worker in two_layers.all_workers:
         worker.freeze()
+    await lease_is_older_than(redis_client, 6.5)
+    [process] = (await ask("channels_groups"))["processes"]
+    assert process["state"] == "live"
+    assert any("late" in words for words in process["evidence"]), process
     beat = await ask("send_heartbeat", "--all", "--depth", "process", "--timeout", "1")
     assert (beat["totals"]["answered"], beat["totals"]["silent"]) == (0, 3)
     doctor = await ask("channels_doctor")
     [hung] = [finding for finding in doctor["findings"] if finding["id"] == "ops.E402"]
     assert "took no probe" in str(hung["evidence"])  # The one before was given to the BZPOPMIN that it had sent.
-    await lease_is_older_than(redis_client, 6.5)
-    [process] = (await ask("channels_groups"))["processes"]
-    assert process["state"] == "live"
-    assert any("late" in words for words in process["evidence"]), process
     for worker in two_layers.all_workers:
         worker.thaw()
     await assert_all_hear(two_layers.fleet, two_layers.sockets(DROP_IN), redis_server, prefix=DROP_IN)
