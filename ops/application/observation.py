@@ -50,6 +50,7 @@ class Websocket:
     ``consumer``: the first that started under its scope, None if there is none yet. ``left``: the
     ``websocket.disconnect`` that the server has told. ``parts``: what is done for it, by whichever middleware.
     ``close``: closes it with a code and a reason, as if its client had; None if nothing can.
+    ``hear_of_consumer``: called with each consumer that starts under its scope.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Websocket:
     left: Mapping[str, Any] | None = None
     parts: set[str] = field(default_factory=set)
     close: Callable[[int, str], Coroutine[Any, Any, None]] | None = None
+    hear_of_consumer: Callable[[Any], None] | None = None
 
     @property
     def is_told_of_restart(self) -> bool:
@@ -172,6 +174,8 @@ class _Watch:
             websocket.consumer = consumer
         channel = _channels[name] = Channel(name, self._alias, self._layer())
         websocket.channels.append(channel)
+        if websocket.hear_of_consumer is not None:
+            websocket.hear_of_consumer(consumer)
         for hear in _new_channel:
             hear(websocket, channel)
 

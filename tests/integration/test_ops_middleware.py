@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,9 @@ from channels.exceptions import StopConsumer
 from channels.layers import channel_layers
 from django.conf import LazySettings
 
+from ops.application.connections import guard
 from ops.application.connections.guard import guarded
-from ops.application.observation import observed
+from ops.application.observation import observed, open_websockets
 from ops.middleware import DisconnectLogMiddleware, OpsMiddleware
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.leases import read_leases, reading_of
@@ -33,17 +35,19 @@ class Gone(OSError):
 
 
 class Server:
-    """Raises on each send; tells of the disconnect only if asked to."""
+    """Raises on each send, as uvicorn does, or drops it, as others do; tells of the disconnect only if asked to."""
 
-    def __init__(self, *events: dict[str, Any]) -> None:
+    def __init__(self, *events: dict[str, Any], raises: bool = True) -> None:
         self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         for event in events:
             self.events.put_nowait(event)
+        self.raises = raises
         self.sent = 0
 
     async def send(self, message: Any) -> None:
         self.sent += 1
-        raise Gone
+        if self.raises:
+            raise Gone
 
 
 def connected() -> dict[str, Any]:
@@ -86,6 +90,221 @@ async def test_a_handler_that_sends_in_a_loop_leaves_the_event_loop_to_others(re
         await streaming
     assert ticks > 20
     assert server.sent < 1000
+
+
+def said(text: str = "") -> dict[str, Any]:
+    return {"type": "websocket.receive", "text": text}
+
+
+def left() -> dict[str, Any]:
+    return {"type": "websocket.disconnect", "code": 1001}
+
+
+class Speaking(AsyncConsumer):
+    """Sends once for each of `pauses`, which pass on the clock `now`, and notes what it has done in `did`."""
+
+    def __init__(self, now: list[float], did: list[str], pauses: list[float], farewells: int = 1) -> None:
+        self.now, self.did, self.pauses, self.farewells = now, did, pauses, farewells
+
+    async def websocket_connect(self, message: Any) -> None:
+        pass
+
+    async def speak(self, pauses: list[float]) -> None:
+        for pause in pauses:
+            self.now[0] += pause
+            await self.send({"type": "websocket.send", "text": ""})
+
+    async def websocket_receive(self, message: Any) -> None:
+        await self.speak([2.0])
+        await until(lambda: not open_websockets() or open_websockets()[0].left is not None)
+        await self.speak(self.pauses)
+        self.did.append("handled")
+
+    async def websocket_disconnect(self, message: Any) -> None:
+        self.did.append("disconnect")
+        await self.speak([6.0] + [0.1] * self.farewells)
+        self.did.append("cleaned up")
+        raise StopConsumer
+
+
+async def done_by_a_consumer(pauses: list[float], *, raises: bool = False, farewells: int = 1) -> list[str]:
+    """What a consumer did whose client left while it handled its message."""
+    now, did = [100.0], list[str]()
+    server = Server(connected(), said(), left(), raises=raises)
+    await run(Speaking(now, did, pauses, farewells), server, lambda: now[0])
+    return did
+
+
+DISCONNECTED = ["disconnect", "cleaned up"]
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swallowed sends take no time, whatever the tests' clock says."""
+    monkeypatch.setattr(guard, "PAUSE_SHARE", 0.0)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_disconnect_that_sends_is_never_cut_off(raises: bool, redis_server: EmbeddedRedis) -> None:
+    assert await done_by_a_consumer([0.1], raises=raises, farewells=70) == ["handled", *DISCONNECTED]
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_handler_that_works_or_sends_now_and_then_is_not_cut_off_if_the_server_raises_nothing(
+    redis_server: EmbeddedRedis,
+) -> None:
+    for pauses in ([0.1, 5.5, 0.1], [1.0] * 60):
+        assert await done_by_a_consumer(pauses) == ["handled", *DISCONNECTED]
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_handler_that_streams_is_ended_also_if_the_server_raises_nothing(
+    redis_server: EmbeddedRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ops.middleware"):
+        assert await done_by_a_consumer([0.05] * 200) == DISCONNECTED
+    assert [one.getMessage() for one in caplog.records] == [
+        "a handler that goes on sending to a client that has left is ended"
+    ]
+
+
+async def test_the_end_is_heard_behind_messages_that_are_not_read_yet_and_nothing_is_lost(
+    redis_server: EmbeddedRedis,
+) -> None:
+    texts = [str(number) for number in range(50)]
+    now, read = [100.0], list[Any]()
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        now[0] += 2.0
+        while open_websockets()[0].left is None:
+            await send({"type": "websocket.send", "text": ""})
+            await asyncio.sleep(0)
+        while not read or read[-1]["type"] != "websocket.disconnect":
+            read.append(await receive())
+
+    server = Server(connected(), *map(said, texts), left(), raises=False)
+    await run(stream, server, lambda: now[0])
+    assert read == [*map(said, texts), left()]
+
+
+async def test_messages_that_are_not_read_are_left_with_the_server_when_there_are_many(
+    redis_server: EmbeddedRedis,
+) -> None:
+    now, waiting = [100.0], list[int]()
+    server = Server(connected(), *(said(str(number)) for number in range(150)), raises=False)
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        now[0] += 2.0
+        for _ in range(300):
+            await send({"type": "websocket.send", "text": ""})
+            await asyncio.sleep(0)
+        waiting.append(server.events.qsize())
+        assert [(await receive())["text"] for _ in range(150)] == [str(number) for number in range(150)]
+
+    await run(stream, server, lambda: now[0])
+    assert waiting == [50]
+
+
+class Wrapping(Speaking):
+    async def websocket_receive(self, message: Any) -> None:
+        try:
+            await self.speak([0.1] * 100)
+        except OSError as error:
+            raise RuntimeError("own") from error
+
+    async def websocket_disconnect(self, message: Any) -> None:
+        self.did.append("disconnect")
+        raise StopConsumer
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_a_consumer_that_dies_of_an_error_of_its_own_from_a_send_is_disconnected(
+    redis_server: EmbeddedRedis,
+) -> None:
+    now, did = [100.0], list[str]()
+    with pytest.raises(RuntimeError, match="own"):
+        await run(Wrapping(now, did, []), Server(connected(), said()), lambda: now[0])
+    assert did == ["disconnect"]
+
+
+@pytest.mark.usefixtures("short_pauses")
+async def test_each_consumer_of_a_websocket_that_dies_of_a_send_is_disconnected(redis_server: EmbeddedRedis) -> None:
+    now, did = [100.0], list[str]()
+
+    async def divide(scope: Any, receive: Any, send: Any) -> None:
+        """Passes what comes on to two consumers."""
+        inboxes: list[asyncio.Queue[Any]] = [asyncio.Queue(), asyncio.Queue()]
+        consumers = [asyncio.ensure_future(Wrapping(now, did, [])(scope, one.get, send)) for one in inboxes]
+        for event in (await receive(), await receive()):
+            for inbox in inboxes:
+                inbox.put_nowait(event)
+        await asyncio.wait(consumers)
+        assert all(isinstance(one.exception(), RuntimeError) for one in consumers)
+
+    await run(divide, Server(connected(), said()), lambda: now[0])
+    assert did == ["disconnect", "disconnect"]
+
+
+@pytest.mark.parametrize("closed_from_outside", [True, False])
+@pytest.mark.parametrize("swallows", [True, False])
+async def test_a_send_that_waits_for_a_client_to_read_ends_when_the_websocket_does(
+    swallows: bool, closed_from_outside: bool, redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "TOLD_WITHIN_SECONDS", 0.05)
+    did: list[Any] = []
+    waits = asyncio.Event()
+    server = Server(connected())
+
+    async def send(message: Any) -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    class Waiting(AsyncConsumer):
+        async def websocket_connect(self, message: Any) -> None:
+            await self.channel_layer.send(self.channel_name, {"type": "speak"})
+
+        async def speak(self, message: Any) -> None:
+            await self.send({"type": "websocket.send", "text": ""})
+
+        async def websocket_disconnect(self, message: Any) -> None:
+            did.append(message["code"])
+            raise StopConsumer
+
+    application = observed(guarded(Waiting(), swallows=swallows))
+    running = asyncio.ensure_future(application(SCOPE, server.events.get, send))
+    await asyncio.wait_for(waits.wait(), 30)
+    if closed_from_outside:
+        close = open_websockets()[-1].close
+        assert close is not None
+        closing = asyncio.ensure_future(close(1001, ""))
+    else:
+        server.events.put_nowait(left())
+    await asyncio.wait_for(running, 30)
+    assert did == [1001]
+    if closed_from_outside:
+        closing.cancel()
+
+
+async def test_an_application_that_asks_on_after_a_made_up_end_can_be_cancelled(redis_server: EmbeddedRedis) -> None:
+    asks_again, told_twice = asyncio.Event(), list[Any]()
+
+    async def ask_on(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.send", "text": ""})
+        assert (await receive())["code"] == 1006
+        asks_again.set()
+        told_twice.append(await receive())
+
+    running = asyncio.ensure_future(run(ask_on, Server(connected()), lambda: 0.0))
+    await asyncio.wait_for(asks_again.wait(), 30)
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert told_twice == []
 
 
 async def test_the_code_that_the_server_tells_is_passed_on_and_1006_if_it_tells_none(
