@@ -56,12 +56,18 @@ class Websocket:
     number: int
     scope: Mapping[str, Any]
     loop: asyncio.AbstractEventLoop
+    pid: int = field(default_factory=os.getpid)
     consumer: Any = None
     channels: list[Channel] = field(default_factory=list)
     left: Mapping[str, Any] | None = None
     parts: set[str] = field(default_factory=set)
     close: Callable[[int, str], Coroutine[Any, Any, None]] | None = None
     hear_of_consumer: Callable[[Any], None] | None = None
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """Whether this process has opened it, and not the one that it was forked from."""
+        return self.pid == os.getpid()
 
     @property
     def is_told_of_restart(self) -> bool:

@@ -25,6 +25,9 @@ class Client:
         if message["type"] == "websocket.accept":
             self.accepted.set()
 
+    def say(self, text: str) -> None:
+        self._events.put_nowait({"type": "websocket.receive", "text": text})
+
     async def leave(self, code: int = 1000) -> None:
         """Close, and wait until the application has ended."""
         assert self.task is not None

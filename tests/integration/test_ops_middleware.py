@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +25,7 @@ from ops.middleware import DisconnectLogMiddleware, OpsMiddleware
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.leases import read_leases, reading_of
 from project.embedded_redis import EmbeddedRedis
+from tests.conftest import REPOSITORY
 from tests.integration.plain_websockets import Client
 from tests.integration.test_disconnect_recorder import records_in
 from tests.layer_builders import layer_of
@@ -387,6 +391,17 @@ async def test_a_consumer_that_dies_leaves_its_groups(redis_server: EmbeddedRedi
         with pytest.raises(KeyError):
             await client.leave()
     await until(lambda: redis_client.zcard("asgi:group:room") == 0)
+
+
+def test_a_child_that_an_application_forks_leaves_the_members_of_its_parent_alone(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", "REDIS_URL": redis_server.url}
+    argv = [sys.executable, "-m", "tests.integration.forking_process"]
+    done = subprocess.run(argv, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done
+    assert "the child's own" in done.stderr
+    assert redis_client.zcard("asgi:group:room") == 1
 
 
 async def test_a_join_after_the_end_is_undone(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:

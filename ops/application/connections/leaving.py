@@ -62,6 +62,8 @@ def leaving(application: Application) -> Application:
 
 def _leave(websocket: Websocket) -> set["Leaver"]:
     """Have the channels of ``websocket`` leave their groups; returns the leavers that have something to do."""
+    if not websocket.is_of_this_process:
+        return set()  # A child that a handler has forked ends: the members are its parent's, and alive.
     try:
         end_channels(websocket)
         return {

@@ -177,6 +177,8 @@ def _register(websocket: Websocket, channel: Channel) -> None:
 
 def _forget(websocket: Websocket) -> list[Registry]:
     """Its channels are not open any more; returns the registries that they were in."""
+    if not websocket.is_of_this_process:
+        return []
     found = [(channel, _registries[channel.alias]) for channel in websocket.channels if channel.alias in _registries]
     for channel, registry in found:
         registry.closed(channel)
