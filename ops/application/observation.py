@@ -29,7 +29,7 @@ MARK = "ops.websocket"
 """The key of a scope under which the number of its websocket is. A number, since applications copy their scopes."""
 SERVICE_RESTART = 1012
 ENDED_CHANNELS = 20_000
-"""How many channels of ended websockets are known, in case that one of them joins a group later: some 8 MB."""
+"""How many channels of ended websockets are known, in case that one of them joins a group later: some 5 MB."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +82,7 @@ class Websocket:
         return True
 
 
-LateJoin = Callable[[Channel, str], None]
+LateJoin = Callable[[Channel, str, bool], None]
 NewChannel = Callable[[Websocket, Channel], None]
 
 _numbers = itertools.count(1)
@@ -130,6 +130,11 @@ def open_websockets() -> list[Websocket]:
     return list(_open.values())
 
 
+def channel_named(name: str) -> Channel | None:
+    """The channel of that name that is known here: of an open websocket, or of one that ended not long ago."""
+    return _channels.get(name)
+
+
 def server_name() -> str:
     """The ASGI server of this process, as far as its first websocket told; otherwise empty."""
     return _server[0] if _server else ""
@@ -141,7 +146,7 @@ def hear_of_channels(hear: NewChannel) -> None:
 
 
 def hear_of_late_joins(hear: LateJoin) -> None:
-    """Call ``hear`` with the channel and the group when a channel of an ended websocket has joined a group."""
+    """Call ``hear`` when a channel of an ended websocket has joined a group: channel, group, whether it is in doubt."""
     _late_join.append(hear)
 
 
@@ -157,7 +162,9 @@ def end_channels(websocket: Websocket) -> None:
 def _end(websocket: Websocket) -> None:
     _open.pop(websocket.number, None)
     for channel in websocket.channels:
-        if not channel.ended:
+        if channel.ended:
+            channel.groups = {}  # They are recorded and left, and the channel is known for long.
+        else:
             _channels.pop(channel.name, None)
 
 
@@ -186,15 +193,16 @@ class _Watch:
             hear(websocket, channel)
 
     def joined(self, group: str, name: str, *, in_doubt: bool = False) -> None:
-        channel = _channels.get(name)
+        channel = channel_named(name)
         if channel is not None:
-            channel.groups[group] = in_doubt
-            if channel.ended:
-                for hear in _late_join:
-                    hear(channel, group)
+            if not channel.ended:
+                channel.groups[group] = in_doubt
+                return
+            for hear in _late_join:
+                hear(channel, group, in_doubt)
 
     def left(self, group: str, name: str) -> None:
-        channel = _channels.get(name)
+        channel = channel_named(name)
         if channel is not None:
             channel.groups.pop(group, None)
 

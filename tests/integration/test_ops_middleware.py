@@ -20,7 +20,7 @@ from django.conf import LazySettings
 
 from ops.application.connections import guard
 from ops.application.connections.guard import guarded
-from ops.application.observation import observed, open_websockets
+from ops.application.observation import channel_named, observed, open_websockets
 from ops.middleware import DisconnectLogMiddleware, OpsMiddleware
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.leases import read_leases, reading_of
@@ -412,6 +412,23 @@ async def test_a_join_after_the_end_is_undone(redis_server: EmbeddedRedis, redis
     await until(lambda: redis_client.zcard("asgi:group:room") == 0)
     await channel_layers["default"].group_add("late", name.decode())
     await until(lambda: redis_client.zcard("asgi:group:late") == 0)
+
+
+async def test_the_groups_of_a_websocket_that_has_ended_are_recorded_and_not_kept(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    client = Client(OpsMiddleware(Room.as_asgi()))
+    await client.connect()
+    [name] = redis_client.zrange("asgi:group:room", 0, -1)
+    channel = channel_named(name.decode())
+    assert channel is not None
+    assert list(channel.groups) == ["room"]
+    await client.leave()
+    assert channel_named(name.decode()) is channel  # in case that it joins again
+    assert channel.groups == {}
+    await until(lambda: len(records_in(redis_client)) == 1)
+    assert records_in(redis_client)[0].groups == ("room",)
+    await until(lambda: redis_client.zcard("asgi:group:room") == 0)
 
 
 @pytest.mark.parametrize("middleware", [DisconnectLogMiddleware, OpsMiddleware])

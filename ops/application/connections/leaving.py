@@ -76,8 +76,8 @@ def _leave(websocket: Websocket) -> set["Leaver"]:
         return set()
 
 
-def _leave_late(channel: Channel, group: str) -> None:
-    _leave_group(channel, group, in_doubt=channel.groups.get(group, False))
+def _leave_late(channel: Channel, group: str, in_doubt: bool) -> None:
+    _leave_group(channel, group, in_doubt=in_doubt)
 
 
 def _leave_group(channel: Channel, group: str, *, in_doubt: bool) -> "Leaver":
