@@ -33,7 +33,6 @@ from ops.store.connection.failures import will_pass
 logger = logging.getLogger("ops.middleware")
 
 PART = "leave"
-ROOM = 200_000
 WRITTEN_WITHIN_SECONDS = 2.0
 CERTAIN_SECONDS = 2.0
 
@@ -91,12 +90,13 @@ def _leave_group(channel: Channel, group: str, *, in_doubt: bool) -> "Leaver":
 class Leaver(Outbox[Member]):
     """The memberships of one shard that end."""
 
-    AWAY = "groups cannot be left; up to %d memberships wait (%s: %s)"
+    AWAY = "groups cannot be left; all memberships wait (%(error)s)"
     BACK = "groups are left again; %d memberships were dropped so far"
     LOST = "%d memberships could not be removed in time; they stay until reap_stale or group_expiry removes them"
 
     def __init__(self, layer: Any, shard: int) -> None:
-        super().__init__(layer, shard, ROOM)
+        # Without a limit: what was dropped would stay, and each item is a membership that this process has had anyway.
+        super().__init__(layer, shard)
 
     def put_later(self, member: Member) -> None:
         """Remove it once more: a join that was cancelled may be on its way, and overtaken by the first removal."""

@@ -61,9 +61,10 @@ def tracked(application: Application, *, users: bool) -> Application:
 class Registry(Outbox[Change]):
     """The open websockets that have channels of one layer, in that layer's first Redis."""
 
-    AWAY = "open websockets cannot be registered; up to %d changes wait (%s: %s)"
+    AWAY = "open websockets cannot be registered; up to %(room)d changes wait (%(error)s)"
     BACK = "open websockets are registered again; %d changes were dropped so far"
     LOST = "%d changes of the registry of websockets could not be written in time"
+    FULL = "%d changes of the registry of websockets wait to be written; those that come now are dropped"
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer, 0, ROOM)

@@ -19,9 +19,10 @@ QUEUE_LENGTH = 10_000
 class Recorder(Outbox[Disconnect]):
     """The records of one layer that wait for its stream."""
 
-    AWAY = "the disconnect log cannot be written; up to %d records wait (%s: %s)"
+    AWAY = "the disconnect log cannot be written; up to %(room)d records wait (%(error)s)"
     BACK = "the disconnect log is written again; %d records were dropped so far"
     LOST = "%d records of the disconnect log could not be written in time"
+    FULL = "%d records of the disconnect log wait to be written; those that come now are dropped"
 
     def __init__(self, layer: Any, length: int) -> None:
         """``length``: about how many entries the stream keeps."""
