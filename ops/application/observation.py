@@ -71,8 +71,16 @@ class Websocket:
 
     @property
     def is_told_of_restart(self) -> bool:
-        """Whether its server ends, and has said so: uvicorn runs nothing more than the tasks of its websockets."""
-        return self.left is not None and self.left.get("code") == SERVICE_RESTART
+        """Whether its server ends, and has said so: uvicorn runs nothing more than the tasks of its websockets.
+
+        A client may close with the same code, which uvicorn passes on with a reason, and other servers as it is.
+        """
+        return (
+            self.left is not None
+            and self.left.get("code") == SERVICE_RESTART
+            and "reason" not in self.left
+            and server_name() in ("uvicorn", "gunicorn", "")
+        )
 
     def takes(self, part: str) -> bool:
         """Whether ``part`` is still to be done for it; from now on it is not."""

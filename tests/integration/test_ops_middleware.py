@@ -18,9 +18,10 @@ from channels.exceptions import StopConsumer
 from channels.layers import channel_layers
 from django.conf import LazySettings
 
+from ops.application import observation
 from ops.application.connections import guard
 from ops.application.connections.guard import guarded
-from ops.application.observation import channel_named, observed, open_websockets
+from ops.application.observation import Websocket, channel_named, observed, open_websockets
 from ops.middleware import DisconnectLogMiddleware, OpsMiddleware
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.leases import read_leases, reading_of
@@ -402,6 +403,24 @@ def test_a_child_that_an_application_forks_leaves_the_members_of_its_parent_alon
     assert done.returncode == 0, done
     assert "the child's own" in done.stderr
     assert redis_client.zcard("asgi:group:room") == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "server", "restarts"),
+    [
+        ({"code": 1012}, "uvicorn", True),
+        ({"code": 1012}, "gunicorn", True),
+        ({"code": 1012, "reason": ""}, "uvicorn", False),
+        ({"code": 1012}, "hypercorn", False),
+        ({"code": 1001}, "uvicorn", False),
+    ],
+)
+async def test_only_a_server_that_restarts_is_waited_for_and_no_client_that_says_so(
+    event: dict[str, Any], server: str, restarts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observation, "_server", [server])
+    websocket = Websocket(1, SCOPE, asyncio.get_running_loop(), left={"type": "websocket.disconnect", **event})
+    assert websocket.is_told_of_restart is restarts
 
 
 async def test_a_join_after_the_end_is_undone(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:

@@ -61,7 +61,7 @@ async def _run_recorded(application: Application, connection: "Connection", scop
         raise
     finally:
         recorder = _end(connection)
-        if recorder is not None and connection.seen.closed_by == "shutdown" and not connection.cancelled:
+        if recorder is not None and connection.is_told_of_restart and not connection.cancelled:
             # The server waits for this task, and for nothing that comes after it.
             await recorder.written(WRITTEN_WITHIN_SECONDS)
 
@@ -98,6 +98,10 @@ class Connection:
     @property
     def to_lines(self) -> bool:
         return self._settings.disconnect_log_logger
+
+    @property
+    def is_told_of_restart(self) -> bool:
+        return self._websocket.is_told_of_restart
 
     async def receive(self) -> Any:
         event = await self._receive()
