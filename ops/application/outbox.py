@@ -25,6 +25,7 @@ from redis import asyncio as aioredis
 
 from ops import compat
 from ops.application.background import start_task
+from ops.application.process_exit import seconds_left
 from ops.model.text import without_secrets
 from ops.store.connection.waiting import within
 
@@ -109,9 +110,9 @@ class Outbox(Generic[T]):
         return task.get_loop() is loop or not self._ending
 
     async def written(self, timeout_seconds: float) -> None:
-        """Wait until all is sent, Redis is known to be away, or time is up. For whoever is about to end."""
+        """Wait until all is sent, Redis is known to be away, or time is up. For the end of the process."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await within(timeout_seconds, self._until_empty())
+            await within(min(timeout_seconds, seconds_left()), self._until_empty())
 
     async def _until_empty(self) -> None:
         while self._is_to_be_sent:
@@ -151,8 +152,9 @@ class Outbox(Generic[T]):
             self._ending = True
             # The loop ends, and in the same moment consumers that are cancelled with it.
             with contextlib.suppress(Exception):
-                await asyncio.sleep(GATHER_SECONDS)
-                await within(END_SECONDS, self._send_all(client))
+                left = seconds_left()
+                await asyncio.sleep(min(GATHER_SECONDS, left))
+                await within(min(END_SECONDS, left), self._send_all(client))
             self._say_lost()
             raise
         finally:
