@@ -45,8 +45,8 @@ class DisconnectLogMiddleware:
 class OpsMiddleware(DisconnectLogMiddleware):
     """No websocket of ``application`` leaves anything behind, and the end of each is recorded with its reason.
 
-    - ``GRACEFUL_DISCONNECT``: for 5 s, a send to a client that has left is not an error. The consumer goes on to
-      receive its ``websocket.disconnect``, and ``disconnect()`` runs.
+    - ``GRACEFUL_DISCONNECT``: a send to a client that has left is not an error. The consumer goes on to receive its
+      ``websocket.disconnect``, and ``disconnect()`` runs. A handler that sends in a loop is ended after 5 s.
     - ``LEAVE_GROUPS``: the channels of consumers that have ended leave the groups that they are still in.
     - ``PROCESS_CARD``: a process with the stock layer holds a lease, which tells who it is and that it lives.
     - ``TRACK_CONNECTIONS``, off by default: open websockets are registered in Redis, and can be closed from outside.
