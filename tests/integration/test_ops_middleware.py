@@ -361,6 +361,30 @@ async def test_an_error_of_a_closed_websocket_is_swallowed_unless_the_applicatio
     assert await after_the_close(by_the_application=True) == ["error", "1012"]
 
 
+@pytest.mark.usefixtures("short_pauses")
+async def test_any_error_of_a_send_is_swallowed_once_the_websocket_was_closed_from_outside(
+    redis_server: EmbeddedRedis,
+) -> None:
+    """Hypercorn raises one of its own, which is no RuntimeError."""
+    server, saw = Server(connected()), list[Any]()
+
+    async def send(message: Any) -> None:
+        if message["type"] != "websocket.close":
+            raise KeyError("closed")
+        server.events.put_nowait({"type": "websocket.disconnect", "code": message["code"]})
+
+    async def say(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        close = open_websockets()[-1].close
+        assert close is not None
+        await close(4403, "")
+        await send({"type": "websocket.send", "text": ""})
+        saw.append((await receive())["code"])
+
+    await observed(guarded(say))(SCOPE, server.events.get, send)
+    assert saw == [4403]
+
+
 @pytest.mark.parametrize("error", [RuntimeError("Unexpected ASGI message"), ValueError("own"), OSError("own")])
 async def test_errors_that_are_not_of_the_servers_send_are_raised(
     error: Exception, redis_server: EmbeddedRedis

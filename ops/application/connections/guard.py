@@ -192,10 +192,12 @@ class Guard:
     async def _means_that_the_client_left(self, error: Exception) -> bool:
         if isinstance(error, OSError):
             return True
-        if self._closed or not isinstance(error, RuntimeError):
+        if self._closed:
             return False
-        if self._closed_from_outside is not None:
+        if self._closed_from_outside is not None:  # It is closed for sure, whatever the server calls it.
             return True
+        if not isinstance(error, RuntimeError):
+            return False
         # uvicorn raises RuntimeErrors after its own close, and has sent the websocket.disconnect before.
         reading = self._reader or self._reading_ahead or self._read_ahead()
         if reading is not None:
