@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from tests.waiting import until
 
 SERVERS: list[Kind] = ["uvicorn", "gunicorn", "daphne", "hypercorn", "granian"]
 APPLICATION = "tests.acceptance.busy_application:application"
-TALK_SECONDS = 20.0
+TALK_SECONDS = float(os.environ.get("BUSY_ROOM_SECONDS", "8"))
 SAY_EVERY_SECONDS = 0.02
 AT_ONCE = 10
 GROUP = f"asgi:group:{ROOM}"
