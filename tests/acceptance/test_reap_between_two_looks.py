@@ -124,7 +124,7 @@ async def test_a_run_that_waits_keeps_who_lives_between_its_looks_and_removes_th
 
     stalling.freeze()
     run = asyncio.create_task(asyncio.to_thread(run_command, "reap_stale", *options))
-    await until(lambda: suspects(redis_client))
+    await until(lambda: markers(redis_client, stalled))
     first = suspects(redis_client)
     assert set(first) == {process_of(stalled), process_of(orphans[0])}
     stalling.thaw()
