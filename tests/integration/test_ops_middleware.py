@@ -544,3 +544,18 @@ async def test_a_lease_has_a_hash_of_each_key_and_no_key(
         assert set(lease.reads[1:]).isdisjoint(reading_of(opened.layer, "another"))
     assert (len(lease.reads), lease.shard, lease.restores) == (3, "1/1", False)
     await client.leave()
+
+
+async def test_with_the_publish_subscribe_layer_a_consumer_that_dies_leaves_its_groups_and_is_registered(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend="channels_redis.pubsub.RedisPubSubChannelLayer")
+    settings.CHANNELS_OPS = {"TRACK_CONNECTIONS": True}
+    client = Client(OpsMiddleware(Dying.as_asgi()))
+    await client.connect()
+    [group] = redis_client.pubsub_channels("asgi__group__*")
+    await until(lambda: [len(redis_client.hgetall(key)) for key in redis_client.keys("asgi:ops:connections:*")] == [2])
+    with pytest.raises(KeyError):
+        await client.leave()
+    await until(lambda: redis_client.pubsub_numsub(group) == [(group, 0)])
+    await until(lambda: [len(redis_client.hgetall(key)) for key in redis_client.keys("asgi:ops:connections:*")] == [1])

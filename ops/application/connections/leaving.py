@@ -152,5 +152,7 @@ def _leave_at_exit() -> Coroutine[Any, Any, None] | None:
             _leave(websocket)
     # The keeper of a drop-in layer takes all of its members with it.
     return outbox.send_the_rest(
-        leaver for leaver in _leavers.values() if not getattr(leaver.layer, "holds_lease", False)
+        leaver
+        for leaver in _leavers.values()
+        if isinstance(leaver.layer, RedisChannelLayer) and not getattr(leaver.layer, "holds_lease", False)
     )
