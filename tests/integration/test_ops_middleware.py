@@ -559,3 +559,34 @@ async def test_with_the_publish_subscribe_layer_a_consumer_that_dies_leaves_its_
         await client.leave()
     await until(lambda: redis_client.pubsub_numsub(group) == [(group, 0)])
     await until(lambda: [len(redis_client.hgetall(key)) for key in redis_client.keys("asgi:ops:connections:*")] == [1])
+
+
+def test_a_process_with_the_publish_subscribe_layer_ends_without_a_complaint(redis_server: EmbeddedRedis) -> None:
+    source = """if True:
+        import asyncio, contextlib, django
+        django.setup()
+        from channels.consumer import AsyncConsumer
+        from ops.middleware import OpsMiddleware
+        from tests.integration.plain_websockets import Client
+        class Dying(AsyncConsumer):
+            async def websocket_connect(self, message):
+                await self.channel_layer.group_add("room", self.channel_name)
+                await self.send({"type": "websocket.accept"})
+            async def websocket_disconnect(self, message):
+                raise KeyError
+        async def come_and_go():
+            client = Client(OpsMiddleware(Dying.as_asgi()))
+            await client.connect()
+            with contextlib.suppress(KeyError):
+                await client.leave()
+        asyncio.run(come_and_go())
+    """
+    env = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+        "REDIS_URL": redis_server.url,
+        "CHANNEL_BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+    }
+    argv = [sys.executable, "-W", "ignore", "-c", source]
+    done = subprocess.run(argv, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

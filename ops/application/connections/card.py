@@ -101,7 +101,7 @@ _cards: dict[str, Card] = {}
 def _keep_card(_: Websocket, channel: Channel) -> None:
     """Called for each channel, so it must be cheap."""
     layer = channel.layer
-    if hasattr(layer, "holds_lease") or not isinstance(layer, RedisChannelLayer):
+    if not isinstance(layer, RedisChannelLayer) or hasattr(layer, "holds_lease"):
         return  # The drop-in layer has its own; a publish/subscribe layer has no name for its process.
     card = _cards.get(channel.alias)
     if card is None or card.layer is not layer:
