@@ -161,6 +161,12 @@ async def test_one_run_removes_the_members_of_a_killed_process(
     assert redis_client.keys(f"{DROP_IN}:ops:lease:*") == redis_client.keys(f"{DROP_IN}:ops:index:*") == []
 
 
+def assert_redis_was_not_away(log: str) -> None:
+    """On a busy machine, a time limit of redis-py may be the first thing that rings when a process wakes."""
+    assert log.count("is away (TimeoutError") == log.count("is back after 0."), log
+    assert "is away (ConnectionError" not in log
+
+
 async def test_a_process_that_was_stopped_and_reaped_puts_its_members_back_by_itself(
     two_layers: TwoLayers, redis_client: Any, redis_server: EmbeddedRedis, reaper: Reaper
 ) -> None:
@@ -181,7 +187,7 @@ async def test_a_process_that_was_stopped_and_reaped_puts_its_members_back_by_it
     await seconds_until(lambda: said in two_layers.log(DROP_IN), 30)
     log = two_layers.log(DROP_IN)
     assert "may have lost memberships" not in log
-    assert "is away" not in log
+    assert_redis_was_not_away(log)
     report = await reaper.run(DROP_IN)
     assert (report["removed"], report["suspects"]) == (0, 0)
 
@@ -211,7 +217,7 @@ async def test_a_frozen_process_is_silent_to_whoever_asks_though_its_lease_is_fr
     for worker in two_layers.all_workers:
         worker.thaw()
     await assert_all_hear(two_layers.fleet, two_layers.sockets(DROP_IN), redis_server, prefix=DROP_IN)
-    assert "is away" not in two_layers.log(DROP_IN)
+    assert_redis_was_not_away(two_layers.log(DROP_IN))
 
 
 async def test_a_blocked_event_loop_is_at_most_suspected_and_heals_itself(
