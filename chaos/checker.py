@@ -207,9 +207,10 @@ class Checker:
         for client in self.stage.open_clients:
             actor = client.actor
             frozen = [one for one in actor.silences if one.frozen and one.start < start - 1 and one.end > end]
-            # An inbox that was evicted, with the probe in it, looks like one that was read.
-            evicted = any(one.start < end + 1 and one.end > start - 1 for one in self.stage.evictions)
-            if frozen and not actor.drop_in and client.process in live and not evicted:
+            # An inbox that was evicted, or expired with the clock, and the probe in it looks like one that was read.
+            losses = [*self.stage.evictions, *(while_ for _, while_ in self.stage.set_clocks)]
+            lost = any(one.start < end + 1 and one.end > start - 1 for one in losses)
+            if frozen and not actor.drop_in and client.process in live and not lost:
                 live.remove(client.process)
                 self.violations.append(
                     f"run {report['run_id']} took {actor.name} for live, which had been frozen for "
