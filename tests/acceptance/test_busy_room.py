@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import redis
@@ -29,11 +30,14 @@ GROUP = f"asgi:group:{ROOM}"
 
 
 @asynccontextmanager
-async def talked_to(layer: RedisChannelLayer) -> AsyncIterator[None]:
+async def talked_to(layer: Any, group: str = ROOM, kind: str = "said") -> AsyncIterator[None]:
+    """Meanwhile, ``group`` gets a message of that type 50 times a second."""
+
     async def talk() -> None:
         while True:
-            await layer.group_send(ROOM, {"type": "said", "text": "x" * 1000})
+            saying = asyncio.create_task(layer.group_send(group, {"type": kind, "text": "x" * 1000}))
             await asyncio.sleep(SAY_EVERY_SECONDS)
+            await saying
 
     talking = asyncio.create_task(talk())
     try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import redis
@@ -14,6 +12,7 @@ from project.sockets import SocketFleet
 from project.workers import Kind
 from tests.acceptance.memberships import in_redis
 from tests.acceptance.reach import open_layer_on
+from tests.acceptance.test_busy_room import talked_to
 from tests.acceptance.two_layers import BACKENDS, DROP_IN, STOCK, count_members
 from tests.conftest import StartRedis, StartWorker
 from tests.waiting import until
@@ -21,24 +20,7 @@ from tests.waiting import until
 SOCKETS = 30
 CRASHES = 6
 """Some stops of Granian 2.8 under broadcasts end in SIGABRT, with either layer. That is as SIGKILL: repeated."""
-SAY_EVERY_SECONDS = 0.02
 GROUP = "room.lobby"
-
-
-@asynccontextmanager
-async def talked_to(layer: Any) -> AsyncIterator[None]:
-    async def talk() -> None:
-        while True:
-            saying = asyncio.create_task(layer.group_send(GROUP, {"type": "room.message", "text": "x" * 1000}))
-            await asyncio.sleep(SAY_EVERY_SECONDS)
-            await saying
-
-    talking = asyncio.create_task(talk())
-    try:
-        yield
-    finally:
-        talking.cancel()
-        await asyncio.wait([talking])
 
 
 async def left_by(
@@ -61,7 +43,7 @@ async def _stop(
     )
     opened = await fleet.open(worker, "lobby", SOCKETS)
     with redis.Redis.from_url(server.url) as client:
-        async with open_layer_on([server], layer) as sender, talked_to(sender):
+        async with open_layer_on([server], layer) as sender, talked_to(sender, GROUP, "room.message"):
             await until(lambda: all(len(socket.received) > 10 for socket in opened))
             assert count_members(in_redis(client, layer)) == SOCKETS
             await asyncio.to_thread(worker.terminate, 30)

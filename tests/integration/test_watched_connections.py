@@ -102,7 +102,9 @@ async def test_an_empty_answer_that_came_while_the_process_stood_still_is_no_out
     waiting = asyncio.create_task(layer.connection(0).bzpopmin("nothing", timeout=LIMIT / 2))
     with redis.Redis.from_url(server.url) as client:
         await until(lambda: client.info("clients")["blocked_clients"] == 1)
-    time.sleep(HELD_UP)  # noqa: ASYNC251 - the case under test, as above
+    # The process has to stand still while the answer comes, as under SIGSTOP. Waiting for a condition would let it run,
+    # and a clock of the test's own would not stop the event loop's.
+    time.sleep(HELD_UP)  # noqa: ASYNC251
     assert await waiting is None
     await layer.close_pools()
 
@@ -116,7 +118,8 @@ async def test_a_server_that_stands_still_is_noticed_in_a_loop_that_is_always_he
     try:
         waiting = asyncio.create_task(client.ping())
         for _ in range(5):
-            time.sleep(HELD_UP + 1)  # noqa: ASYNC251 - the case under test, as above
+            # Held up again and again: each time for longer than the alarm allows, or it would not be put off.
+            time.sleep(HELD_UP + 1)  # noqa: ASYNC251
             await asyncio.sleep(0.01)
             if waiting.done():
                 break

@@ -1,6 +1,6 @@
-"""The lease of a process whose layer holds none itself: it tells the commands who the process is, and that it lives.
+"""The lease of a process with the stock layer. It tells the commands host, pid and server, and that the process lives.
 
-It is renewed by a task in the event loop that serves websockets, so a process whose loop stands still holds no fresh
+It is renewed by a task in the event loop that serves websockets, so a process with a blocked loop holds no fresh
 one. A process has one for each of its layers, from its first channel on.
 """
 

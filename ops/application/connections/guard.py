@@ -29,14 +29,14 @@ SWALLOW_SECONDS = 5.0
 STREAM_GAP_SECONDS = 0.5
 """Sends that follow each other more slowly are not a stream."""
 TOLD_WITHIN_SECONDS = 1.0
-"""How long the server has to tell the end of a client after its ``send`` has raised."""
+"""The time that the server has to tell the end of a client after its ``send`` has raised."""
 PAUSE_SHARE = 0.01
-"""How long a swallowed send takes, of the time since the first, up to that of 5 s."""
+"""The pause in a swallowed send, as a share of the time since the first one; of 5 s at most."""
 READ_AHEAD_SECONDS = 1.0
-"""After how long without a read events are read ahead: some servers silently drop what they are sent."""
+"""The time without a read after which events are read ahead: some servers drop sends silently."""
 MOST_AHEAD = 100
 MOST_CHARACTERS_AHEAD = 1_000_000
-"""How much is read ahead: messages, and their characters or bytes."""
+"""The limits of reading ahead: messages, and their characters or bytes."""
 HEARD_WITHIN_SECONDS = 0.05
 NO_CLOSE_FRAME = 1006
 
@@ -50,7 +50,7 @@ class ClientLeft(OSError):
 def guarded(
     application: Application, *, swallows: bool = True, clock: Callable[[], float] = time.monotonic
 ) -> Application:
-    """``application``, whose websockets may send to clients that have left, and can be closed from outside.
+    """``application``, with websockets that may send to clients that have left, and that can be closed from outside.
 
     Without ``swallows``, their sends raise as the server's do. ``clock``: seconds.
     """
@@ -249,7 +249,7 @@ class Guard:
                 self._interrupt(handler)
 
     def _has_interrupted(self, task: "asyncio.Task[Any] | None") -> bool:
-        """Whether the CancelledError that ``task`` has caught is the guard's, and nobody else's."""
+        """Return whether the CancelledError that ``task`` has caught comes from the guard alone."""
         if task is None or task not in self._interrupted:
             return False
         self._interrupted.discard(task)

@@ -41,7 +41,7 @@ Member = tuple[str, str]
 
 
 def leaving(application: Application) -> Application:
-    """``application``, whose websockets leave all groups when they have ended."""
+    """``application``, with websockets that leave all groups when they have ended."""
 
     async def leave_at_end(scope: Mapping[str, Any], receive: Any, send: Any) -> Any:
         websocket = websocket_of(scope)
