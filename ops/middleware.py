@@ -10,7 +10,7 @@ Consumers and layers stay as they are. What consumers do with their layer is obs
 from collections.abc import Mapping
 from typing import Any
 
-from ops.application.connections.card import carded, name_children_anew
+from ops.application.connections.card import keep_cards, name_children_anew
 from ops.application.connections.guard import guarded
 from ops.application.connections.leaving import leaving
 from ops.application.connections.registry import tracked
@@ -65,7 +65,7 @@ class OpsMiddleware(DisconnectLogMiddleware):
         if settings.leave_groups:
             application = leaving(application)
         if settings.process_card:
-            application = carded(application)
+            keep_cards()
         if settings.track_connections:
             application = tracked(application, users=settings.track_users)
         return recorded(application, settings)

@@ -174,6 +174,8 @@ def _end(websocket: Websocket) -> None:
             channel.groups = {}  # They are recorded and left, and the channel is known for long.
         else:
             _channels.pop(channel.name, None)
+    # Consumers hold what they send with, which holds the websocket. Such circles keep the garbage collector busy.
+    websocket.consumer = websocket.close = websocket.hear_of_consumer = None
 
 
 # What a layer is asked for

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -475,6 +477,29 @@ async def test_the_groups_of_a_websocket_that_has_ended_are_recorded_and_not_kep
     await until(lambda: len(records_in(redis_client)) == 1)
     assert records_in(redis_client)[0].groups == ("room",)
     await until(lambda: redis_client.zcard("asgi:group:room") == 0)
+
+
+@pytest.mark.parametrize("middleware", [DisconnectLogMiddleware, OpsMiddleware])
+async def test_what_a_websocket_held_is_freed_without_the_garbage_collector(
+    middleware: Any, redis_server: EmbeddedRedis, settings: LazySettings
+) -> None:
+    settings.CHANNELS_OPS = {"TRACK_CONNECTIONS": True}
+    consumers: list[weakref.ref[Room]] = []
+
+    class Remembered(Room):
+        def __init__(self) -> None:
+            consumers.append(weakref.ref(self))
+
+    client = Client(middleware(Remembered.as_asgi()))
+    gc.disable()
+    try:
+        await client.connect()
+        assert consumers[0]() is not None
+        await client.leave()
+        await asyncio.sleep(0)  # for what the event loop still holds
+        assert consumers[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("middleware", [DisconnectLogMiddleware, OpsMiddleware])

@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from channels.layers import channel_layers
@@ -18,7 +18,7 @@ from channels_redis.core import RedisChannelLayer
 
 from ops import compat
 from ops.application.background import start_task
-from ops.application.observation import Application, Channel, Websocket, hear_of_channels, server_name, websocket_of
+from ops.application.observation import Channel, Websocket, hear_of_channels, server_name
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.causes import describe_exception
 from ops.model.keys import Keyspace
@@ -29,21 +29,15 @@ from ops.store.liveness.leases import STOCK, describe_process, mark_lease_ended,
 
 logger = logging.getLogger("ops.middleware")
 
-PART = "card"
 LEASE_SECONDS = 30.0
 RENEWED_WITHIN_SECONDS = 5.0
 
 
-def carded(application: Application) -> Application:
-    """``application``, whose process holds a lease for each layer on which its websockets have channels."""
-
-    async def hold(scope: Mapping[str, Any], receive: Any, send: Any) -> Any:
-        websocket = websocket_of(scope)
-        if websocket is not None and websocket.takes(PART):
-            _watch_the_process()
-        return await application(scope, receive, send)
-
-    return hold
+@functools.cache
+def keep_cards() -> None:
+    """Hold a lease for each layer on which websockets of this process get channels from now on."""
+    hear_of_channels(_keep_card)
+    at_exit(_end_at_exit)
 
 
 class Card:
@@ -107,12 +101,6 @@ def _keep_card(_: Websocket, channel: Channel) -> None:
     if card is None or card.layer is not layer:
         card = _cards[channel.alias] = Card(layer)
     card.keep_running()
-
-
-@functools.cache
-def _watch_the_process() -> None:
-    hear_of_channels(_keep_card)
-    at_exit(_end_at_exit)
 
 
 def _end_at_exit() -> Coroutine[Any, Any, None] | None:

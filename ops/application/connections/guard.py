@@ -353,6 +353,7 @@ class Guard:
         self._told = False  # What it has left running may be ended.
         for consumer in self._consumers:
             vars(consumer).pop("dispatch", None)
+        self._consumers.clear()  # or the garbage collector has a circle to find
         if self._reading_ahead is not None:
             self._reading_ahead.cancel()
 

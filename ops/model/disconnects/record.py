@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
+from operator import attrgetter
 from typing import Any
 
 MAX_TEXT = 500
@@ -87,6 +88,7 @@ _OMITTED = {
     for field in fields(Disconnect)
     if field.name != "at"
 }
+_values_of = attrgetter(*_OMITTED)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _TEXTS = ("path", "consumer", "channel", "process", "host", "layer", "run_id", "client", "user", "query")
 
@@ -99,8 +101,7 @@ def is_timed(one: Disconnect) -> bool:
 def to_document(disconnect: Disconnect) -> dict[str, Any]:
     """As it is written to JSON: what is not known is left out."""
     document: dict[str, Any] = {"schema_version": 1, "at": iso_time(disconnect.at)}
-    for name, omitted in _OMITTED.items():
-        value = getattr(disconnect, name)
+    for (name, omitted), value in zip(_OMITTED.items(), _values_of(disconnect), strict=True):
         if value != omitted:
             document[name] = list(value) if isinstance(value, tuple) else value
     if disconnect.lived_seconds is not None:
