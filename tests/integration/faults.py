@@ -17,7 +17,7 @@ from channels_redis.core import RedisChannelLayer
 from django.conf import LazySettings
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ops.model.disconnects.causes import cause_of_exception, describe_exception
+from ops.model.disconnects.conclusions import cause_of_exception, describe_exception
 from ops.model.disconnects.record import Disconnect
 from ops.store.connection.shards import close_layer, open_layer
 from ops.testing import override_redis_config

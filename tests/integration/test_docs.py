@@ -12,7 +12,8 @@ import pytest
 
 from ops import api
 from ops.conf import known_keys
-from ops.model.disconnects.record import CAUSES, CLOSED_BY, Disconnect
+from ops.model.disconnects.cause import Cause
+from ops.model.disconnects.record import CLOSED_BY, Disconnect
 from ops.model.doctor.diagnosis import CHECKS
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -86,7 +87,7 @@ def test_each_word_of_the_disconnect_log_is_explained() -> None:
     text = (REPOSITORY / "docs" / "disconnect-log.md").read_text("utf-8")
     names = [field.name for field in fields(Disconnect)]
     settings = [key for key in known_keys() if key.startswith("DISCONNECT_LOG_")]
-    assert not [word for word in (*names, *CAUSES, *CLOSED_BY, *settings) if f"`{word}`" not in text]
+    assert not [word for word in (*names, *Cause, *CLOSED_BY, *settings) if f"`{word}`" not in text]
 
 
 def test_each_lua_script_says_what_it_takes_and_returns() -> None:

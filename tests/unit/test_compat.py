@@ -43,11 +43,11 @@ from redis.asyncio.lock import Lock
 from ops import compat
 from ops.application.layer.connections import watched
 from ops.layers import RedisChannelLayer
-from ops.model.disconnects import causes
+from ops.model.disconnects import conclusions
+from ops.model.disconnects.cause import POP_SECONDS
 from ops.model.disconnects.logs import lines
 from ops.model.disconnects.logs.tracebacks import _UVICORN_WEBSOCKET as UVICORN_WEBSOCKET
 from ops.model.doctor.findings.agreement import _TWO_LOOPS as TWO_LOOPS
-from ops.model.doctor.findings.settings import POP_SECONDS
 from ops.model.keys import Keyspace
 from tests.waiting import until
 
@@ -289,7 +289,7 @@ def _() -> None:
 async def _() -> None:
     with pytest.raises(ValueError, match="No handler") as raised:
         await AsyncConsumer().dispatch({"type": "no.such"})
-    assert causes.cause_of_exception(causes.describe_exception(raised.value)) == "no_handler"
+    assert conclusions.cause_of_exception(conclusions.describe_exception(raised.value)) == "no_handler"
 
 
 # channels_redis: RedisChannelLayer
@@ -560,7 +560,7 @@ def _() -> None:
         (redis.ConnectionError("Error UNKNOWN while writing to socket. Connection lost."), "redis_connection_lost"),
         (redis.ResponseError("OOM"), "redis_error"),
     ):
-        assert causes.cause_in_redis(causes.describe_exception(error)) == cause
+        assert conclusions.cause_in_redis(conclusions.describe_exception(error)) == cause
 
 
 @row("redis", "text of MasterNotFoundError", "messages about Sentinels grow long")
@@ -735,6 +735,7 @@ def test_a_range_of_majors_covers_each_of_their_versions() -> None:
 # Overrides of private methods, which call the overridden one.
 OVERRIDES = {"_brpop_with_clean", "_clean_receive_backup"}
 ALLOWED = {
+    ("model/disconnects/cause.py", "_value_"),  # documented: how a member of an enum gets its value
     ("application/layer/keeper.py", "_keeper"),  # of the drop-in layer, by its own task
     ("store/disconnects/log_files.py", "_Decompress"),  # in an annotation; zlib's type has no other name
 }

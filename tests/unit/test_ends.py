@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -11,16 +12,15 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ops.compat import close_code
-from ops.model.disconnects.causes import (
-    REDIS_CAUSES,
+from ops.model.disconnects.cause import Cause, explain
+from ops.model.disconnects.conclusions import (
     Seen,
     cause_in_redis,
-    cause_of_code,
     cause_of_exception,
     conclude,
     describe_exception,
 )
-from ops.model.disconnects.record import CAUSES, MAX_CHAIN, MAX_TEXT
+from ops.model.disconnects.record import MAX_CHAIN, MAX_TEXT
 from ops.model.text import without_secrets
 
 
@@ -62,9 +62,11 @@ def test_an_exception_has_its_cause(chain: tuple[str, ...], cause: str) -> None:
     assert (cause_in_redis(chain) is not None) == cause.startswith("redis_")
 
 
-def test_all_causes_are_explained() -> None:
-    assert REDIS_CAUSES.keys() <= CAUSES.keys()
-    assert {cause_of_code(code) for code in (None, *range(1000, 5000))} <= CAUSES.keys()
+def test_each_cause_is_explained_and_reads_as_its_word() -> None:
+    assert all(cause.words for cause in Cause)
+    assert f"{Cause.NORMAL}" == str(Cause.NORMAL) == json.loads(json.dumps(Cause.NORMAL)) == "normal"
+    assert explain("normal") == Cause.NORMAL.words
+    assert explain("of another version") == ""
 
 
 def test_a_chain_is_bounded_and_ends_where_it_bites_its_tail() -> None:

@@ -20,7 +20,7 @@ from ops import compat
 from ops.application.background import start_task
 from ops.application.observation import Channel, Websocket, hear_of_channels, server_name
 from ops.application.process_exit import at_exit
-from ops.model.disconnects.causes import describe_exception
+from ops.model.disconnects.conclusions import describe_exception
 from ops.model.keys import Keyspace
 from ops.model.liveness.lease import renewal_seconds, shard_of_hosts
 from ops.store.connection.failures import will_pass

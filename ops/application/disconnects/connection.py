@@ -19,7 +19,7 @@ from ops.application.disconnects.recorder import Recorder
 from ops.application.observation import Application, Websocket, websocket_of
 from ops.application.outbox import has_redis
 from ops.application.process_exit import at_exit
-from ops.model.disconnects.causes import Seen, conclude, describe_exception
+from ops.model.disconnects.conclusions import Seen, conclude, describe_exception
 from ops.model.disconnects.record import MAX_TEXT, Disconnect, bounded
 from ops.model.keys import inbox_of
 from ops.model.settings import OpsSettings

@@ -21,7 +21,7 @@ from ops.application.layer.outages import LONGEST_WAIT_SECONDS
 from ops.application.layer.repairs import MEMBERS_AT_ONCE, Member, Repairs, execute, on_shard
 from ops.application.observation import server_name
 from ops.application.process_exit import at_exit
-from ops.model.disconnects.causes import describe_exception
+from ops.model.disconnects.conclusions import describe_exception
 from ops.model.keys import Keyspace, parse_index_entry
 from ops.model.liveness.lease import LEASE_COUNTS, RENEWALS_PER_LEASE, renewal_seconds, shard_of_hosts
 from ops.store.connection.failures import will_pass
@@ -89,7 +89,10 @@ class Keeper:
         layer: Any = self._layer()
         if not layer.holds_lease:
             return
-        self._description = self._description or describe_process(layer, layer.lease_seconds, server_name())
+        if not self._description:
+            # Who writes no such field may have consumers that die of a heartbeat.
+            answers = {"heartbeats": "1"}
+            self._description = describe_process(layer, layer.lease_seconds, server_name()) | answers
         self._wake, self._under_way = asyncio.Event(), {}
         self._task = start_task(_keep(self._layer, self._wake), "keeper")
 

@@ -1,13 +1,15 @@
-"""The record of a websocket's end, and the words for why it ended."""
+"""The record of a websocket's end."""
 
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from operator import attrgetter
 from typing import Any
+
+from ops.model.disconnects.cause import Cause
 
 MAX_TEXT = 500
 MAX_GROUPS = 50
@@ -23,34 +25,12 @@ _EARLIEST, _LATEST = -62135596800.0, 253402300799.0
 
 CLOSED_BY = ("client", "application", "server", "shutdown", "unknown")
 
-CAUSES: Mapping[str, str] = {
-    "normal": "closed as it should be: code 1000, or a close frame without a code (1005)",
-    "going_away": "the page was left or the browser ended (1001)",
-    "closed_with_code": "closed with another code, which says why",
-    "no_close_frame": "the TCP connection ended without a closing handshake (1006)",
-    "protocol_error": "what was sent broke the protocol, or was too big (1002, 1003, 1007-1010)",
-    "server_error": "one side gave up: an error, or too much to do (1011, 1013, 1014)",
-    "heartbeat_timeout": "the application closed it since it did not answer a heartbeat (4408)",
-    "rejected": "closed before it was accepted",
-    "application_returned": "the consumer ended before the connection did, without an error",
-    "handler_exception": "the application raised",
-    "no_handler": "a message came whose type the consumer has no handler for",
-    "redis_connection_lost": "Redis, or something between, closed the application's connection to it",
-    "redis_timeout": "Redis did not answer in time; after 5 s: redis-py 8 and the stock layer",
-    "redis_error": "Redis refused a command",
-    "service_restart": "the server said that it restarts (1012)",
-    "shutdown_cancelled": "the server ended and cancelled the consumer",
-    "process_exit": "the process ended while the connection was open, and disconnect never ran",
-    "process_died": "the process died without a word; its members were reaped",
-    "unknown": "what was known says nothing",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
     """One end of one websocket. Whatever is not known is None or empty.
 
-    ``at`` unix seconds; ``code`` the close code; ``closed_by`` one of CLOSED_BY; ``cause`` one of CAUSES; ``source``
+    ``at`` unix seconds; ``code`` the close code; ``closed_by`` one of CLOSED_BY; ``cause`` a Cause; ``source``
     who wrote it (``middleware``, ``reaper``, ``daphne``, ``uvicorn``); ``exception`` its chain as "Type: text", what
     was raised first and what it came from after it; ``process`` the layer's ``client_prefix``; ``groups`` those that
     the channel was still in, ``groups_omitted`` how many more; ``layer`` the alias; ``run_id`` the run that reaped it;
@@ -59,7 +39,7 @@ class Disconnect:
     """
 
     at: float
-    cause: str = "unknown"
+    cause: str = Cause.UNKNOWN
     closed_by: str = "unknown"
     source: str = "middleware"
     lived_seconds: float | None = None
@@ -134,7 +114,7 @@ def parse(document: object) -> Disconnect | None:
     closed_by = document.get("closed_by")
     return Disconnect(
         at=at,
-        cause=_word(document.get("cause"), "unknown"),
+        cause=_word(document.get("cause"), Cause.UNKNOWN),
         closed_by=closed_by if isinstance(closed_by, str) and closed_by in CLOSED_BY else "unknown",
         source=_word(document.get("source"), "unknown"),
         lived_seconds=_seconds(document.get("lived_seconds")),

@@ -1,5 +1,6 @@
 """Which recorded ends prove that a channel is gone."""
 
+from ops.model.disconnects.cause import Cause
 from ops.model.disconnects.record import Disconnect, is_timed
 from ops.model.keys import encode_name, inbox_of
 
@@ -23,7 +24,7 @@ def gone_channel(one: Disconnect, now: float | None = None) -> tuple[bytes, floa
     - A general channel, which many may read.
     - A channel of which no consumer is known: something else on the way to a consumer may have made it for itself.
     """
-    if one.source == "reaper" or one.cause == "process_died" or one.channel is None or not is_timed(one):
+    if one.source == "reaper" or one.cause == Cause.PROCESS_DIED or one.channel is None or not is_timed(one):
         return None
     if now is not None and one.at > now + CLOCKS_DIFFER_SECONDS:
         return None

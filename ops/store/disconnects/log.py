@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ops.exceptions import ShardError
+from ops.model.disconnects.cause import Cause
 from ops.model.disconnects.record import Disconnect, encodable, iso_time, parse_json, parse_time, to_json
 from ops.model.keys import decode_name, inbox_of
 from ops.store.connection.scripts import run_script
@@ -186,7 +187,7 @@ async def _expand(
             shard.problem = str(error)
     if not any_receipt:
         for process, count in removed.items():
-            one = Disconnect(at, "process_died", "unknown", "reaper", process=process[:64], run_id=run_id[:64])
+            one = Disconnect(at, Cause.PROCESS_DIED, "unknown", "reaper", process=process[:64], run_id=run_id[:64])
             for start in range(0, min(count, MOST_REAPED), RECORDS_AT_ONCE):
                 yield [one] * min(RECORDS_AT_ONCE, count - start)
 
@@ -195,5 +196,5 @@ def _reaped(at: float, run_id: str, channel: str, group: str) -> Disconnect:
     inbox = inbox_of(channel)
     process = inbox.process if inbox else None
     return Disconnect(
-        at, "process_died", "unknown", "reaper", channel=channel, process=process, groups=(group,), run_id=run_id
+        at, Cause.PROCESS_DIED, "unknown", "reaper", channel=channel, process=process, groups=(group,), run_id=run_id
     )

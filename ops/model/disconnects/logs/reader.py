@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from typing import NamedTuple
 
-from ops.model.disconnects.causes import cause_in_redis, cause_of_exception
+from ops.model.disconnects.cause import Cause
+from ops.model.disconnects.conclusions import cause_in_redis, cause_of_exception
 from ops.model.disconnects.logs.lines import (
     LONGEST_LINE,
     Stamped,
@@ -146,7 +147,7 @@ class LogReader:
             lived = None if opened is None else max(0.0, line.at - opened.at)
             end = Disconnect(line.at, source="daphne", lived_seconds=lived, path=line.path[:MAX_TEXT] or None)
             if opened is not None and opened.rejected:
-                self._found(replace(end, cause="rejected", closed_by="application"))
+                self._found(replace(end, cause=Cause.REJECTED, closed_by="application"))
                 return
             self._hand_out_pending(line.at)
             if self._pending:
@@ -158,7 +159,7 @@ class LogReader:
         at = UNTIMED if line.at is None else line.at
         if line.verb == "rejected":
             path = line.path[:MAX_TEXT] or None
-            self._found(Disconnect(at, "rejected", "application", "uvicorn", path=path))
+            self._found(Disconnect(at, Cause.REJECTED, "application", "uvicorn", path=path))
         elif line.verb == "ended" and self._owed:
             self._owed -= 1  # Its traceback said so already.
         elif line.verb == "ended":

@@ -1,9 +1,9 @@
 """Which records of the reaper tell of an end that is on record already. Pure."""
 
+from ops.model.disconnects.cause import Cause
 from ops.model.disconnects.record import Disconnect
 from ops.model.disconnects.report.counting import RecentKeys
 
-PROCESS_DIED = frozenset({"process_died"})
 CHANNELS_KEPT = 50_000
 
 
@@ -22,4 +22,4 @@ class KnownEnds:
         if one.channel is None or not one.groups:
             return False
         is_new = self._left_behind.add(one.channel)
-        return one.cause in PROCESS_DIED and not is_new
+        return one.cause == Cause.PROCESS_DIED and not is_new

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
+from ops.model.disconnects.cause import CauseKind, of_kind
 from ops.model.disconnects.report.counting import AgeBin, Slot, Timeline
 from ops.model.disconnects.report.pattern import EVIDENCE_SHOWN, Pattern, clock, shown
 from ops.model.disconnects.report.tally import (
@@ -39,9 +40,7 @@ STORM_ALONE_SHARE = 0.9
 BAD_PATH_AT_LEAST = 10
 BAD_PATH_SHARE = 0.6
 BAD_PATH_TIMES_OTHERS = 3.0
-PATH_FAULTS = frozenset(
-    {"handler_exception", "no_handler", "application_returned", "protocol_error", "server_error", "rejected"}
-)
+PATH_FAULTS = of_kind(CauseKind.FAULT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """The report on the ends of websockets: what was counted, in the order and the number in which it is shown. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ops.model.disconnects.cause import explain
 from ops.model.disconnects.close_codes import code_meaning
-from ops.model.disconnects.record import CAUSES
 from ops.model.disconnects.report.counting import TopTally
 from ops.model.disconnects.report.pattern import Pattern
 from ops.model.disconnects.report.patterns import find_patterns
@@ -99,11 +99,11 @@ def conclude_report(layer: str, sources: Iterable[str], reading: Reading, tally:
         first_at=tally.first_at if timed else None,
         last_at=tally.last_at if timed else None,
         by_code=_codes(tally.by_code),
-        by_cause=_named(tally.by_cause, CAUSES),
-        by_closer=_named(tally.by_closer, {}),
+        by_cause=_named(tally.by_cause, explain),
+        by_closer=_named(tally.by_closer),
         by_worker=_workers(tally),
         by_path=_paths(tally.by_path_and_cause),
-        by_exception=_named(tally.by_exception, {}),
+        by_exception=_named(tally.by_exception),
         ages=age_shares(tally),
         step_seconds=timeline.width_seconds,
         timeline=tuple(Step(at, slot.total, slot.bad) for at, slot in timeline.steps()),
@@ -116,9 +116,9 @@ def _codes(tally: TopTally[int]) -> Table:
     return Table(tuple(Row(str(code), count, code_meaning(code)) for code, count in top), other)
 
 
-def _named(tally: TopTally[str], meanings: Mapping[str, str]) -> Table:
+def _named(tally: TopTally[str], explain: Callable[[str], str] = lambda _: "") -> Table:
     top, other = tally.top(ROWS_SHOWN)
-    return Table(tuple(Row(name, count, meanings.get(name, "")) for name, count in top), other)
+    return Table(tuple(Row(name, count, explain(name)) for name, count in top), other)
 
 
 def _workers(tally: DisconnectTally) -> Table:

@@ -6,9 +6,10 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from ops.model.disconnects.cause import Cause, CauseKind, is_five_second_race, of_kind
 from ops.model.disconnects.record import Disconnect, is_timed
 from ops.model.disconnects.report.counting import AgeBin, Timeline, TopTally, age_bin
-from ops.model.disconnects.report.known_ends import PROCESS_DIED, KnownEnds
+from ops.model.disconnects.report.known_ends import KnownEnds
 
 KEYS_KEPT = 2000
 WORKERS_KEPT = 2000
@@ -20,14 +21,11 @@ YOUNGEST_SECONDS = 1.0
 AGE_LIMITS = (1, 10, 60, 600, 3600, 86400)
 """Seconds that bound the rows of how long connections lived."""
 
-ORDINARY = frozenset({"normal", "going_away", "closed_with_code", "unknown"})
-"""Causes that nobody need worry about. ``unknown`` is most of what an access log says."""
-
-REDIS_LOST = frozenset({"redis_connection_lost", "redis_error"})
-PROCESS_STOPPED = frozenset({"process_exit", "shutdown_cancelled", "service_restart"})
-
+ORDINARY = of_kind(CauseKind.ORDINARY)
+REDIS_LOST = of_kind(CauseKind.REDIS_LOST)
+_STOPPED = of_kind(CauseKind.STOPPED)
 # What dies together did not die of its age. With redis-py 8 the pauses between the time-outs tell more than the ages.
-_NO_AGE = REDIS_LOST | PROCESS_DIED | PROCESS_STOPPED | {"rejected", "redis_timeout"}
+_NO_AGE = of_kind(CauseKind.REDIS_LOST, CauseKind.DIED, CauseKind.STOPPED, CauseKind.REDIS_TIMEOUT) | {Cause.REJECTED}
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _HEX = re.compile(r"(?=[^0-9]*[0-9])[0-9a-fA-F]{12,}")
@@ -95,22 +93,22 @@ class WorkerTally:
 
     def add(self, one: Disconnect) -> None:
         self.total += 1
-        self.died += one.cause in PROCESS_DIED
-        self.stopped += one.cause in PROCESS_STOPPED
+        self.died += one.cause == Cause.PROCESS_DIED
+        self.stopped += one.cause in _STOPPED
         self.lost += one.cause in REDIS_LOST
         if not is_timed(one):
             return
         self.first_at, self.last_at = min(self.first_at, one.at), max(self.last_at, one.at)
-        if one.cause in PROCESS_DIED:
+        if one.cause == Cause.PROCESS_DIED:
             self.reaped_at = max(self.reaped_at, one.at)
         else:
             self.heard_at = max(self.heard_at, one.at)
-        if one.cause in PROCESS_STOPPED:
+        if one.cause in _STOPPED:
             self.stopped_at = max(self.stopped_at, one.at)
         self._note_window(one)
-        if one.cause == "redis_timeout":
+        if one.cause == Cause.REDIS_TIMEOUT:
             self.timeouts += 1
-            self.ticks += is_tick(one.at - self.timeout_at) or is_tick(one.lived_seconds or 0)
+            self.ticks += is_five_second_race(one.at - self.timeout_at) or is_five_second_race(one.lived_seconds or 0)
             self.timeout_at = one.at
 
     def _note_window(self, one: Disconnect) -> None:
@@ -126,11 +124,6 @@ class WorkerTally:
         together = self._now.after(self._before)
         if together.count >= self._most:
             self.fullest, self._most = together, together.count
-
-
-def is_tick(seconds: float) -> bool:
-    """Whether it is the five seconds after which redis-py 8 gives up waiting, with what a busy host adds."""
-    return 4.9 <= seconds <= 5.6
 
 
 class DisconnectTally:

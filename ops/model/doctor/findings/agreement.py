@@ -2,16 +2,16 @@
 
 from collections import defaultdict
 
+from ops.model.disconnects.cause import Cause, is_five_second_race
 from ops.model.disconnects.record import Disconnect
 from ops.model.doctor.facts import Facts, Kind, LoggedEnd, NotKnown, ServerFacts, known
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.doctor.findings.servers import CLOCK_TOLERANCE_SECONDS, RECENT_SECONDS, of_servers
-from ops.model.doctor.findings.settings import POP_SECONDS, USE_DROP_IN, check_socket_timeout
+from ops.model.doctor.findings.settings import USE_DROP_IN, check_socket_timeout
 from ops.model.text import counted, format_seconds, visible
 
 STORM_ENDS = 3
 A_DAY = 86400.0
-STORM_SPREAD_SECONDS = 0.5
 LATE_SECONDS = 60.0  # a record may have waited for Redis; that all of a host have waited so long is the clock
 MOST_SHOWN = 5
 _TWO_LOOPS = ("Two event loops are trying to receive", "attached to a different loop")
@@ -34,14 +34,14 @@ def storm(facts: Facts) -> list[LoggedEnd]:
     for end in sorted(_timed_out(facts), key=lambda end: end.disconnect.at):
         process = end.disconnect.process or (end.disconnect.host, end.disconnect.pid)
         spans = [end.disconnect.lived_seconds, end.disconnect.at - last_of.get(process, 0.0)]
-        if any(span is not None and abs(span - POP_SECONDS) <= STORM_SPREAD_SECONDS for span in spans):
+        if any(span is not None and is_five_second_race(span) for span in spans):
             died.append(end)
         last_of[process] = end.disconnect.at
     return died
 
 
 def _timed_out(facts: Facts) -> list[LoggedEnd]:
-    return [end for end in _recent(facts) if end.disconnect.cause == "redis_timeout"]
+    return [end for end in _recent(facts) if end.disconnect.cause == Cause.REDIS_TIMEOUT]
 
 
 def check_five_second_storm(facts: Facts) -> Symptom | None:

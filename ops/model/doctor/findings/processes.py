@@ -1,5 +1,6 @@
 """What is wrong with the processes of the layer, their inboxes and their members."""
 
+from ops.model.disconnects.cause import Cause
 from ops.model.doctor.facts import Facts, Kind, ProcessFacts, known
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.text import counted, format_seconds, visible
@@ -10,7 +11,7 @@ NEAR_EXPIRY_SHARE = 0.8
 FREE_PLACES = 2  # an inbox with fewer is full; what is on its way to it may need them
 MOST_SHOWN = 5
 POPS = ("bzpopmin", "BZPOPMIN")
-DEPLOY_CAUSES = ("process_exit", "shutdown_cancelled")
+DEPLOY_CAUSES = (Cause.PROCESS_EXIT, Cause.SHUTDOWN_CANCELLED)
 
 
 def check_hung(facts: Facts) -> Symptom | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from ops.model.disconnects.cause import CauseKind, of_kind
 from ops.model.doctor.facts import Client, Facts, Kind, Missing, NotKnown, ServerFacts, known
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.doctor.findings.settings import HOST_OPTIONS_FIX, check_host_options, check_path_to_host, survives_a_cut
@@ -272,7 +273,7 @@ def check_restarts(facts: Facts) -> Symptom | None:
 def _lost(facts: Facts, since: float, until: float) -> int:
     """How many websockets ended between these times because Redis was gone or refused."""
     ends = facts.ends if isinstance(facts.ends, tuple) else ()
-    causes = ("redis_connection_lost", "redis_error")
+    causes = of_kind(CauseKind.REDIS_LOST)
     return sum(end.disconnect.cause in causes and since <= end.disconnect.at <= until for end in ends)
 
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 
 from ops import __version__
+from ops.model.disconnects.cause import POP_SECONDS
 from ops.model.doctor.facts import HostSettings, Kind, LayerSettings, UntestedVersion
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.text import visible
 
-POP_SECONDS = 5.0  # channels_redis.core.RedisChannelLayer.brpop_timeout
 DAPHNE_WEBSOCKET_TIMEOUT_SECONDS = 86400  # daphne --websocket_timeout
 USE_DROP_IN = "use ops.layers.RedisChannelLayer"
 
