@@ -20,6 +20,7 @@ from channels.routing import URLRouter
 from django.urls import path
 
 from ops.consumers import HeartbeatMixin
+from ops.middleware import OpsMiddleware
 from project.asgi import logged_application as demo
 
 INTERVAL_SECONDS = float(os.environ.get("HEARTBEAT_INTERVAL", "0.4"))
@@ -160,6 +161,9 @@ CONSUMERS = {
 websockets = URLRouter([path(f"ws/beat/{name}/", consumer.as_asgi()) for name, consumer in CONSUMERS.items()])
 
 
-async def application(scope: Any, receive: Any, send: Any) -> None:
+async def either(scope: Any, receive: Any, send: Any) -> None:
     served = websockets if scope["path"].startswith("/ws/beat/") else demo
     await served(scope, receive, send)
+
+
+application = OpsMiddleware(either)

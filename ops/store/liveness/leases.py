@@ -59,7 +59,6 @@ def describe_process(layer: Any, lease_seconds: float, server: str) -> dict[str,
         "pid": str(os.getpid()),
         "started_at": f"{time.time():.3f}",
         "lease_seconds": f"{lease_seconds:g}",
-        "heartbeats": "1",  # Who writes no such field may have consumers that die of one.
         "version": ", ".join([f"python {platform.python_version()}", *versions]),
         "server": server and f"{server} {_version(server)}",
         "reads": " ".join(reading_of(layer, layer.client_prefix)),
@@ -208,7 +207,7 @@ def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
         started_at=float(started_at or 0) if _is_number(started_at) else 0.0,
         version=_text(version),
         index_parts=min(_whole(index_parts), MOST_INDEX_PARTS),
-        heartbeats=heartbeats == b"1",
+        heartbeats=heartbeats == b"1" and layer is None,  # The stock layer hands heartbeats to consumers.
         server_run=_text(server_run),
         restores=layer is None,
         server=_text(server),
