@@ -7,6 +7,7 @@
 Consumers and layers stay as they are. What consumers do with their layer is observed on the layer object that they use.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ from ops.application.connections.leaving import leaving
 from ops.application.connections.registry import tracked
 from ops.application.disconnects.connection import recorded
 from ops.application.observation import Application, observed
-from ops.conf import ops_settings
+from ops.conf import ops_settings, problems
 from ops.model.settings import OpsSettings
+
+logger = logging.getLogger("ops.middleware")
 
 
 class DisconnectLogMiddleware:
@@ -35,6 +38,8 @@ class DisconnectLogMiddleware:
         if scope["type"] != "websocket":
             return await self._application(scope, receive, send)
         if self._websockets is None:
+            for problem in problems():
+                logger.warning("CHANNELS_OPS: %s; the default holds", problem)
             self._websockets = observed(self._with_parts(self._application, ops_settings()))
         return await self._websockets(scope, receive, send)
 

@@ -452,6 +452,17 @@ async def test_only_a_server_that_restarts_is_waited_for_and_no_client_that_says
     assert websocket.is_told_of_restart is restarts
 
 
+async def test_a_server_says_which_settings_it_cannot_use(
+    redis_server: EmbeddedRedis, settings: LazySettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.CHANNELS_OPS = {"LEAVE_GROUP": False}
+    client = Client(OpsMiddleware(Room.as_asgi()))
+    await client.connect()
+    await client.leave()
+    [said] = [record.getMessage() for record in caplog.records if record.name == "ops.middleware"]
+    assert said == "CHANNELS_OPS: unknown key 'LEAVE_GROUP'; the nearest known one is 'LEAVE_GROUPS'; the default holds"
+
+
 async def test_a_join_after_the_end_is_undone(redis_server: EmbeddedRedis, redis_client: redis.Redis) -> None:
     client = Client(OpsMiddleware(Room.as_asgi()))
     await client.connect()
