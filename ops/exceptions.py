@@ -2,7 +2,7 @@
 
 ::
 
-    OpsError                      could not run                        exit 1
+    OpsError                      could not run
     ├── LayerError                the layer cannot be used
     ├── ShardError                a shard did not answer, or refused
     │   └── PermissionMissing     … because of its ACL
@@ -10,15 +10,13 @@
     ├── SourceUnreadable          a log file cannot be read
     ├── OutputLost                standard output cannot be written
     ├── TargetNotAble             nobody there to take the message, or somebody could die of it
-    ├── InvalidArguments          bad usage                            exit 2
-    └── AnotherRunHoldsTheLock    another run is at work               exit 75
+    ├── InvalidArguments          bad usage
+    └── AnotherRunHoldsTheLock    another run is at work
 """
 
 
 class OpsError(Exception):
     """Could not run."""
-
-    exit_code = 1
 
 
 class LayerError(OpsError):
@@ -52,10 +50,6 @@ class TargetNotAble(OpsError):
 class InvalidArguments(OpsError):
     """The arguments do not go together, or one has a value that cannot be used."""
 
-    exit_code = 2
-
 
 class AnotherRunHoldsTheLock(OpsError):
     """Another run is at work on this layer; it is safe to come again later."""
-
-    exit_code = 75

@@ -19,14 +19,13 @@ from ops import compat
 from ops.api import Progress, no_progress
 from ops.checks import TAG
 from ops.exceptions import OpsError, OutputLost
+from ops.management.exit_codes import ExitCode, exit_code_of
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 T = TypeVar("T")
 PROGRESS_AFTER_SECONDS = 1.0
-INTERRUPTED = 128 + signal.SIGINT
-PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
 class OpsCommand(BaseCommand):
@@ -61,7 +60,7 @@ class OpsCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> Any:
         for name, option in self._takes_one.items():
             if options.get(name) == []:  # which argparse makes of "--option=--", but in the newest Pythons
-                raise CommandError(f"argument {option}: expected one argument", returncode=2)
+                raise CommandError(f"argument {option}: expected one argument", returncode=ExitCode.BAD_USAGE)
         if os.environ.get("NO_COLOR") and not options["force_color"]:  # https://no-color.org
             options["no_color"] = True
         return super().execute(*args, **options)
@@ -72,11 +71,11 @@ class OpsCommand(BaseCommand):
             with self.reaching_stdout():
                 code = self.run(**options)
         except OpsError as error:
-            raise CommandError(str(error), returncode=error.exit_code) from None
+            raise CommandError(str(error), returncode=exit_code_of(error)) from None
         except KeyboardInterrupt:
-            code = INTERRUPTED
+            code = ExitCode.INTERRUPTED
         except BrokenPipeError:  # Whoever read our output has seen enough.
-            code = PIPE_CLOSED
+            code = ExitCode.PIPE_CLOSED
         if code:
             raise SystemExit(code)
 
@@ -95,7 +94,7 @@ class OpsCommand(BaseCommand):
         try:
             return asyncio.run(main())
         except asyncio.CancelledError:
-            raise SystemExit(128 + signal.SIGTERM) from None
+            raise SystemExit(ExitCode.TERMINATED) from None
         finally:
             # The loop leaves the default behind, and whoever called the command may have had one of its own.
             if before is not None and threading.current_thread() is threading.main_thread():

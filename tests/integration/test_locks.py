@@ -27,10 +27,9 @@ async def test_a_second_run_is_turned_away_at_once_and_changes_nothing(
     async with open_layer("default") as opened, run_lock(opened):
         before = dump(redis_client)
         started = time.monotonic()
-        with pytest.raises(AnotherRunHoldsTheLock) as problem:
+        with pytest.raises(AnotherRunHoldsTheLock):
             await run_reap()
         assert time.monotonic() - started < 10
-        assert problem.value.exit_code == 75
         assert dump(redis_client) == before
         assert (await run_reap(dry_run=True)).orphans == 1, "a dry run needs no lock"
     assert (await run_reap()).removed == 1

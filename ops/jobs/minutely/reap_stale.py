@@ -7,6 +7,7 @@ from django_extensions.management.jobs import MinutelyJob
 
 from ops import api
 from ops.exceptions import AnotherRunHoldsTheLock, OpsError
+from ops.management.exit_codes import ExitCode, exit_code_of
 from ops.output.lines import reap_line
 
 logger = logging.getLogger("ops.jobs")
@@ -28,13 +29,13 @@ class Job(MinutelyJob):
         except AnotherRunHoldsTheLock:
             return
         except OpsError as error:
-            raise _failed(str(error), error.exit_code) from None
+            raise _failed(str(error), exit_code_of(error)) from None
         if not report.complete:
-            raise _failed(reap_line(report), OpsError.exit_code)
+            raise _failed(reap_line(report), ExitCode.COULD_NOT_RUN)
         level = logging.WARNING if report.stopped or report.findings else logging.INFO
         logger.log(level, "reap_stale: %s", "; ".join([reap_line(report), *report.findings]))
 
 
-def _failed(why: str, code: int) -> CommandError:
+def _failed(why: str, code: ExitCode) -> CommandError:
     logger.error("reap_stale could not run: %s", why)
     return CommandError(why, returncode=code)

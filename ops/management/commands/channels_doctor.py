@@ -5,10 +5,9 @@ from django.core.management.base import CommandParser
 
 from ops import api
 from ops.management.command import OpsCommand
+from ops.management.exit_codes import ExitCode
 from ops.model.doctor.diagnosis import CHECKS, IDS, Diagnosis
 from ops.model.doctor.findings import LEVELS
-
-FINDINGS = 3
 
 
 class Command(OpsCommand):
@@ -30,7 +29,7 @@ class Command(OpsCommand):
     def run(self, **options: Any) -> int:
         if options["list"]:
             self._list(options)
-            return 0
+            return ExitCode.DONE
         diagnosis = self._examine(options)
         if options["format"] == "json":
             from ops.output.documents import diagnosis_document, dump
@@ -43,9 +42,10 @@ class Command(OpsCommand):
         for problem in diagnosis.problems:
             self.warn(problem)
         if not diagnosis.complete:
-            return 1
+            return ExitCode.COULD_NOT_RUN
         failing = LEVELS[LEVELS.index(options["fail_level"]) :]
-        return FINDINGS if any(finding.level in failing for finding in diagnosis.findings) else 0
+        failed = any(finding.level in failing for finding in diagnosis.findings)
+        return ExitCode.FOUND_SOMETHING if failed else ExitCode.DONE
 
     def _examine(self, options: dict[str, Any]) -> Diagnosis:
         with self.progress(options) as progress:

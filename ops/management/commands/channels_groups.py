@@ -11,6 +11,7 @@ from ops.api import Progress
 from ops.exceptions import InvalidArguments, OutputLost
 from ops.management.arguments import count, positive_count, seconds
 from ops.management.command import OpsCommand
+from ops.management.exit_codes import ExitCode
 from ops.model.groups import Group, Inspection
 from ops.model.liveness.judge import MEMBER_STATES
 from ops.model.text import visible
@@ -72,7 +73,7 @@ class Command(OpsCommand):
         try:
             return super().execute(*args, **options)
         except CommandError as error:
-            if not options["check"] or error.returncode != 1:
+            if not options["check"] or error.returncode != ExitCode.COULD_NOT_RUN:
                 raise
             self._write_line_for_monitoring(plugin_line(UNKNOWN, str(error)))
             raise SystemExit(UNKNOWN) from None
@@ -109,7 +110,7 @@ class Command(OpsCommand):
     def _conclude(self, inspection: Inspection, options: dict[str, Any]) -> int:
         for problem in _problems(inspection, options):
             self.warn(problem)
-        return 0 if inspection.complete else 1
+        return ExitCode.DONE if inspection.complete else ExitCode.COULD_NOT_RUN
 
     def _print(self, inspection: Inspection, options: dict[str, Any]) -> None:
         if options["format"] == "json":
@@ -164,7 +165,7 @@ class Command(OpsCommand):
             # In one event loop for all answers: an interrupt that meets none says things of no use.
             self.run_async(self._redraw(options) if in_place else self._repeat(options, self._show_another))
         except KeyboardInterrupt:
-            return 0
+            return ExitCode.DONE
 
     async def _show_another(self, options: dict[str, Any]) -> None:
         await self._show(options)

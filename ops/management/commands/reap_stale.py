@@ -9,6 +9,7 @@ from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import seconds, share
 from ops.management.command import OpsCommand
+from ops.management.exit_codes import ExitCode
 from ops.management.files import write_reap_metrics
 from ops.model.runs import ReapReport, RunRecord, UndoReport
 from ops.output.lines import safety_stop
@@ -85,7 +86,7 @@ class Command(OpsCommand):
             from ops.output.tables import history_table
 
             self.print(options, history_table(runs))
-        return 0
+        return ExitCode.DONE
 
     def _show_undo(self, report: UndoReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
@@ -98,7 +99,7 @@ class Command(OpsCommand):
             )
             for note in report.notes:
                 self.warn(note)
-        return 0
+        return ExitCode.DONE
 
     def _show_report(self, report: ReapReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
@@ -112,17 +113,18 @@ class Command(OpsCommand):
 
             self.print(options, reap_report(report))
         if report.not_applicable:
-            return 0
+            return ExitCode.DONE
         if options["metrics_file"] and not report.dry_run:
             write_reap_metrics(options["metrics_file"], report)
         if not report.complete:
             self.warn(f"nothing was removed: {report.notes[0]}" if not report.removed else report.notes[0])
-            return 1
+            return ExitCode.COULD_NOT_RUN
         if report.stopped:
             self.warn(safety_stop(report.stopped, report.removed, report.run_id))
         for finding in report.findings:
             self.warn(finding)
-        return 3 if report.stopped or report.findings or (report.dry_run and report.removed) else 0
+        found = report.stopped or report.findings or (report.dry_run and report.removed)
+        return ExitCode.FOUND_SOMETHING if found else ExitCode.DONE
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:

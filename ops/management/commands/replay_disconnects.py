@@ -7,14 +7,13 @@ from ops import api
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import moment, speed
 from ops.management.command import OpsCommand
+from ops.management.exit_codes import ExitCode
 from ops.management.files import write_page
 from ops.model.disconnects.cleanup import CleanupReport
 from ops.model.disconnects.emitting import EmitReport
 from ops.model.disconnects.report.report import DisconnectReport
 from ops.model.text import visible
 from ops.output.lines import safety_stop
-
-FINDINGS = 3
 
 
 class Command(OpsCommand):
@@ -108,7 +107,7 @@ class Command(OpsCommand):
             self.warn(problem)
         if report.undelivered:
             self.warn(f"{report.undelivered:,} were not sent: the channel stayed full; is it read?")
-        return 1 if report.problems or report.undelivered else 0
+        return ExitCode.COULD_NOT_RUN if report.problems or report.undelivered else ExitCode.DONE
 
     def _show_cleanup(self, report: CleanupReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
@@ -125,10 +124,11 @@ class Command(OpsCommand):
         for problem in (*report.notes, *report.reading.problems):
             self.warn(problem)
         if not report.complete:
-            return 1
+            return ExitCode.COULD_NOT_RUN
         if report.stopped:
             self.warn(safety_stop(report.stopped, report.removed, report.run_id))
-        return FINDINGS if report.stopped or (report.dry_run and report.removed) else 0
+        found = report.stopped or (report.dry_run and report.removed)
+        return ExitCode.FOUND_SOMETHING if found else ExitCode.DONE
 
     def _show_report(self, report: DisconnectReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
@@ -146,7 +146,7 @@ class Command(OpsCommand):
             write_page(options["html"], disconnect_page(report))
         for problem in report.reading.problems:
             self.warn(problem)
-        return 1 if report.reading.problems else 0
+        return ExitCode.COULD_NOT_RUN if report.reading.problems else ExitCode.DONE
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:

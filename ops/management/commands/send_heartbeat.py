@@ -9,7 +9,8 @@ from django.core.management.base import CommandParser
 from ops import api
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import positive_count, seconds
-from ops.management.command import INTERRUPTED, OpsCommand
+from ops.management.command import OpsCommand
+from ops.management.exit_codes import ExitCode
 from ops.model.heartbeats.message import DEPTHS
 from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatReport
 from ops.model.text import visible
@@ -18,7 +19,6 @@ from ops.output.documents import HeartbeatDocument
 if TYPE_CHECKING:
     from ops.api import HeartbeatRun
 
-SILENT = 3
 INTERVAL_SECONDS = 1.0
 
 
@@ -84,7 +84,7 @@ class Command(OpsCommand):
                 report = self._run.report
                 document.end(report, complete=whole and report.complete)
         if self._run is None:
-            return INTERRUPTED
+            return ExitCode.INTERRUPTED
         return self._conclude(options, self._run.report, interrupted=interrupted)
 
     def _conclude(self, options: dict[str, Any], report: HeartbeatReport, *, interrupted: bool) -> int:
@@ -95,10 +95,10 @@ class Command(OpsCommand):
         if report.totals.members and not report.totals.sent and not report.problems:
             self.warn(f"nobody was asked: {_why_nobody(report)}")
         if interrupted and not (_several(options) and report.rounds):
-            return INTERRUPTED
+            return ExitCode.INTERRUPTED
         if report.problems:
-            return 1
-        return SILENT if report.silent_somewhere else 0
+            return ExitCode.COULD_NOT_RUN
+        return ExitCode.FOUND_SOMETHING if report.silent_somewhere else ExitCode.DONE
 
     async def _rounds(self, options: dict[str, Any], document: HeartbeatDocument | None) -> None:
         rounds = api.heartbeat_rounds(
