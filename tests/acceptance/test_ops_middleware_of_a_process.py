@@ -101,9 +101,13 @@ async def test_its_open_websockets_are_registered_and_can_be_closed_from_outside
     assert set(registered()) <= {""}
 
 
-@pytest.mark.parametrize("with_ops", [True, False])
+@pytest.mark.parametrize(
+    "settings_of_worker",
+    [{"WITH_OPS": "1"}, {"CHANNEL_BACKEND": "ops.layers.RedisChannelLayer"}, {}],
+    ids=["OpsMiddleware", "drop-in layer", "stock layer"],
+)
 async def test_a_process_whose_consumers_are_all_busy_lives_as_its_lease_tells(
-    with_ops: bool,
+    settings_of_worker: dict[str, str],
     start_worker: StartWorker,
     sockets: SocketFleet,
     channel_layer: RedisChannelLayer,
@@ -111,19 +115,19 @@ async def test_a_process_whose_consumers_are_all_busy_lives_as_its_lease_tells(
     run_command: RunCommand,
 ) -> None:
     """None of them waits for a message, so no probe is taken. Without a lease, the process looks dead."""
-    worker = start_worker("uvicorn", asgi=APPLICATION, **({"WITH_OPS": "1"} if with_ops else {}))
+    worker = start_worker("uvicorn", asgi=APPLICATION, **settings_of_worker)
     opened = await sockets.open_urls([f"{worker.ws_url}/"] * 2)
     for one in opened:
         await one.send({"stream": True})
     await until(lambda: all(len(one.received) > 3 for one in opened))
-    await until(lambda: not with_ops or redis_client.exists(lease_of(opened[0].channel)))
+    await until(lambda: not settings_of_worker or redis_client.exists(lease_of(opened[0].channel)))
     # Each has one that it will look at when it is done.
     await channel_layer.group_send(ROOM, {"type": "said"})
     await until(lambda: redis_client.zcard(inbox_of(opened[0].channel)) == 0)
     merciless = ("--confirm-after", "0.001", "--probe-timeout", "1", "--max-share", "1")
     for _ in range(3):
         await asyncio.to_thread(run_command, "reap_stale", *merciless)
-    assert redis_client.zcard(GROUP) == (2 if with_ops else 0)
+    assert redis_client.zcard(GROUP) == (2 if settings_of_worker else 0)
     assert all(one.is_open for one in opened)
 
 
