@@ -88,6 +88,14 @@ def test_a_host_that_is_missing_leaves_a_part_empty(
     assert (gap.parts, gap.empty) == (parts, empty)
 
 
+@pytest.mark.parametrize(("groups", "said"), [(19, False), (24, True)])
+def test_few_groups_in_one_half_may_be_chance(groups: int, said: bool) -> None:
+    names = [name for name in SCHEMES["random"] if hosts_of(2).consistent_hash(name) == 0]
+    tally = tally_of(names[:groups])
+    assert tally.differences >= FEWEST_DIFFERENCES
+    assert (find_gap(tally) is not None) is said
+
+
 def names_of_one_half(characters: int = 14) -> list[str]:
     """Each character is one of two, of which the choice does not matter for the half of the ring."""
     layer, name = hosts_of(2), "-" * characters
