@@ -210,7 +210,7 @@ class ProcessFacts:
     newest_score: float | None = None
     oldest_joined_at: float | None = None
     near_expiry: int = 0
-    shared_inbox: bool = False
+    shared_inbox: bool | Missing = False
     groups: tuple[tuple[str, int], ...] = ()
 
     @property

@@ -172,7 +172,7 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
     processes = (
         replace(
             _process(facts, observation, process, probed.get(process), inboxes.get(process, InboxReading()), survey),
-            shared_inbox=process in shared,
+            shared_inbox=shared if isinstance(shared, Missing) else process in shared,
         )
         for process in tallies
     )
@@ -199,11 +199,10 @@ async def _probe(
 
 async def _find_shared(
     opened: OpenLayer, inboxes: Mapping[str, Collection[str]], probed: Mapping[str, Evidence]
-) -> Collection[str]:
-    """Of the processes that took their probes, those that are not alone at their inbox. None if it cannot be known."""
+) -> Collection[str] | Missing:
+    """Of the processes that took their probes, those that are not alone at their inbox."""
     live = {process: inboxes[process] for process, answer in probed.items() if isinstance(answer, ProbesTaken)}
-    found = await fact(find_shared(opened, live), LONGEST_FACT_SECONDS)
-    return () if isinstance(found, Missing) else found
+    return await fact(find_shared(opened, live), LONGEST_FACT_SECONDS)
 
 
 def _unless_withheld(probed: Mapping[str, Evidence], observation: Observation) -> Mapping[str, Evidence] | Missing:

@@ -127,7 +127,7 @@ def _gone_consumers(facts: Facts) -> list[str]:
 
 def check_shared_inboxes(facts: Facts) -> Symptom | None:
     """``ops.E414``: two processes with one name read one inbox, and each message reaches only one of them."""
-    shared = [process for process in known(facts.processes) if process.shared_inbox]
+    shared = [process for process in known(facts.processes) if known(process.shared_inbox)]
     evidence = [
         f"{_name(process)}: in three rounds, 6 s apart, at least 2 connections waited for its messages at once; "
         f"{counted(process.members, 'member')}; not known which processes they are of"
