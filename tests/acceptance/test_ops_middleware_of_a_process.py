@@ -12,12 +12,14 @@ import pytest
 import redis
 from channels_redis.core import RedisChannelLayer
 
-from project.sockets import SocketFleet
+from ops.store.doctor import readers
+from project.sockets import FleetSocket, SocketFleet
 from project.workers import Kind, Worker
 from tests.acceptance.busy_application import ROOM
 from tests.acceptance.test_busy_room import APPLICATION, GROUP, SERVERS, events, talked_to
 from tests.acceptance.test_drop_in_stops_under_broadcasts import CRASHES
 from tests.conftest import RunCommand, StartWorker
+from tests.in_process_commands import run_beside
 from tests.waiting import until
 
 SOCKETS = 30
@@ -99,9 +101,13 @@ async def test_its_open_websockets_are_registered_and_can_be_closed_from_outside
     assert set(registered()) <= {""}
 
 
-@pytest.mark.parametrize("with_ops", [True, False])
+@pytest.mark.parametrize(
+    "settings_of_worker",
+    [{"WITH_OPS": "1"}, {"CHANNEL_BACKEND": "ops.layers.RedisChannelLayer"}, {}],
+    ids=["OpsMiddleware", "drop-in layer", "stock layer"],
+)
 async def test_a_process_whose_consumers_are_all_busy_lives_as_its_lease_tells(
-    with_ops: bool,
+    settings_of_worker: dict[str, str],
     start_worker: StartWorker,
     sockets: SocketFleet,
     channel_layer: RedisChannelLayer,
@@ -109,35 +115,55 @@ async def test_a_process_whose_consumers_are_all_busy_lives_as_its_lease_tells(
     run_command: RunCommand,
 ) -> None:
     """None of them waits for a message, so no probe is taken. Without a lease, the process looks dead."""
-    worker = start_worker("uvicorn", asgi=APPLICATION, **({"WITH_OPS": "1"} if with_ops else {}))
+    worker = start_worker("uvicorn", asgi=APPLICATION, **settings_of_worker)
     opened = await sockets.open_urls([f"{worker.ws_url}/"] * 2)
     for one in opened:
         await one.send({"stream": True})
     await until(lambda: all(len(one.received) > 3 for one in opened))
-    await until(lambda: not with_ops or redis_client.exists(lease_of(opened[0].channel)))
+    await until(lambda: not settings_of_worker or redis_client.exists(lease_of(opened[0].channel)))
     # Each has one that it will look at when it is done.
     await channel_layer.group_send(ROOM, {"type": "said"})
     await until(lambda: redis_client.zcard(inbox_of(opened[0].channel)) == 0)
     merciless = ("--confirm-after", "0.001", "--probe-timeout", "1", "--max-share", "1")
     for _ in range(3):
         await asyncio.to_thread(run_command, "reap_stale", *merciless)
-    assert redis_client.zcard(GROUP) == (2 if with_ops else 0)
+    assert redis_client.zcard(GROUP) == (2 if settings_of_worker else 0)
     assert all(one.is_open for one in opened)
+
+
+async def served_by_two(worker: Worker, sockets: SocketFleet) -> list[FleetSocket]:
+    opened: list[FleetSocket] = []
+    while len({one.pid for one in opened}) < 2:  # Either may take a connection.
+        assert len(opened) < MOST_SOCKETS
+        opened += await sockets.open_urls([f"{worker.ws_url}/"])
+    return opened
+
+
+PRELOAD: dict[str, Any] = {"asgi": APPLICATION, "arguments": ("--preload", "-w", "2"), "MAKE_LAYER_AT_IMPORT": "1"}
 
 
 async def test_with_preload_each_worker_of_gunicorn_has_a_name_of_its_own(
     start_worker: StartWorker, sockets: SocketFleet, channel_layer: RedisChannelLayer, redis_client: redis.Redis
 ) -> None:
     """With one name for both, each got half of the messages."""
-    worker = start_worker(
-        "gunicorn", asgi=APPLICATION, arguments=("--preload", "-w", "2"), WITH_OPS="1", MAKE_LAYER_AT_IMPORT="1"
-    )
-    opened = []
-    while len({one.pid for one in opened}) < 2:  # Either may take a connection.
-        assert len(opened) < MOST_SOCKETS
-        opened += await sockets.open_urls([f"{worker.ws_url}/"])
+    worker = start_worker("gunicorn", WITH_OPS="1", **PRELOAD)
+    opened = await served_by_two(worker, sockets)
     assert len({lease_of(one.channel) for one in opened}) == 2
     for number in range(20):
         await channel_layer.group_send(ROOM, {"type": "said", "text": str(number)})
     await until(lambda: all(len(one.texts) == 20 for one in opened))
     worker.terminate(30)  # It is gunicorn that ends its workers.
+
+
+async def test_without_it_the_doctor_sees_two_connections_at_one_inbox(
+    start_worker: StartWorker, sockets: SocketFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "GIVEN_UP_SECONDS", 0.2)
+    worker = start_worker("gunicorn", **PRELOAD)
+    opened = await served_by_two(worker, sockets)
+    assert len({lease_of(one.channel) for one in opened}) == 1
+    done = await run_beside("channels_doctor", "--format", "json", "--only", "ops.E414")
+    [finding] = json.loads(done.out)["findings"]
+    assert "at least 2 connections waited for its messages at once" in finding["evidence"][0]
+    assert all(one.is_open and one.received == [] for one in opened)
+    worker.terminate(30)

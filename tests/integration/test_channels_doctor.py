@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,13 +18,14 @@ from ops.model.doctor.diagnosis import CHECKS
 from ops.model.doctor.facts import Missing
 from ops.operations.doctor import collect
 from ops.store.connection.shards import open_layer
-from ops.store.doctor import round_trip, survey
+from ops.store.doctor import readers, round_trip, survey
 from ops.store.doctor.inspection import fact
 from ops.testing import override_redis_config
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import CommandResult, RunCommand, StartRedis
 from tests.in_process_commands import run_beside, run_here
 from tests.layer_builders import BUSY, StartProcess, add_members, channels_of, dump, layer_of
+from tests.waiting import until
 
 STOCK = "channels_redis.core.RedisChannelLayer"
 DROP_IN = "ops.layers.RedisChannelLayer"
@@ -220,13 +222,52 @@ async def test_a_survey_whose_time_is_over_says_so_and_leaves_no_connection_with
         add_members(redis_client, f"room.{number}", channels_of("a" * 32, 1))
     monkeypatch.setattr(survey, "SURVEY_SECONDS", 0.0)
     async with open_layer("default") as opened:
-        partly = await survey.survey_members(opened, 0.0, ())
+        partly = await survey.survey_members(opened, 0.0, 0.0, ())
         assert not partly.whole
         assert 0 < partly.processes["a" * 32].members < 3000
         assert await opened.home.execute("GET", "nothing") is None
     document_of_it = document(await run_beside("channels_doctor", "--format", "json"))
     assert [finding["id"] for finding in document_of_it["findings"]] == ["ops.W403"]
     assert "left 3,000 members" in document_of_it["findings"][0]["evidence"][0]
+
+
+@pytest.mark.parametrize(("configured", "expected"), [(2, []), (1, ["ops.W413"])])
+async def test_workers_with_a_host_that_is_not_configured_are_told_of(
+    configured: int,
+    expected: list[str],
+    redis_server: EmbeddedRedis,
+    settings: LazySettings,
+    start_process: StartProcess,
+) -> None:
+    hosts = [redis_server.url, f"{redis_server.url}/1"]
+    settings.CHANNEL_LAYERS = layer_of(*hosts)
+    worker = await start_process(*[f"room-{uuid.uuid4()}" for _ in range(80)], live=True)
+    settings.CHANNEL_LAYERS = layer_of(*hosts[:configured])
+    done = await run_beside("channels_doctor", "--format", "json", "--only", "ops.W413")
+    assert worker.received == []
+    assert ids(done) == expected
+
+
+@pytest.mark.parametrize(("readers_of_one_inbox", "expected"), [(1, []), (2, ["ops.E414"])])
+async def test_two_processes_with_one_name_are_told_of(
+    readers_of_one_inbox: int,
+    expected: list[str],
+    start_process: StartProcess,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readers, "GIVEN_UP_SECONDS", 0.1)
+    processes = [await start_process("room")]
+    for _ in range(readers_of_one_inbox - 1):
+        processes.append(await start_process())
+        processes[-1].layer.client_prefix = processes[0].name
+    for process in processes:
+        await process.live()
+    await until(lambda: redis_client.info("clients")["blocked_clients"] == readers_of_one_inbox)
+    done = await run_beside("channels_doctor", "--format", "json")
+    assert ids(done) == expected
+    await until(lambda: not redis_client.exists(processes[0].inbox_key))
+    assert [process.received for process in processes] == [[]] * readers_of_one_inbox
 
 
 # Without a right

@@ -163,5 +163,15 @@ def test_a_holder_of_a_lease_is_named_by_host_and_pid() -> None:
 
 def test_without_processes_their_checks_are_skipped() -> None:
     refused = facts(processes=Missing("refused"))
-    expected = {"ops.W309", "ops.W409", "ops.E402", "ops.E405", "ops.W404", "ops.W403", "ops.W410", "ops.W411"}
+    expected = {
+        "ops.W309",
+        "ops.W409",
+        "ops.E402",
+        "ops.E405",
+        "ops.W404",
+        "ops.W403",
+        "ops.W410",
+        "ops.W411",
+        "ops.E414",
+    }
     assert skipped_ids(refused) == expected

@@ -83,6 +83,7 @@ CHECKS = (
     Check("ops.E406", "Messages that cannot be read", agreement.check_readability),
     Check("ops.W408", "The same groups under another prefix", agreement.check_prefixes),
     Check("ops.E412", "One layer in several event loops", agreement.check_event_loops),
+    Check("ops.E414", "Several connections read one inbox", processes.check_shared_inboxes),
     Check("ops.W309", "Redis restarted or failed over under live processes", servers.check_restarts),
     Check("ops.W409", "Clocks differ", agreement.check_clocks),
     Check("ops.E402", "A worker hangs", processes.check_hung),
@@ -100,6 +101,7 @@ CHECKS = (
     Check("ops.W307", "Redis closes idle connections", servers.check_idle_timeout),
     Check("ops.W306", "Few connections are left", servers.check_connections_left),
     Check("ops.W304", "A full Redis would drop groups", servers.check_eviction_policy),
+    Check("ops.W413", "A part of the hash ring has no groups", agreement.check_ring),
     Check(
         "ops.W208",
         "A version that has not been tested",

@@ -10,8 +10,10 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from ops.model.disconnects.record import Disconnect
+from ops.model.doctor.ring import RingGap
 from ops.model.liveness.lease import Lease
 from ops.model.liveness.readability import Unreadable
+from ops.model.liveness.stops import OtherHosts
 
 T = TypeVar("T")
 
@@ -190,6 +192,7 @@ class ProcessFacts:
     ``messages``: in its inboxes; ``in_flight``: popped and not acknowledged; ``oldest_message_seconds``: its age.
     ``oldest_joined_at``: of its members; ``newest_score``: of its members and messages; unix seconds by the clocks of
     application hosts, None where unknown.
+    ``shared_inbox``: two connections or more wait for its messages at once.
     ``near_expiry``: members about to be dropped for their age. ``groups``: those that feed it most, with their members.
     """
 
@@ -207,6 +210,7 @@ class ProcessFacts:
     newest_score: float | None = None
     oldest_joined_at: float | None = None
     near_expiry: int = 0
+    shared_inbox: bool | Missing = False
     groups: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -234,6 +238,7 @@ class KeyspaceFacts:
     ``misplaced``: shard, group and the shard where this configuration has it. ``other_prefixes``: another layer's
     prefix -> a group that is there under both prefixes. ``unreadable``: a message for each process to which one was
     sent that the settings here cannot read. ``other_settings``: leases of processes that cannot read what is sent here.
+    ``other_hosts``: what leases say of hosts that are not these. ``ring_gap``: a part of the hash ring without groups.
     """
 
     misplaced_groups: int = 0
@@ -241,6 +246,8 @@ class KeyspaceFacts:
     other_prefixes: Mapping[str, str] | Missing = field(default_factory=dict)
     unreadable: tuple[Unreadable, ...] = ()
     other_settings: tuple[Lease, ...] = ()
+    other_hosts: tuple[OtherHosts, ...] = ()
+    ring_gap: RingGap | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from ops.model.doctor.facts import (
     known,
 )
 from ops.model.doctor.findings.processes import NEAR_EXPIRY_SHARE, is_full
+from ops.model.doctor.ring import find_gap
 from ops.model.keys import encode_name, inbox_of
 from ops.model.liveness.evidence import (
     Bearing,
@@ -28,14 +29,17 @@ from ops.model.liveness.evidence import (
     LeaseFresh,
     NotProbed,
     OtherSettings,
+    ProbesTaken,
     ProbeUnanswered,
     ProbeWithheld,
 )
 from ops.model.liveness.judge import Policy, State, judge
+from ops.model.liveness.stops import MISPLACED_SECONDS
 from ops.operations.observe import Look, Observation, observe
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.disconnects.log import read_newest
 from ops.store.doctor.inspection import fact, read_clients, read_server
+from ops.store.doctor.readers import find_shared
 from ops.store.doctor.round_trip import measure_round_trip
 from ops.store.doctor.survey import (
     InboxReading,
@@ -144,18 +148,32 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
     # After the probes: who ended meanwhile and took everything along has left nothing.
     full = {process for process, reading in inboxes.items() if is_full(reading.messages, reading.capacity)}
     old_before = facts.now - NEAR_EXPIRY_SHARE * (facts.settings.group_expiry_seconds or 0)
-    survey = known(await fact(survey_members(opened, old_before, full), LONGEST_FACT_SECONDS))
+    recent_since = facts.now - MISPLACED_SECONDS
+    survey = known(await fact(survey_members(opened, old_before, recent_since, full), LONGEST_FACT_SECONDS))
     prefixes = await fact(survey_prefixes(opened, facts.settings.other_prefixes), LONGEST_FACT_SECONDS)
     others = tuple(lease for lease in observation.leases.values() if reads_ours(opened.layer, lease) is False)
-    keyspace = KeyspaceFacts(survey.misplaced_groups, tuple(survey.misplaced), prefixes, unreadable, others)
+    keyspace = KeyspaceFacts(
+        survey.misplaced_groups,
+        tuple(survey.misplaced),
+        prefixes,
+        unreadable,
+        others,
+        tuple(observation.other_hosts),
+        # Groups of before a change of hosts can hide what those that were joined since show.
+        find_gap(survey.ring) or find_gap(survey.recent_ring),
+    )
     facts = replace(facts, keyspace=keyspace)
     if isinstance(probed, Missing):
         return replace(facts, processes=probed)
     later = known(await fact(read_inboxes(opened, {name: names[name] for name in probed})))
     for process, reading in later.items():
         inboxes[process].in_flight = min(inboxes[process].in_flight, reading.in_flight)
+    shared = await _find_shared(opened, names, probed)
     processes = (
-        _process(facts, observation, process, probed.get(process), inboxes.get(process, InboxReading()), survey)
+        replace(
+            _process(facts, observation, process, probed.get(process), inboxes.get(process, InboxReading()), survey),
+            shared_inbox=shared if isinstance(shared, Missing) else process in shared,
+        )
         for process in tallies
     )
     # Probes of another run may lie there still, and messages expire soon: they show nothing of one that is gone.
@@ -177,6 +195,14 @@ async def _probe(
         probe_processes(opened, inboxes, PROBE_TIMEOUT_SECONDS, leases=observation.leases), LONGEST_FACT_SECONDS
     )
     return probed if isinstance(probed, Missing) else _unless_withheld(probed, observation)
+
+
+async def _find_shared(
+    opened: OpenLayer, inboxes: Mapping[str, Collection[str]], probed: Mapping[str, Evidence]
+) -> Collection[str] | Missing:
+    """Of the processes that took their probes, those that are not alone at their inbox."""
+    live = {process: inboxes[process] for process, answer in probed.items() if isinstance(answer, ProbesTaken)}
+    return await fact(find_shared(opened, live), LONGEST_FACT_SECONDS)
 
 
 def _unless_withheld(probed: Mapping[str, Evidence], observation: Observation) -> Mapping[str, Evidence] | Missing:

@@ -6,7 +6,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ops.model.keys import ANY_GROUP_PATTERN, MESSAGES_BELOW, MESSAGES_FROM, decode_name, inbox_of, split_group_key
+from ops.model.doctor.ring import RingTally
+from ops.model.keys import (
+    ANY_GROUP_PATTERN,
+    MESSAGES_BELOW,
+    MESSAGES_FROM,
+    decode_name,
+    encode_name,
+    inbox_of,
+    split_group_key,
+)
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.groups.census import ScanNotes, Selection, read_slices
 
@@ -88,27 +97,38 @@ class ProcessAges:
 
 @dataclass(slots=True)
 class MemberSurvey:
-    """``misplaced``: shard, group, and the shard where this configuration would have it. ``whole``: all was read."""
+    """``misplaced``: shard, group, and the shard where this configuration would have it. ``whole``: all was read.
+
+    ``ring``: the groups that were met, on every shard. ``recent_ring``: those that were joined recently.
+    """
 
     processes: dict[str, ProcessAges] = field(default_factory=dict)
     misplaced_groups: int = 0
     misplaced: list[tuple[int, str, int]] = field(default_factory=list)
     whole: bool = True
+    ring: RingTally = field(default_factory=RingTally)
+    recent_ring: RingTally = field(default_factory=RingTally)
 
 
-async def survey_members(opened: OpenLayer, old_before: float, feeding: Collection[str]) -> MemberSurvey:
+async def survey_members(
+    opened: OpenLayer, old_before: float, recent_since: float, feeding: Collection[str]
+) -> MemberSurvey:
     """Read the groups until the time is over. ``feeding``: processes whose groups are wanted too."""
     survey = MemberSurvey()
     until = time.monotonic() + SURVEY_SECONDS
     selection = Selection(pattern=opened.keyspace.groups_pattern())
     try:
         for shard in opened.answering:
+            newest = 0.0
             async with shard.wire() as wire:
                 async for slices in read_slices(wire, opened.keyspace, selection, ScanNotes()):
                     for part in slices:
                         group = opened.keyspace.group_name(part.key)
+                        newest = max([newest, *part.scores[-1:]])
                         if part.last:
                             _note_place(opened, survey, shard, group)
+                            _note_on_ring(survey, encode_name(group), recent=newest >= recent_since)
+                            newest = 0.0
                         _note_ages(survey, group, zip(part.members, part.scores, strict=True), old_before, feeding)
                     if time.monotonic() > until:
                         raise _TimeIsOver  # not break: replies are on their way, so this connection must be closed
@@ -127,6 +147,12 @@ def _note_place(opened: OpenLayer, survey: MemberSurvey, shard: Shard, group: st
         survey.misplaced_groups += 1
         if len(survey.misplaced) < MOST_MISPLACED:
             survey.misplaced.append((shard.index, group, wanted))
+
+
+def _note_on_ring(survey: MemberSurvey, name: bytes, *, recent: bool) -> None:
+    survey.ring.note(name)
+    if recent:
+        survey.recent_ring.note(name)
 
 
 def _note_ages(

@@ -145,11 +145,44 @@ def check_hosts_order(facts: Facts) -> Symptom | None:
     ]
     if keyspace.misplaced_groups > MOST_SHOWN:
         evidence.append(f"{counted(keyspace.misplaced_groups, 'group')} in all")
+    evidence.extend(
+        f"by its lease, {visible(other.holder)} has {other.where} as {visible(other.said or 'no shard')}, and this "
+        f"configuration as {other.expected}"
+        for other in keyspace.other_hosts[:MOST_SHOWN]
+    )
     fix = (
         "Give all processes the same hosts in the same order. After a shard was added or taken away, restart them all; "
         "what lies on old shards expires."
     )
     return symptom(evidence, fix)
+
+
+def check_ring(facts: Facts) -> Symptom | None:
+    """``ops.W413``: a part of the hash ring has no groups, so it may be on a server that is not configured here.
+
+    Not if ``ops.E407`` tells it already, or if the leases of all live processes say that they have these hosts.
+    """
+    keyspace = known(facts.keyspace)
+    gap = keyspace.ring_gap
+    if gap is None or keyspace.misplaced_groups or keyspace.other_hosts or _all_tell_their_hosts(facts):
+        return None
+    empty = ", ".join(str(part + 1) for part in gap.empty)
+    evidence = [
+        f"of {counted(gap.groups, 'group')} none lies in part {empty} of the hash ring, cut into {gap.parts}; of "
+        f"{counted(gap.made_up, 'name')} made up like theirs {gap.made_up_there:,} would"
+    ]
+    fix = (
+        "Compare the hosts of the workers with those of this configuration: they may have more, or another in the "
+        "place of one. If they are the same, all is well."
+    )
+    return symptom(evidence, fix)
+
+
+def _all_tell_their_hosts(facts: Facts) -> bool:
+    if not isinstance(facts.processes, tuple):
+        return False
+    live = [process for process in facts.processes if process.live]
+    return bool(live) and all(process.lease is not None and process.lease.shard for process in live)
 
 
 def check_prefixes(facts: Facts) -> Symptom | None:

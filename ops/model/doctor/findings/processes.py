@@ -126,6 +126,22 @@ def _gone_consumers(facts: Facts) -> list[str]:
     return [f"{ended} of live processes ended, and the channels are members still: {words}"]
 
 
+def check_shared_inboxes(facts: Facts) -> Symptom | None:
+    """``ops.E414``: two processes with one name read one inbox, and each message reaches only one of them."""
+    shared = [process for process in known(facts.processes) if known(process.shared_inbox)]
+    evidence = [
+        f"{_name(process)}: in three rounds, 6 s apart, at least 2 connections waited for its messages at once; "
+        f"{counted(process.members, 'member')}; not known which processes they are of"
+        for process in shared[:MOST_SHOWN]
+    ]
+    fix = (
+        "A layer that was made before a fork, as with gunicorn --preload, gives all children one name. Put "
+        "ops.middleware.OpsMiddleware into asgi.py or use ops.layers.RedisChannelLayer: both give each child a name of "
+        "its own. Or leave --preload out."
+    )
+    return symptom(_with_rest(evidence, shared), fix)
+
+
 def is_full(messages: int, capacity: int) -> bool:
     return 0 < capacity <= messages + FREE_PLACES
 
