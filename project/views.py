@@ -14,7 +14,8 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from ops import api
 from ops.exceptions import OpsError
 from ops.model.groups import Inspection
-from ops.output.documents import member_record, process_record
+from ops.output.columns import MEMBER_COLUMNS, record
+from ops.output.documents import process_record
 
 ROOMS = "room."
 PROBE_TIMEOUT_SECONDS = 1.0
@@ -44,7 +45,7 @@ class Presence:
             "complete": self._inspection.complete,
             "rooms": [{"name": g.group.removeprefix(ROOMS), "members": g.counts.members} for g in rooms],
             "processes": list(map(process_record, self._inspection.processes)),
-            "members": list(map(member_record, here[:MOST_MEMBERS])),
+            "members": [record(MEMBER_COLUMNS, member) for member in here[:MOST_MEMBERS]],
             "omitted": max(0, len(here) - MOST_MEMBERS),
         }
 

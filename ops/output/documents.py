@@ -9,11 +9,13 @@ from itertools import islice
 from typing import Any
 
 from ops.model.doctor.diagnosis import Check, Diagnosis
-from ops.model.groups import Group, Inspection, Member, Process, StateCounts
+from ops.model.groups import Group, Inspection, Process, StateCounts
 from ops.model.heartbeats.report import GroupHeartbeat, HeartbeatCounts, HeartbeatReport
+from ops.model.liveness.judge import MEMBER_STATES
 from ops.model.liveness.lease import Lease
 from ops.model.runs import ReapReport, RunRecord, UndoReport
 from ops.model.text import visible
+from ops.output.columns import GROUP_COLUMNS, MEMBER_COLUMNS, PROCESS_COLUMNS, record
 from ops.output.text import iso
 
 SCHEMA_VERSION = 1
@@ -58,21 +60,12 @@ def inspection_document(inspection: Inspection, *, members: bool) -> dict[str, A
 
 
 def _counts(counts: StateCounts) -> dict[str, int]:
-    return {
-        "members": counts.members,
-        "live": counts.live,
-        "suspect": counts.suspect,
-        "orphan": counts.orphan,
-        "unknown": counts.unknown,
-    }
+    return {"members": counts.members, **{state: getattr(counts, state) for state in MEMBER_STATES}}
 
 
 def process_record(process: Process) -> dict[str, Any]:
     return {
-        "process": process.process,
-        "state": process.verdict.state.value,
-        "members": process.members,
-        "evidence": process.verdict.words,
+        **record(PROCESS_COLUMNS, process),
         **holder_record(process.lease),
         "lease": None if process.lease is None else lease_record(process.lease),
     }
@@ -103,25 +96,10 @@ def lease_record(lease: Lease) -> dict[str, Any]:
 
 
 def group_record(group: Group, *, members: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "group": visible(group.group),
-        "shard": group.shard,
-        **_counts(group.counts),
-        "oldest_joined_at": iso(group.oldest_joined_at),
-    }
+    found = record(GROUP_COLUMNS, group)
     if members:
-        record["channels"] = [member_record(member) for member in group.channels]
-    return record
-
-
-def member_record(member: Member) -> dict[str, Any]:
-    return {
-        "channel": visible(member.channel),
-        "process": member.process,
-        "state": member.state,
-        "joined_at": iso(member.joined_at),
-        "evidence": list(member.evidence),
-    }
+        found["channels"] = [record(MEMBER_COLUMNS, member) for member in group.channels]
+    return found
 
 
 def reap_document(report: ReapReport) -> dict[str, Any]:

@@ -5,10 +5,11 @@ import io
 from collections.abc import Iterable, Iterator
 
 from ops.model.groups import Group
-from ops.output.documents import dump, group_record, member_record
+from ops.output.columns import GROUP_COLUMNS, MEMBER_COLUMNS, record
+from ops.output.documents import dump, group_record
 
-GROUP_FIELDS = ("group", "shard", "members", "live", "suspect", "orphan", "unknown", "oldest_joined_at")
-MEMBER_FIELDS = ("group", "shard", "channel", "process", "state", "joined_at", "evidence")
+GROUP_FIELDS = [column.name for column in GROUP_COLUMNS]
+MEMBER_FIELDS = ["group", "shard", *(column.name for column in MEMBER_COLUMNS)]
 # What a spreadsheet would run: https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -23,13 +24,10 @@ def csv_header(*, members: bool) -> str:
 
 def csv_lines(group: Group, *, members: bool) -> Iterator[str]:
     """A line for the group, or one for each of its members. No cell begins like a formula."""
-    record = group_record(group, members=False)
-    if not members:
-        yield _csv_line(record[name] for name in GROUP_FIELDS)
-        return
-    for member in group.channels:
-        cells = {**record, **member_record(member), "evidence": "; ".join(member.evidence)}
-        yield _csv_line(cells[name] for name in MEMBER_FIELDS)
+    found = record(GROUP_COLUMNS, group)
+    rows = [{**found, **record(MEMBER_COLUMNS, member)} for member in group.channels] if members else [found]
+    for row in rows:
+        yield _csv_line(row[name] for name in (MEMBER_FIELDS if members else GROUP_FIELDS))
 
 
 def _csv_line(cells: Iterable[object]) -> str:
@@ -39,6 +37,8 @@ def _csv_line(cells: Iterable[object]) -> str:
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, list):
+        return _cell("; ".join(value))
     if isinstance(value, str) and value.startswith(FORMULA_STARTS):
         return f"'{value}"
     return value

@@ -1,6 +1,7 @@
 """Reports as tables for a terminal, made with rich. They read well at 80 columns: long names fold, none is cut."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from rich import box
 from rich.console import Group as Stack
@@ -12,7 +13,19 @@ from ops.model.groups import Group, Inspection, Process
 from ops.model.liveness.lease import Lease
 from ops.model.runs import ReapReport, RunRecord
 from ops.model.text import counted, visible
+from ops.output.columns import (
+    CHANNEL,
+    GROUP_COLUMNS,
+    MEMBER_COLUMNS,
+    PROCESS_COLUMNS,
+    SHARD,
+    Column,
+    Kind,
+    shown_in_tables,
+)
 from ops.output.text import ago, iso
+
+T = TypeVar("T")
 
 STATE_STYLES = {"live": "green", "suspect": "yellow", "orphan": "red", "dead": "red", "unknown": "cyan"}
 PROCESSES_SHOWN = 20
@@ -51,54 +64,55 @@ def inspection_report(inspection: Inspection, *, members: bool, summary: bool, h
     if hidden:
         sections.append(Text(f"… and {counted(hidden, 'more group')}; --limit shows more.", style="dim"))
     if inspection.processes:
-        sections.append(_processes_table(inspection.processes))
+        sections.append(_processes_table(inspection.processes, inspection.taken_at))
     notes = (Text(f"Note: {note}.", style="dim") for note in inspection.notes)
     sections.append(Stack(_totals_line(inspection), *notes))
     return Stack(*(part for section in sections for part in (section, GAP)))
 
 
 def _groups_table(inspection: Inspection) -> Table:
-    states = ("live", "suspect", "orphan", "unknown")
-    shards = ("Shard",) if len(inspection.shards) > 1 else ()
-    numbers = frozenset(("Members", "Live", "Suspect", "Orphan", "Unknown", "Shard"))
-    headings = ("Group", *shards, "Members", *(state.title() for state in states), "Oldest")
-    table = make_table(*headings, numbers=numbers, wide="Group")
-    for group in inspection.groups:
-        shard = [str(group.shard)] if shards else []
-        table.add_row(
-            Text(visible(group.group)),
-            *shard,
-            number_cell(group.counts.members),
-            *(number_cell(getattr(group.counts, state), state) for state in states),
-            ago(group.oldest_joined_at, inspection.taken_at),
-        )
-    return table
+    several = len(inspection.shards) > 1
+    columns = [column for column in GROUP_COLUMNS if several or column is not SHARD]
+    return _table_of(columns, inspection.groups, inspection.taken_at, wide="Group")
 
 
 def _group_with_members(group: Group, inspection: Inspection) -> RenderableType:
     title = Text.assemble((visible(group.group), "bold"), f"  {counted(group.counts.members, 'member')}")
-    table = make_table("State", "Joined", "Channel", wide="Channel")
-    for member in group.channels:
-        table.add_row(_state(member.state), ago(member.joined_at, inspection.taken_at), Text(visible(member.channel)))
-    return Stack(title, table)
+    columns = [*(column for column in MEMBER_COLUMNS if column is not CHANNEL), CHANNEL]  # Whole names fold at the end.
+    return Stack(title, _table_of(columns, group.channels, inspection.taken_at, wide="Channel"))
 
 
-def _processes_table(processes: Sequence[Process]) -> Table:
+def _processes_table(processes: Sequence[Process], now: float) -> Table:
     """The processes that need attention first."""
     urgency = ("dead", "suspect", "unknown", "live")
     ordered = sorted(processes, key=lambda p: (urgency.index(p.verdict.state.value), -p.members, p.process))
-    table = make_table("Process", "State", "Members", "Evidence", numbers=frozenset({"Members"}), wide="Evidence")
-    for process in ordered[:PROCESSES_SHOWN]:
-        table.add_row(
-            process_cell(process.process, process.lease),
-            _state(process.verdict.state.value),
-            number_cell(process.members),
-            Text("; ".join(process.verdict.words)),
-        )
+    table = _table_of(PROCESS_COLUMNS, ordered[:PROCESSES_SHOWN], now, wide="Evidence")
     if len(ordered) > PROCESSES_SHOWN:
         rest = ordered[PROCESSES_SHOWN:]
         table.add_row(Text(f"… {len(rest):,} more", style="dim"), "", number_cell(sum(p.members for p in rest)), "")
     return table
+
+
+def _table_of(columns: Iterable[Column[T]], rows: Iterable[T], now: float, *, wide: str) -> Table:
+    shown = shown_in_tables(columns)
+    numbers = frozenset(column.heading for column in shown if column.kind is Kind.NUMBER)
+    table = make_table(*(column.heading for column in shown), numbers=numbers, wide=wide)
+    for row in rows:
+        table.add_row(*(_cell(column, row, now) for column in shown))
+    return table
+
+
+def _cell(column: Column[T], row: T, now: float) -> Text | str:
+    value = column.value(row)
+    if isinstance(row, Process) and column.name == "process":
+        return process_cell(row.process, row.lease)
+    if column.kind is Kind.NUMBER:
+        return number_cell(value, column.name if column.name in STATE_STYLES else None)
+    if column.kind is Kind.STATE:
+        return _state(value)
+    if column.kind is Kind.TIME:
+        return ago(value, now)
+    return Text("; ".join(value) if column.kind is Kind.WORDS else visible(value or ""))
 
 
 def process_cell(process: str, lease: Lease | None) -> Text:
