@@ -35,7 +35,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    import argparse
+    pass
 
 # Tested versions
 
@@ -96,15 +96,6 @@ def destroy_silently(task: "asyncio.Task[Any]") -> None:
     """
     private: Any = task
     private._log_destroy_pending = False
-
-
-def options_with_one_value(parser: "argparse.ArgumentParser") -> dict[str, str]:
-    """The options of ``parser`` that take exactly one value: destination to option string.
-
-    ``ArgumentParser._actions``, Python 3.10 to 3.13: a parser has no public list of its options.
-    """
-    actions = [action for action in parser._actions if action.option_strings and action.nargs is None]
-    return {action.dest: action.option_strings[-1] for action in actions}
 
 
 # Django

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from channels import DEFAULT_CHANNEL_LAYER
@@ -33,7 +33,6 @@ class OpsCommand(BaseCommand):
 
     requires_system_checks = (TAG,)
     formats: Sequence[str] = ("table", "json")
-    _takes_one: Mapping[str, str] = {}
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -49,18 +48,10 @@ class OpsCommand(BaseCommand):
     def check(self, *args: Any, **options: Any) -> None:
         """The API refuses settings that cannot work. Warnings are for ``manage.py check``, not for each run."""
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
-        self._takes_one = compat.options_with_one_value(parser)
-        return parser
-
     def run(self, **options: Any) -> int:
         raise NotImplementedError
 
     def execute(self, *args: Any, **options: Any) -> Any:
-        for name, option in self._takes_one.items():
-            if options.get(name) == []:  # which argparse makes of "--option=--", but in the newest Pythons
-                raise CommandError(f"argument {option}: expected one argument", returncode=ExitCode.BAD_USAGE)
         if os.environ.get("NO_COLOR") and not options["force_color"]:  # https://no-color.org
             options["no_color"] = True
         return super().execute(*args, **options)

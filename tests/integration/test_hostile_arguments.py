@@ -20,7 +20,7 @@ from tests.layer_builders import ASGI, dump
 COMMANDS = sorted(find_commands(str(Path(ops.__file__).parent / "management")))
 NO_VALUES = [
     "", " ", "x", "nan", "inf", "-inf", "-1", "-0.5", "1e999", "9" * 5000, "0x10", "1 s", "five", "\x1b[31mred",
-    "\udcff", "1\n2", "[]", "None", "%s", "\u202e1", "--", "@file",
+    "\udcff", "1\n2", "[]", "None", "%s", "\u202e1", "@file",
 ]  # fmt: skip
 # No command line can hold a NUL.
 NAMES = [name.decode("utf-8", "surrogateescape") for name in HOSTILE if b"\0" not in name]

@@ -5,7 +5,6 @@ A row that fails names the library, its installed version, the name, and the par
 
 from __future__ import annotations
 
-import argparse
 import ast
 import asyncio
 import collections
@@ -148,15 +147,6 @@ def _() -> None:
 
     assert complaints(silently=False) == ["Task was destroyed but it is pending!"]
     assert complaints(silently=True) == []
-
-
-@row("python", "argparse.ArgumentParser._actions", "commands do not refuse '--option=--'")
-def _() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("name", nargs="?")
-    parser.add_argument("--all", action="store_true")
-    parser.add_argument("-n", "--number", type=int)
-    assert compat.options_with_one_value(parser) == {"number": "--number"}
 
 
 # Django

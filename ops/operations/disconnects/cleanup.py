@@ -24,7 +24,6 @@ from ops.operations.disconnects.replay import STREAM, Records, Span
 from ops.operations.observe import options_from
 from ops.operations.progress import Progress, no_progress
 from ops.operations.reaping.reap import new_run_id
-from ops.operations.reaping.undo import refuse_missing_shards
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.disconnects.log import BEGINNING, ends_before, read_position, record_position
 from ops.store.groups.census import GroupSlice, ScanNotes, Selection, read_slices
@@ -61,7 +60,7 @@ async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progres
     """
     if opened.is_pubsub:
         return _nothing_to_clean(opened, options)
-    refuse_missing_shards(opened)
+    opened.require_every_shard("nothing was removed")
     if options.dry_run:
         return await _Cleanup(opened, options, progress).run()
     async with run_lock(opened) as lock:

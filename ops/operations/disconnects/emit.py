@@ -16,7 +16,6 @@ from ops.model.keys import decode_name
 from ops.model.text import visible
 from ops.operations.disconnects.replay import Records, Span
 from ops.operations.progress import Progress, no_progress
-from ops.operations.reaping.undo import refuse_missing_shards
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.sending import Sender
 from ops.store.groups.census import ScanNotes, Selection, read_slices
@@ -46,7 +45,7 @@ class EmitOptions:
 
 async def emit(opened: OpenLayer, options: EmitOptions, progress: Progress = no_progress) -> EmitReport:
     """Send them all. Raises TargetNotAble, before anything is sent, where somebody could die of the message."""
-    refuse_missing_shards(opened)
+    opened.require_every_shard("nothing was sent")
     members = await _members(opened, options)
     with _naming(options.target):
         sender = Sender(opened, options.target, to_group=members > 0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from ops.exceptions import RunNotFound, ShardError
+from ops.exceptions import RunNotFound
 from ops.model.keys import decode_name, inbox_of, inbox_part
 from ops.model.runs import RunRecord, UndoReport
 from ops.model.text import visible
@@ -22,7 +22,7 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
     All suspicions on the first shard are forgotten, so that what came back gets a whole confirm time of its own.
     Raises RunNotFound, ShardError, AnotherRunHoldsTheLock.
     """
-    refuse_missing_shards(opened)
+    opened.require_every_shard("nothing was changed")
     run = await journal.read_run(opened, run_id)
     if run is None:
         raise RunNotFound(
@@ -80,10 +80,5 @@ class _Holders:
 
 async def read_history(opened: OpenLayer) -> list[RunRecord]:
     """The runs whose receipts are kept, the latest first."""
-    refuse_missing_shards(opened)
+    opened.require_every_shard("no history was read")
     return await journal.read_runs(opened)
-
-
-def refuse_missing_shards(opened: OpenLayer) -> None:
-    if opened.problems:
-        raise ShardError(f"{opened.problems[0]}; nothing was changed")

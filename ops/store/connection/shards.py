@@ -251,6 +251,11 @@ class OpenLayer:
     def answering(self) -> tuple[Shard, ...]:
         return tuple(shard for shard in self.shards if shard.problem is None)
 
+    def require_every_shard(self, otherwise: str) -> None:
+        """Raise ShardError if a shard does not answer. ``otherwise``: what is then left undone."""
+        if self.problems:
+            raise ShardError(f"{self.problems[0]}; {otherwise}")
+
     @property
     def home(self) -> Shard:
         """The shard that keeps what concerns the whole layer: suspicions, runs, the lock."""

@@ -23,8 +23,10 @@ _PUSH = compat.push_type()
 
 
 def pack(*words: bytes) -> bytes:
-    """One command as Redis reads it (RESP array of bulk strings)."""
-    return b"".join([b"*%d\r\n" % len(words), *[b"$%d\r\n%b\r\n" % (len(word), word) for word in words]])
+    """One command as Redis reads it."""
+    of_any_length: Any = words  # hiredis' types say that it takes one word
+    packed: bytes = hiredis.pack_command(of_any_length)
+    return packed
 
 
 class Wire:
