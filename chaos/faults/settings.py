@@ -1,0 +1,93 @@
+"""Settings that differ for a while: between a worker and the reapers, and between a reaper and all workers."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+
+from chaos.actors import Actor, Role
+from chaos.faults.ground import LONG_SECONDS, SHORT_SECONDS, Ground, OfAWorker
+from chaos.reapers import ARRANGEMENTS
+from chaos.stage import CONFIRM_SECONDS, OWN_GROUPS
+
+ENDS_WITHIN_SECONDS = 10.0
+SOCKETS = 6
+HEARD_WITHIN_SECONDS = 10.0
+OTHER_HOSTS_SECONDS = CONFIRM_SECONDS * 1.5
+PLAYED_WITHIN_SECONDS = 15.0  # of the end of the round: what begins later makes it longer
+OTHER_SETTINGS: dict[str, dict[str, object]] = {
+    "encryption key": {"symmetric_encryption_keys": ["another key"]},
+    "serializer": {"serializer_format": "json"},
+}
+
+
+class SettingsFaults:
+    """`of_workers` and `of_reapers`: by name."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self.of_workers = {
+            f"a worker with another {what}": OfAWorker(functools.partial(self._read_otherwise, options), _tells)
+            for what, options in OTHER_SETTINGS.items()
+        }
+        self.of_reapers: dict[str, Callable[[], Awaitable[None]]] = {
+            f"a reaper whose hosts are {name}": self._other_hosts(name) for name in ARRANGEMENTS
+        }
+
+    def may_play(self) -> bool:
+        """Redis keeps the leases, and there is time enough."""
+        return self._ground.has_time_for(PLAYED_WITHIN_SECONDS) and not self._ground.one_shard_at_a_time.locked()
+
+    async def _read_otherwise(self, options: Mapping[str, object], actor: Actor) -> None:
+        """Put in its place one that cannot read what the reapers send. It is frozen until its lease has lapsed."""
+        stage = self._ground.stage
+        other = await self._exchange(actor, options)
+        with other.in_trouble():
+            await stage.open_clients_on(other, SOCKETS)
+            async with self._ground.frozen(other):
+                await self._ground.wait(LONG_SECONDS)
+            await self._ground.wait(SHORT_SECONDS)
+            await self._check_that_they_hear(other)
+        await self._exchange(other, None)
+
+    async def _exchange(self, actor: Actor, options: Mapping[str, object] | None) -> Actor:
+        with actor.in_trouble():
+            await self._ground.stage.let_clients_finish()
+            await asyncio.to_thread(actor.end_in_order, ENDS_WITHIN_SECONDS)
+            return await self._ground.stage.replace(actor, options)
+
+    async def _check_that_they_hear(self, actor: Actor) -> None:
+        """That none was closed is checked for all sockets."""
+        clients = self._ground.stage.clients_of(actor)
+        if not clients or actor.lost:
+            return
+        group = OWN_GROUPS[0]
+        joined = await asyncio.gather(*(self._ground.stage.change_groups(client, "join", group) for client in clients))
+        text = f"to all of {actor.name}"
+        await clients[0].socket.send({"say": text, "group": group})
+        await self._ground.stage.fleet.await_received(
+            text, HEARD_WITHIN_SECONDS, among=[client.socket for client in clients]
+        )
+        for client, was_joined in zip(clients, joined, strict=True):
+            if was_joined and text not in client.socket.texts and client.socket.is_open and not actor.lost:
+                self._ground.stage.unexpected.append(f"{client.socket.channel} of {actor.name} hears nothing any more")
+
+    def _other_hosts(self, arrangement: str) -> Callable[[], Awaitable[None]]:
+        async def reap_with_other_hosts() -> None:
+            reapers = self._ground.reapers
+            # The leases that have to tell are on the shards.
+            async with (
+                self._ground.one_shard_at_a_time,
+                reapers.with_other_hosts(
+                    self._ground.random.randrange(len(self._ground.stage.reaper_proxies)), arrangement
+                ),
+            ):
+                await asyncio.sleep(OTHER_HOSTS_SECONDS)
+
+        return reap_with_other_hosts
+
+
+def _tells(role: Role) -> bool:
+    """Without a lease, nothing tells what it reads. With another clock, encryption is another matter."""
+    return role.has_lease and not role.skew_seconds
