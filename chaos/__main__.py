@@ -124,7 +124,7 @@ class Campaign:
         while time.monotonic() < until:
             task = asyncio.create_task(self.faults.cause_one())
             under_way.add(task)
-            await asyncio.sleep(self.stage.random.uniform(0.2, 1.5))
+            await asyncio.sleep(self.stage.random.uniform(0.2, 1.0))
             for done in [task for task in under_way if task.done()]:
                 under_way.remove(done)
                 done.result()  # None, or it raises

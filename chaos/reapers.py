@@ -51,6 +51,7 @@ class Reapers:
     completed: int = 0
     killed: int = 0
     stopped: int = 0
+    runs_with_other_hosts: int = 0  # that came to their end
     cleanups: int = 0
     cleaned: int = 0
     unexpected: list[str] = field(default_factory=list)
@@ -91,13 +92,18 @@ class Reapers:
                 self.reports[report["run_id"]] = report
                 if report["complete"] and (told := _removed_by(metrics)) != report["removed"]:
                     self.unexpected.append(f"run {report['run_id']} told Prometheus {told}, not {report['removed']}")
-                if arrangement is not None and report["complete"] and (report["removed"] or not report["stopped"]):
-                    self.unexpected.append(
-                        f"run {report['run_id']} with other hosts ({arrangement}) removed {report['removed']} and said "
-                        f"that it was stopped by: {report['stopped']}"
-                    )
+                if arrangement is not None and report["complete"]:
+                    self._check_other_hosts(report, arrangement)
 
         return run
+
+    def _check_other_hosts(self, report: dict[str, Any], arrangement: str) -> None:
+        self.runs_with_other_hosts += 1
+        if report["removed"] or not report["stopped"]:
+            self.unexpected.append(
+                f"run {report['run_id']} with other hosts ({arrangement}) removed {report['removed']}, and was stopped "
+                f"by {report['stopped']}"
+            )
 
     @asynccontextmanager
     async def with_other_hosts(self, host: int, arrangement: str) -> AsyncIterator[None]:

@@ -73,6 +73,8 @@ class Faults:
                 return
 
     def _may_play(self, name: str) -> bool:
+        if name in self._of_workers and not self._ground.has_time_for(self._of_workers[name].seconds):
+            return False
         if name in self._settings.of_workers or name in self._settings.of_reapers:
             return self.shards_are_spared and self._settings.may_play()
         if name in self._reapers.faults:

@@ -18,6 +18,7 @@ from ops.model.keys import Keyspace
 SHORT_SECONDS = (0.3, CONFIRM_SECONDS / 3)
 ALMOST_SECONDS = (CONFIRM_SECONDS * 0.5, CONFIRM_SECONDS * 0.7)  # for a whole round of probes, and no longer
 LONG_SECONDS = (CONFIRM_SECONDS * 2.5, CONFIRM_SECONDS * 3.5)
+LATE_SECONDS = CONFIRM_SECONDS  # by which a fault may make a round longer
 REST_SECONDS = 4.0  # between two faults of a worker
 AFTERMATH_SECONDS = 2.0  # until a process that was cut off has connected again and answers
 KEYSPACE = Keyspace(PREFIX)
@@ -29,10 +30,11 @@ def anybody(_: Role) -> bool:
 
 @dataclass(frozen=True)
 class OfAWorker:
-    """A fault of one worker, whose role has to be one that it ``suits``."""
+    """A fault of one worker, whose role has to be one that it ``suits``. ``seconds``: how long it lasts at most."""
 
     play: Callable[[Actor], Awaitable[None]]
     suits: Callable[[Role], bool] = anybody
+    seconds: float = 0.0  # of those that take long; the others last for a few seconds
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Ground:
         self.random = random.Random(f"{self.stage.seed} faults")
 
     def has_time_for(self, seconds: float) -> bool:
-        return time.monotonic() + seconds < self.until
+        return time.monotonic() + seconds < self.until + LATE_SECONDS
 
     async def wait(self, between: tuple[float, float]) -> None:
         await asyncio.sleep(self.random.uniform(*between))

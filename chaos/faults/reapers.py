@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from chaos.faults.ground import SHORT_SECONDS, Ground
+from chaos.faults.ground import LATE_SECONDS, SHORT_SECONDS, Ground
 from chaos.stage import CONFIRM_SECONDS
 from ops.store.removal.locks import LOCK_SECONDS
 from project.proxy import Link
@@ -29,7 +29,7 @@ class ReaperFaults:
         if "frozen" not in name:
             return True
         longest = BEYOND_LOCK_SECONDS if "lock" in name else FREEZE_SECONDS
-        return bool(self._ground.reapers.freezable) and self._ground.has_time_for(longest[1])
+        return bool(self._ground.reapers.freezable) and self._ground.has_time_for(longest[1] + LATE_SECONDS)
 
     async def _cut_off(self) -> None:
         proxies = self._ground.random.choice([*self._ground.stage.reaper_proxies, self._ground.stage.cleaner_proxies])

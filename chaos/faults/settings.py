@@ -7,7 +7,7 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping
 
 from chaos.actors import Actor, Role
-from chaos.faults.ground import LONG_SECONDS, SHORT_SECONDS, Ground, OfAWorker
+from chaos.faults.ground import SHORT_SECONDS, Ground, OfAWorker
 from chaos.reapers import ARRANGEMENTS
 from chaos.stage import CONFIRM_SECONDS, OWN_GROUPS
 
@@ -15,7 +15,8 @@ ENDS_WITHIN_SECONDS = 10.0
 SOCKETS = 6
 HEARD_WITHIN_SECONDS = 10.0
 OTHER_HOSTS_SECONDS = CONFIRM_SECONDS * 1.5
-PLAYED_WITHIN_SECONDS = 15.0  # of the end of the round: what begins later makes it longer
+FROZEN_SECONDS = CONFIRM_SECONDS * 1.75  # for its lease to lapse, and for whoever can be probed to be removed
+PLAYED_FOR_SECONDS = FROZEN_SECONDS + 10.0
 OTHER_SETTINGS: dict[str, dict[str, object]] = {
     "encryption key": {"symmetric_encryption_keys": ["another key"]},
     "serializer": {"serializer_format": "json"},
@@ -28,16 +29,19 @@ class SettingsFaults:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self.of_workers = {
-            f"a worker with another {what}": OfAWorker(functools.partial(self._read_otherwise, options), _tells)
+            f"a worker with another {what}": OfAWorker(
+                functools.partial(self._read_otherwise, options), _tells, seconds=PLAYED_FOR_SECONDS
+            )
             for what, options in OTHER_SETTINGS.items()
         }
         self.of_reapers: dict[str, Callable[[], Awaitable[None]]] = {
-            f"a reaper whose hosts are {name}": self._other_hosts(name) for name in ARRANGEMENTS
+            (name := f"a reaper whose hosts are {arrangement}"): functools.partial(self._other_hosts, name, arrangement)
+            for arrangement in ARRANGEMENTS
         }
 
     def may_play(self) -> bool:
-        """Redis keeps the leases, and there is time enough."""
-        return self._ground.has_time_for(PLAYED_WITHIN_SECONDS) and not self._ground.one_shard_at_a_time.locked()
+        """Redis keeps the leases, which have to tell."""
+        return self._ground.has_time_for(OTHER_HOSTS_SECONDS) and not self._ground.one_shard_at_a_time.locked()
 
     async def _read_otherwise(self, options: Mapping[str, object], actor: Actor) -> None:
         """Put in its place one that cannot read what the reapers send. It is frozen until its lease has lapsed."""
@@ -46,7 +50,7 @@ class SettingsFaults:
         with other.in_trouble():
             await stage.open_clients_on(other, SOCKETS)
             async with self._ground.frozen(other):
-                await self._ground.wait(LONG_SECONDS)
+                await asyncio.sleep(FROZEN_SECONDS)
             await self._ground.wait(SHORT_SECONDS)
             await self._check_that_they_hear(other)
         await self._exchange(other, None)
@@ -73,19 +77,14 @@ class SettingsFaults:
             if was_joined and text not in client.socket.texts and client.socket.is_open and not actor.lost:
                 self._ground.stage.unexpected.append(f"{client.socket.channel} of {actor.name} hears nothing any more")
 
-    def _other_hosts(self, arrangement: str) -> Callable[[], Awaitable[None]]:
-        async def reap_with_other_hosts() -> None:
-            reapers = self._ground.reapers
-            # The leases that have to tell are on the shards.
-            async with (
-                self._ground.one_shard_at_a_time,
-                reapers.with_other_hosts(
-                    self._ground.random.randrange(len(self._ground.stage.reaper_proxies)), arrangement
-                ),
-            ):
-                await asyncio.sleep(OTHER_HOSTS_SECONDS)
-
-        return reap_with_other_hosts
+    async def _other_hosts(self, name: str, arrangement: str) -> None:
+        reapers = self._ground.reapers
+        host = self._ground.random.randrange(len(self._ground.stage.reaper_proxies))
+        before = reapers.runs_with_other_hosts
+        async with self._ground.one_shard_at_a_time, reapers.with_other_hosts(host, arrangement):
+            await asyncio.sleep(OTHER_HOSTS_SECONDS)
+        if reapers.runs_with_other_hosts == before:  # None came to its end.
+            self._ground.counts[name] -= 1
 
 
 def _tells(role: Role) -> bool:

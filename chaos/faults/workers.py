@@ -49,9 +49,11 @@ class WorkerFaults:
             "SIGKILL, and its connections stay open": OfAWorker(self._lose_host),
             "SIGTERM": OfAWorker(self._terminate),
             "SIGSTOP for less than the confirm time": OfAWorker(lambda actor: self._freeze(actor, ALMOST_SECONDS)),
-            FREEZE_FOR_LONG: OfAWorker(lambda actor: self._freeze(actor, LONG_SECONDS)),
-            WAKE_WHILE_REAPED: OfAWorker(self._wake_while_reaped),
-            "SIGSTOP twice, healthy for six seconds between": OfAWorker(self._stall_twice),
+            FREEZE_FOR_LONG: OfAWorker(lambda actor: self._freeze(actor, LONG_SECONDS), seconds=LONG_SECONDS[1]),
+            WAKE_WHILE_REAPED: OfAWorker(self._wake_while_reaped, seconds=CONFIRM_SECONDS * 3),
+            "SIGSTOP twice, healthy for six seconds between": OfAWorker(
+                self._stall_twice, seconds=STALL_SECONDS * 2 + HEALTHY_SECONDS
+            ),
             CLOCK_AHEAD: OfAWorker(lambda actor: self._freeze_while_clock_is_set(actor, CLOCK_STEP_SECONDS)),
             CLOCK_BEHIND: OfAWorker(lambda actor: self._freeze_while_clock_is_set(actor, -CLOCK_STEP_SECONDS)),
             "event loop blocked": OfAWorker(self._block),
@@ -59,9 +61,13 @@ class WorkerFaults:
             "exception in a consumer": OfAWorker(self._fail),
             "clients leave while they are sent to": OfAWorker(self._leave_while_talked_to),
             # Without a lease, such a process looks dead.
-            "all consumers busy for longer than the confirm time": OfAWorker(self._keep_busy, _has_lease),
+            "all consumers busy for longer than the confirm time": OfAWorker(
+                self._keep_busy, _has_lease, seconds=LONG_SECONDS[1]
+            ),
             # A lease is renewed whenever a worker wakes, which hides what its joins would tell.
-            "SIGSTOP again and again, with a join in between": OfAWorker(self._stutter, _has_no_lease),
+            "SIGSTOP again and again, with a join in between": OfAWorker(
+                self._stutter, _has_no_lease, seconds=STUTTERS * ALMOST_SECONDS[1]
+            ),
             # What a stock worker's consumers die of leaves nothing to be tested in it for the rest of the round.
             "connections cut": OfAWorker(self._link(Link.CUT), _has_drop_in_layer),
             "connections silent": OfAWorker(self._link(Link.SILENT), _has_drop_in_layer),
