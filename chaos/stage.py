@@ -132,7 +132,7 @@ class Stage:
 
     async def add_actor(self, role: Role, options: Mapping[str, object] | None = None) -> Actor:
         """Start a worker of that role. With ``options`` of its layer it reads and writes otherwise."""
-        self._actors_made += 1
+        self._actors_made = number = self._actors_made + 1
         proxies = await self._proxies()
         config: dict[str, object] = {"hosts": self.hosts(proxies, asks_sentinel=role.asks_sentinel), **(options or {})}
         if role.drop_in:
@@ -147,7 +147,7 @@ class Stage:
             env |= {"PYTHONPATH": os.pathsep.join(paths), "CHAOS_SKEW_SECONDS": str(role.skew_seconds)}
         worker = make_worker(kind, role.backend, config, env)
         other = f", {', '.join(options)}" if options else ""
-        actor = Actor(f"{kind} {self._actors_made} ({role}{other})", worker, proxies, role, bool(options))
+        actor = Actor(f"{kind} {number} ({role}{other})", worker, proxies, role, bool(options))
         self.actors.append(actor)
         with actor.in_trouble():
             await asyncio.to_thread(lambda: worker.start().wait_ready())

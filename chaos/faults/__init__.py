@@ -64,6 +64,7 @@ class Faults:
         deck = self._decks[of_shards and self._ground.random.random() < SHARE_OF_SHARDS]
         if not deck.left:
             deck.left = self._ground.random.sample(deck.kinds, len(deck.kinds))
+            deck.left.sort(key=self._lasts_long, reverse=True)  # These cannot begin late in a round.
         for name in deck.left:
             play = self._play(name) if self._may_play(name) else None
             if play is not None:
@@ -71,6 +72,9 @@ class Faults:
                 self.counts[name] += 1
                 await play()
                 return
+
+    def _lasts_long(self, name: str) -> bool:
+        return name in self._settings.of_reapers or (name in self._of_workers and self._of_workers[name].seconds > 0)
 
     def _may_play(self, name: str) -> bool:
         if name in self._of_workers and not self._ground.has_time_for(self._of_workers[name].seconds):

@@ -14,6 +14,7 @@ from chaos.stage import CONFIRM_SECONDS, OWN_GROUPS
 ENDS_WITHIN_SECONDS = 10.0
 SOCKETS = 6
 HEARD_WITHIN_SECONDS = 10.0
+OTHER_HOSTS = "a reaper with other hosts"
 OTHER_HOSTS_SECONDS = CONFIRM_SECONDS * 1.5
 FROZEN_SECONDS = CONFIRM_SECONDS * 1.75  # for its lease to lapse, and for whoever can be probed to be removed
 PLAYED_FOR_SECONDS = FROZEN_SECONDS + 10.0
@@ -34,10 +35,7 @@ class SettingsFaults:
             )
             for what, options in OTHER_SETTINGS.items()
         }
-        self.of_reapers: dict[str, Callable[[], Awaitable[None]]] = {
-            (name := f"a reaper whose hosts are {arrangement}"): functools.partial(self._other_hosts, name, arrangement)
-            for arrangement in ARRANGEMENTS
-        }
+        self.of_reapers: dict[str, Callable[[], Awaitable[None]]] = {OTHER_HOSTS: self._other_hosts}
 
     def may_play(self) -> bool:
         """Redis keeps the leases, which have to tell."""
@@ -77,14 +75,14 @@ class SettingsFaults:
             if was_joined and text not in client.socket.texts and client.socket.is_open and not actor.lost:
                 self._ground.stage.unexpected.append(f"{client.socket.channel} of {actor.name} hears nothing any more")
 
-    async def _other_hosts(self, name: str, arrangement: str) -> None:
-        reapers = self._ground.reapers
-        host = self._ground.random.randrange(len(self._ground.stage.reaper_proxies))
+    async def _other_hosts(self) -> None:
+        ground, reapers = self._ground, self._ground.reapers
+        host = ground.random.randrange(len(ground.stage.reaper_proxies))
         before = reapers.runs_with_other_hosts
-        async with self._ground.one_shard_at_a_time, reapers.with_other_hosts(host, arrangement):
+        async with ground.one_shard_at_a_time, reapers.with_other_hosts(host, ground.random.choice([*ARRANGEMENTS])):
             await asyncio.sleep(OTHER_HOSTS_SECONDS)
         if reapers.runs_with_other_hosts == before:  # None came to its end.
-            self._ground.counts[name] -= 1
+            ground.counts[OTHER_HOSTS] -= 1
 
 
 def _tells(role: Role) -> bool:
