@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -92,13 +92,14 @@ class Silence:
 class Actor:
     """One worker with its links to Redis, and what was done to it.
 
-    ``reads_otherwise``: its serializer or its encryption key is not the one of the reapers.
+    ``groups``: which its clients join. ``reads_otherwise``: its serializer or its encryption key is not the one of the reapers.
     """
 
     name: str
     worker: Worker
     proxies: list[Proxy]
     role: Role
+    groups: Sequence[str]
     reads_otherwise: bool = False
     silences: list[Silence] = field(default_factory=list)
     faults: int = 0  # that are at work on it

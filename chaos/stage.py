@@ -24,7 +24,6 @@ from project.workers import Kind, Worker
 
 PREFIX = "chaos"
 GROUPS = [f"group.{number}" for number in range(40)]
-OWN_GROUPS = [f"own.{number}" for number in range(5)]  # of workers that write otherwise than the others read
 CONFIRM_SECONDS = 8.0
 LEASE_SECONDS = 3
 OPEN_WITHIN_SECONDS = 10.0
@@ -147,7 +146,9 @@ class Stage:
             env |= {"PYTHONPATH": os.pathsep.join(paths), "CHAOS_SKEW_SECONDS": str(role.skew_seconds)}
         worker = make_worker(kind, role.backend, config, env)
         other = f", {', '.join(options)}" if options else ""
-        actor = Actor(f"{kind} {number} ({role}{other})", worker, proxies, role, bool(options))
+        actor = Actor(f"{kind} {number} ({role}{other})", worker, proxies, role, GROUPS, bool(options))
+        if actor.reads_otherwise:  # What is said there, no other worker could read.
+            actor.groups = [f"own.{number}.{group}" for group in range(5)]
         self.actors.append(actor)
         with actor.in_trouble():
             await asyncio.to_thread(lambda: worker.start().wait_ready())
@@ -177,8 +178,7 @@ class Stage:
         return [client for client in opened if client is not None]
 
     async def _open_client(self, actor: Actor, more_groups: Sequence[str] = ()) -> Client | None:
-        groups = self.random.sample(OWN_GROUPS if actor.reads_otherwise else GROUPS, self.random.randint(1, 3))
-        groups += more_groups
+        groups = [*self.random.sample(actor.groups, self.random.randint(1, 3)), *more_groups]
         url = f"{actor.worker.ws_url}/ws/groups/?groups={','.join(groups)}"
         try:
             (socket,) = await asyncio.wait_for(self.fleet.open_urls([url]), OPEN_WITHIN_SECONDS)

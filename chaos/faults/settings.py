@@ -6,13 +6,17 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 
-from chaos.actors import Actor, Role
-from chaos.faults.ground import SHORT_SECONDS, Ground, OfAWorker
+import redis
+
+from chaos.actors import Actor, Client, Role
+from chaos.faults.ground import KEYSPACE, SHORT_SECONDS, Ground, OfAWorker
 from chaos.reapers import ARRANGEMENTS
-from chaos.stage import CONFIRM_SECONDS, OWN_GROUPS
+from chaos.stage import CONFIRM_SECONDS
+from project.polling import came_true
 
 ENDS_WITHIN_SECONDS = 10.0
 SOCKETS = 6
+LEASE_WITHIN_SECONDS = 10.0
 HEARD_WITHIN_SECONDS = 10.0
 OTHER_HOSTS = "a reaper with other hosts"
 OTHER_HOSTS_SECONDS = CONFIRM_SECONDS * 1.5
@@ -46,12 +50,22 @@ class SettingsFaults:
         stage = self._ground.stage
         other = await self._exchange(actor, options)
         with other.in_trouble():
-            await stage.open_clients_on(other, SOCKETS)
-            async with self._ground.frozen(other):
-                await asyncio.sleep(FROZEN_SECONDS)
+            opened = await stage.open_clients_on(other, SOCKETS)
+            has_lease = await asyncio.to_thread(came_true, lambda: self._has_lease(opened), LEASE_WITHIN_SECONDS)
+            if has_lease:
+                async with self._ground.frozen(other):
+                    await asyncio.sleep(FROZEN_SECONDS)
             await self._ground.wait(SHORT_SECONDS)
             await self._check_that_they_hear(other)
         await self._exchange(other, None)
+
+    def _has_lease(self, clients: list[Client]) -> bool:
+        """Whether their process has one on every shard. Before, nothing tells what it reads."""
+        for shard in self._ground.stage.shards:
+            with redis.Redis.from_url(shard.url) as connection:
+                if not clients or not connection.exists(KEYSPACE.lease(clients[0].process)):
+                    return False
+        return True
 
     async def _exchange(self, actor: Actor, options: Mapping[str, object] | None) -> Actor:
         with actor.in_trouble():
@@ -64,7 +78,7 @@ class SettingsFaults:
         clients = self._ground.stage.clients_of(actor)
         if not clients or actor.lost:
             return
-        group = OWN_GROUPS[0]
+        group = actor.groups[0]
         joined = await asyncio.gather(*(self._ground.stage.change_groups(client, "join", group) for client in clients))
         text = f"to all of {actor.name}"
         await clients[0].socket.send({"say": text, "group": group})
