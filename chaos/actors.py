@@ -92,7 +92,8 @@ class Silence:
 class Actor:
     """One worker with its links to Redis, and what was done to it.
 
-    ``groups``: which its clients join. ``reads_otherwise``: its serializer or its encryption key is not the one of the reapers.
+    ``groups``: those that its clients join. ``reads_otherwise``: it has another serializer or encryption key than the
+    reapers.
     """
 
     name: str

@@ -47,6 +47,7 @@ class Checker:
     removed: int = 0
     undone: int = 0
     broadcasts: int = 0
+    accepted: set[tuple[str, str]] = field(default_factory=set)  # documented losses: channel and group
     _noted: dict[str, set[Removed]] = field(default_factory=dict)  # by run
     _judged: dict[str, set[Removed]] = field(default_factory=dict)
     _to_undo: set[str] = field(default_factory=set)
@@ -119,7 +120,9 @@ class Checker:
             if not client.socket.is_open and (client.may_have_left_members or client.may_be_unknown_for_ever)
         }
         for group, members in found.items():
-            wrong += [("an orphan stays", channel, group) for channel in members - expected[group] - documented]
+            orphans = members - expected[group]
+            wrong += [("an orphan stays", channel, group) for channel in orphans - documented]
+            self.accepted |= {(channel, group) for channel in orphans & documented}
         return wrong
 
     def _about(self, channel: str, group: str) -> str:

@@ -47,6 +47,7 @@ def campaign(
         f"{shrinking.slowest_seconds:.0f} s, and {shrinking.removed} members removed then; "
         f"{checker.undone} runs undone since a stock worker was only "
         f"frozen; {checker.members_checked} memberships of open sockets checked; {checker.broadcasts} broadcasts; "
+        f"{len(checker.accepted)} members left behind as documented; "
         f"workers of the servers {', '.join(sorted(checker.stage.servers_seen))}; "
         f"violations: {len(checker.violations)}."
     )
