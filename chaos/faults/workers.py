@@ -31,6 +31,7 @@ CROWD_WAVES = 3
 CROWD_SOCKETS = 8  # of each wave
 CROWD_SECONDS = 0.5  # for which a wave stays
 SAY_EVERY_SECONDS = 0.03
+SAID_WITHIN_SECONDS = 2.0
 TALK = "x" * 1000
 BUSY = "busy"
 FREEZE_FOR_LONG = "SIGSTOP for longer than the confirm time"
@@ -298,7 +299,12 @@ def _has_drop_in_layer(role: Role) -> bool:
 
 
 async def _talk(client: Client) -> None:
+    """Each text when the one before is said: what piles up would keep later messages out of a full inbox."""
+    received = client.socket.received
     while True:
+        before, deadline = len(received), time.monotonic() + SAID_WITHIN_SECONDS
         with contextlib.suppress(Exception):  # Its socket may be closed.
             await client.socket.send({"say": TALK, "group": CROWD})
         await asyncio.sleep(SAY_EVERY_SECONDS)
+        while len(received) == before and time.monotonic() < deadline:  # noqa: ASYNC110  # a socket has no event
+            await asyncio.sleep(SAY_EVERY_SECONDS)
