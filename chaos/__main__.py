@@ -13,15 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from chaos import safety_page
 from chaos.checker import Checker
 from chaos.faults import Faults
-from chaos.manage import SAFETIES
 from chaos.reapers import Reapers
+from chaos.safeties import SAFETIES
 from chaos.shrinking import ShrinkingFleet
 from chaos.stage import Stage
 from ops.store.connection.waiting import end
 
 ROUND_SECONDS = 40.0
 REDIS_IS = ("left alone", "faulty", "busy")  # in one round after the other: its faults end all stock workers
-SOCKETS_OF_A_WORKER = 20
+SOCKETS_OF_A_WORKER = 16
 LOG_LINES = 40
 FILLED_UP_WITHIN_SECONDS = 60.0
 TWO_RUNS_WITHIN_SECONDS = 60.0  # one takes a quarter of that while Redis is busy
@@ -65,9 +65,9 @@ class Campaign:
 
     async def _play_round(self, seconds: float) -> None:
         redis_is = REDIS_IS[self.rounds % len(REDIS_IS)]
-        self.faults.shards_are_spared = redis_is != "faulty"
-        async with self.faults.redis_is_busy() if redis_is == "busy" else contextlib.nullcontext():
-            self.faults.until = until = time.monotonic() + seconds
+        async with self.faults.shards.redis_is_busy() if redis_is == "busy" else contextlib.nullcontext():
+            until = time.monotonic() + seconds
+            self.faults.begin_round(until, shards_are_spared=redis_is != "faulty")
             await asyncio.gather(self._stir(until), self._cause_faults(until))
             self.reapers.may_be_killed = False  # Each that dies keeps the others waiting for its lock.
             if redis_is == "busy":
@@ -124,7 +124,7 @@ class Campaign:
         while time.monotonic() < until:
             task = asyncio.create_task(self.faults.cause_one())
             under_way.add(task)
-            await asyncio.sleep(self.stage.random.uniform(0.2, 1.5))
+            await asyncio.sleep(self.stage.random.uniform(0.2, 1.0))
             for done in [task for task in under_way if task.done()]:
                 under_way.remove(done)
                 done.result()  # None, or it raises
@@ -134,7 +134,7 @@ class Campaign:
 async def run(seconds: float, seed: int, without: str | None = None) -> Campaign:
     # By default there are a few more than processors: a fault that waits in one would keep the others waiting.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
-    async with Stage(seed) as stage:
+    async with Stage(seed, without) as stage:
         campaign = Campaign(stage, without)
         await campaign.play(seconds)
         return campaign

@@ -19,7 +19,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from chaos.stage import CONFIRM_SECONDS, PREFIX, STOCK, Stage
+from chaos.actors import STOCK
+from chaos.stage import CONFIRM_SECONDS, PREFIX, Stage
 from project.proxy import Proxy
 from project.workers import REPOSITORY
 
@@ -28,6 +29,13 @@ PAUSE_SECONDS = 2.0
 CLEANER_PAUSE_SECONDS = 4.0
 KILLED_SHARE = 0.15
 LATEST_RUNS = 8
+ARRANGEMENTS: dict[str, Callable[[list[object]], list[object]]] = {
+    "the first shard alone": lambda hosts: hosts[:1],
+    "the second shard alone": lambda hosts: hosts[1:],
+    "in another order": lambda hosts: hosts[::-1],
+}
+"""Of a list of hosts that is not the one of the workers."""
+
 TELL_SECONDS = 1.0
 ENDS_WITHIN_SECONDS = 120.0  # also while a shard is busy for all of a run
 
@@ -43,42 +51,70 @@ class Reapers:
     completed: int = 0
     killed: int = 0
     stopped: int = 0
+    runs_with_other_hosts: int = 0  # that came to their end
     cleanups: int = 0
     cleaned: int = 0
     unexpected: list[str] = field(default_factory=list)
     may_be_killed: bool = True
     running: set[asyncio.subprocess.Process] = field(default_factory=set)
     freezable: set[asyncio.subprocess.Process] = field(default_factory=set)
+    arranged: dict[int, str] = field(default_factory=dict)  # which reaper has other hosts, and which (ARRANGEMENTS)
+    _at_work: list[asyncio.Lock] = field(default_factory=list)  # by host
     latest: deque[str] = field(default_factory=lambda: deque(maxlen=LATEST_RUNS))
 
     def start(self) -> list[asyncio.Task[None]]:
         hosts = [(self._reap(proxies), PAUSE_SECONDS) for proxies in self.stage.reaper_proxies]
         hosts.append((self._clean_up, CLEANER_PAUSE_SECONDS))
+        self._at_work = [asyncio.Lock() for _ in hosts]
         return [asyncio.create_task(self._go_on(number, *host)) for number, host in enumerate(hosts)]
 
     async def _go_on(self, host: int, run: Callable[[float | None], Awaitable[None]], pause_seconds: float) -> None:
         draw = random.Random(f"{self.stage.seed} host {host}")
         while True:
             kill_after_seconds = draw.uniform(0.4, 1.5) if draw.random() < KILLED_SHARE else None
-            await run(kill_after_seconds if self.may_be_killed else None)
+            async with self._at_work[host]:
+                await run(kill_after_seconds if self.may_be_killed else None)
             await asyncio.sleep(pause_seconds * draw.uniform(0.5, 1.5))
 
     def _reap(self, proxies: list[Proxy]) -> Callable[[float | None], Awaitable[None]]:
-        metrics = self.stage.folder / f"reaper-{self.stage.reaper_proxies.index(proxies)}.prom"
+        host = self.stage.reaper_proxies.index(proxies)
+        metrics = self.stage.folder / f"reaper-{host}.prom"
 
         async def run(kill_after_seconds: float | None) -> None:
             # It is not the share of the fleet that is to save anybody here.
             words = ["reap_stale", "--probe-timeout", str(PROBE_TIMEOUT_SECONDS), "--max-share", "1"]
             words += ["--metrics-file", str(metrics)]
             self.runs += 1
-            if (report := await self._report(proxies, words, kill_after_seconds)) is not None:
+            arrangement = self.arranged.get(host)
+            if (report := await self._report(proxies, words, kill_after_seconds, arrangement)) is not None:
                 self.completed += report["complete"]
                 self.stopped += report["stopped"] is not None
                 self.reports[report["run_id"]] = report
                 if report["complete"] and (told := _removed_by(metrics)) != report["removed"]:
                     self.unexpected.append(f"run {report['run_id']} told Prometheus {told}, not {report['removed']}")
+                if arrangement is not None and report["complete"]:
+                    self._check_other_hosts(report, arrangement)
 
         return run
+
+    def _check_other_hosts(self, report: dict[str, Any], arrangement: str) -> None:
+        self.runs_with_other_hosts += 1
+        if report["removed"] or not report["stopped"]:
+            self.unexpected.append(
+                f"run {report['run_id']} with other hosts ({arrangement}) removed {report['removed']}, and was stopped "
+                f"by {report['stopped']}"
+            )
+
+    @asynccontextmanager
+    async def with_other_hosts(self, host: int, arrangement: str) -> AsyncIterator[None]:
+        """Runs of that reaper that begin meanwhile have other hosts than the workers. None is left at the end."""
+        self.arranged[host] = arrangement
+        try:
+            yield
+        finally:
+            del self.arranged[host]
+            async with self._at_work[host]:
+                pass
 
     async def _clean_up(self, kill_after_seconds: float | None) -> None:
         words = ["replay_disconnects", "--cleanup", "--resume"]
@@ -114,10 +150,13 @@ class Reapers:
         await asyncio.sleep(TELL_SECONDS)
 
     async def _report(
-        self, proxies: list[Proxy], words: list[str], kill_after_seconds: float | None
+        self, proxies: list[Proxy], words: list[str], kill_after_seconds: float | None, arrangement: str | None = None
     ) -> dict[str, Any] | None:
         """What a run says that it did; None where it could not, or was killed."""
-        out, err, code = await self.command(proxies, *words, "--format", "json", kill_after_seconds=kill_after_seconds)
+        words = [*words, "--format", "json"]
+        out, err, code = await self.command(
+            proxies, *words, kill_after_seconds=kill_after_seconds, arrangement=arrangement
+        )
         self.latest.append(f"{words[0]} ended with {code}: {out}{err}")
         if code == -signal.SIGKILL and kill_after_seconds is not None:
             self.killed += 1
@@ -129,10 +168,16 @@ class Reapers:
         return None
 
     async def command(
-        self, proxies: list[Proxy], *words: str, kill_after_seconds: float | None = None
+        self,
+        proxies: list[Proxy],
+        *words: str,
+        kill_after_seconds: float | None = None,
+        arrangement: str | None = None,
     ) -> tuple[str, str, int]:
         asks_sentinel = proxies is self.stage.reaper_proxies[-1]
         hosts = self.stage.hosts(proxies, asks_sentinel=asks_sentinel)
+        if arrangement is not None:
+            hosts = ARRANGEMENTS[arrangement](hosts)
         return await self.run(hosts, *words, kill_after_seconds=kill_after_seconds, freezable=True)
 
     async def run(

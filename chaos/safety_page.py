@@ -8,12 +8,14 @@ from pathlib import Path
 
 from chaos.checker import Checker
 from chaos.reapers import Reapers
-from chaos.shrinking import NEW, OLD, ShrinkingFleet
+from chaos.shrinking import NEW_WORKERS, OLD_WORKERS, ShrinkingFleet
 
 VIOLATIONS = {
     "after its process woke up": "a member was removed that joined after its process woke up",
     "silent for no more than": "a member was removed whose process had not been silent for long enough",
     "for live, which had been frozen": "a frozen process was taken for live",
+    "was closed with": "a socket was closed, and its worker lived",
+    "with other hosts": "a run with other hosts than the workers was not stopped",
     "a stop ended while": "a stop ended while a frozen process still had its connections",
     "its receipts 0": "members were removed without receipts",
     "an orphan stays": "an orphan stays",
@@ -40,11 +42,13 @@ def campaign(
         f"{counts.total()} faults in {seconds:.0f} s and {rounds} rounds (`make chaos SECONDS={seconds:.0f} "
         f"SEED={seed}`): {checker.removed} members of dead processes or recorded ends removed by {reapers.runs} runs "
         f"of `reap_stale`, {reapers.stopped} of them safety stops, and {reapers.cleanups} of `replay_disconnects "
-        f"--cleanup --resume` ({reapers.cleaned} members); {shrinking.deploys} deploys from {len(OLD)} workers to "
-        f"{len(NEW)}, with {shrinking.stops} stops for the share of the fleet, which ended by themselves within "
+        f"--cleanup --resume` ({reapers.cleaned} members); {shrinking.deploys} deploys from {OLD_WORKERS} workers to "
+        f"{NEW_WORKERS}, with {shrinking.stops} stops for the share of the fleet, which ended by themselves within "
         f"{shrinking.slowest_seconds:.0f} s, and {shrinking.removed} members removed then; "
         f"{checker.undone} runs undone since a stock worker was only "
         f"frozen; {checker.members_checked} memberships of open sockets checked; {checker.broadcasts} broadcasts; "
+        f"{len(checker.accepted)} members left behind as documented; "
+        f"workers of the servers {', '.join(sorted(checker.stage.servers_seen))}; "
         f"violations: {len(checker.violations)}."
     )
     return "\n".join(["| fault | times |", "|---|---|", *rows, "", *_wrapped(said)])

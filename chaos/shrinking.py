@@ -17,16 +17,17 @@ from typing import Any
 
 import redis
 
+from chaos.actors import STOCK, Servers
 from chaos.reapers import PROBE_TIMEOUT_SECONDS, Reapers
-from chaos.stage import PREFIX, STOCK
+from chaos.stage import PREFIX, make_worker
 from ops.model.keys import Keyspace
 from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import FleetSocket, SocketFleet
-from project.workers import Kind, Worker
+from project.workers import Worker
 
-OLD: list[Kind] = ["uvicorn", "daphne", "uvicorn", "daphne", "uvicorn"]
-NEW: list[Kind] = ["daphne", "uvicorn"]
+OLD_WORKERS = 5
+NEW_WORKERS = 2
 SOCKETS_OF_A_WORKER = 3
 GROUP = "everybody"
 FROZEN_SECONDS = IDLE_SHOWS_AFTER_SECONDS + 15.0  # would the stop end by then, it would end too early
@@ -53,6 +54,7 @@ class ShrinkingFleet:
     async def go_on(self) -> None:
         """For ever. The first deploy leaves one of the old workers frozen for a while, the others if chance will."""
         draw = random.Random(f"{self.seed} deploys")
+        self.servers = Servers(f"{self.seed} servers of deploys")
         one_is_frozen = True
         while True:
             with EmbeddedRedis(config={"maxmemory-policy": "noeviction"}) as self.server:
@@ -61,9 +63,9 @@ class ShrinkingFleet:
             one_is_frozen = draw.random() < 0.5
 
     async def _deploy(self, one_is_frozen: bool) -> None:
-        async with self._workers(OLD) as old:
+        async with self._workers(OLD_WORKERS) as old:
             await self._be_seen(len(old))
-            async with self._workers(NEW) as new:
+            async with self._workers(NEW_WORKERS) as new:
                 for worker in old[one_is_frozen:]:
                     await asyncio.to_thread(worker.kill)
                 if one_is_frozen:
@@ -72,14 +74,9 @@ class ShrinkingFleet:
                 await self._have_orphans_go(new)
 
     @asynccontextmanager
-    async def _workers(self, kinds: list[Kind]) -> AsyncIterator[list[Worker]]:
-        options = {"hosts": [{"address": self.server.url, "socket_timeout": None}]}
-        env = {
-            "CHANNEL_BACKEND": STOCK,
-            "CHANNELS_PREFIX": PREFIX,
-            "CHANNEL_LAYER_OPTIONS": json.dumps(options),
-        }
-        workers = [Worker(kind, env=env, asgi="chaos.application:application") for kind in kinds]
+    async def _workers(self, count: int) -> AsyncIterator[list[Worker]]:
+        config = {"hosts": [{"address": self.server.url, "socket_timeout": None}]}
+        workers = [make_worker(self.servers.draw(), STOCK, config) for _ in range(count)]
         try:
             await asyncio.gather(*(asyncio.to_thread(worker.__enter__) for worker in workers))
             for worker in workers:

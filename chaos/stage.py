@@ -5,123 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 
+from chaos.actors import ROLES, Actor, Client, Role, Servers, Silence
 from chaos.clocks import SettableClock
 from chaos.led_by_sentinel import LedBySentinel
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import delete_folder, make_folder
 from project.proxy import Proxy
-from project.sockets import FleetSocket, SocketFleet
+from project.sockets import SocketFleet
 from project.workers import Kind, Worker
 
-STOCK = "channels_redis.core.RedisChannelLayer"
-DROP_IN = "ops.layers.RedisChannelLayer"
 PREFIX = "chaos"
 GROUPS = [f"group.{number}" for number in range(40)]
 CONFIRM_SECONDS = 8.0
 LEASE_SECONDS = 3
-# A class of server, whether with the drop-in layer, by how much its clock is wrong, and whether it asks Sentinel.
-FLEET: list[tuple[Kind, bool, float, bool]] = [
-    ("uvicorn", True, 0, True),
-    ("daphne", True, -7200, False),
-    ("uvicorn", True, 7200, False),
-    ("uvicorn", False, 0, False),
-    ("daphne", False, 0, False),
-    ("uvicorn", False, -7200, False),
-]
+OPEN_WITHIN_SECONDS = 10.0
 LEAVING_TRIES = 3  # the first may meet a connection that was cut
 SKEWED = Path(__file__).parent / "skewed"
 
 
-@dataclass(frozen=True)
-class Silence:
-    """A time, unix seconds, in which a fault may have kept a worker silent. ``frozen``: it did for certain."""
-
-    start: float
-    end: float
-    frozen: bool = False
-
-    @property
-    def seconds(self) -> float:
-        return self.end - self.start
-
-
-@dataclass(eq=False)
-class Actor:
-    """One worker with its links to Redis, and what was done to it."""
-
-    name: str
-    worker: Worker
-    proxies: list[Proxy]
-    drop_in: bool
-    kind: Kind
-    skew_seconds: float
-    asks_sentinel: bool
-    silences: list[Silence] = field(default_factory=list)
-    faults: int = 0  # that are at work on it
-    rests_until: float = 0.0
-    ended_at: float = math.inf  # when somebody began to end it
-    lost_at: float = math.inf  # since then it has consumers that died, or sockets that nobody knows of
-    waits_for_undo: bool = False  # until then its clients stay where they are, or what is put back would be orphans
-
-    @property
-    def lost(self) -> bool:
-        """To be replaced."""
-        return self.lost_at < math.inf
-
-    def lose(self) -> None:
-        self.lost_at = min(self.lost_at, time.time())
-
-    def will_end(self) -> None:
-        self.ended_at = min(self.ended_at, time.time())
-
-    @contextmanager
-    def in_trouble(self) -> Iterator[None]:
-        """Nobody else is to do anything to it meanwhile."""
-        self.faults += 1
-        try:
-            yield
-        finally:
-            self.faults -= 1
-
-    @property
-    def running(self) -> bool:
-        return self.worker.running
-
-    def silences_at(self, since: float, until: float) -> list[Silence]:
-        return [silence for silence in self.silences if silence.start < until and silence.end > since]
-
-
-@dataclass(eq=False)
-class Client:
-    """One socket, and the groups it is in for certain (`groups`) or perhaps (`doubtful`)."""
-
-    socket: FleetSocket
-    actor: Actor
-    groups: set[str]
-    doubtful: set[str] = field(default_factory=set)
-    closed_by_us: bool = False
-    reported: bool = False
-
-    @property
-    def process(self) -> str:
-        return self.socket.channel.partition("!")[0].rpartition(".")[2]
-
-
 class Stage:
-    """Two shards, one of them led by Sentinel, and a FLEET of workers. Everything ends with it."""
+    """Two shards, one of them led by Sentinel, and a worker for each of ROLES. Everything ends with it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, without: str | None = None) -> None:
         self.seed = seed
+        self.without = without
+        self.servers = Servers(f"{seed} servers")
+        self.servers_seen: set[Kind] = set()
         self.random = random.Random(f"{seed} clients")  # what each draws does not depend on how fast another one is
         self.shards: list[EmbeddedRedis] = []
         self.actors: list[Actor] = []
@@ -148,7 +65,7 @@ class Stage:
         self.shards = [alone, self.led.master]
         self.reaper_proxies = [await self._proxies() for _ in range(2)]
         self.cleaner_proxies = await self._proxies()
-        await asyncio.gather(*(self.add_actor(*kind) for kind in FLEET))
+        await asyncio.gather(*(self.add_actor(role) for role in ROLES))
         return self
 
     async def __aexit__(
@@ -212,27 +129,26 @@ class Stage:
                 await proxy.follow(self.led.master.port)
         return True
 
-    async def add_actor(self, kind: Kind, drop_in: bool, skew_seconds: float, asks_sentinel: bool) -> Actor:
-        self._actors_made += 1
+    async def add_actor(self, role: Role, options: Mapping[str, object] | None = None) -> Actor:
+        """Start a worker of that role. With ``options`` of its layer it reads and writes otherwise."""
+        self._actors_made = number = self._actors_made + 1
         proxies = await self._proxies()
-        options: dict[str, object] = {"hosts": self.hosts(proxies, asks_sentinel=asks_sentinel)}
-        if drop_in:
-            options["lease_seconds"] = LEASE_SECONDS
-            if not asks_sentinel:
-                options["hosts"] = [proxy.url for proxy in proxies]  # It chooses its time-outs itself.
-        env = {
-            "DJANGO_SETTINGS_MODULE": "project.settings",
-            "CHANNEL_BACKEND": DROP_IN if drop_in else STOCK,
-            "CHANNELS_PREFIX": PREFIX,
-            "CHANNEL_LAYER_OPTIONS": json.dumps(options),
-        }
-        if skew_seconds:
+        config: dict[str, object] = {"hosts": self.hosts(proxies, asks_sentinel=role.asks_sentinel), **(options or {})}
+        if role.drop_in:
+            config["lease_seconds"] = LEASE_SECONDS
+            if not role.asks_sentinel:
+                config["hosts"] = [proxy.url for proxy in proxies]  # It chooses its time-outs itself.
+        kind = self.servers.draw()
+        self.servers_seen.add(kind)
+        env = {"CHAOS_APPLICATION": role.application, "CHAOS_WITHOUT": self.without or ""}
+        if role.skew_seconds:
             paths = filter(None, (str(SKEWED), os.environ.get("PYTHONPATH")))
-            env |= {"PYTHONPATH": os.pathsep.join(paths), "CHAOS_SKEW_SECONDS": str(skew_seconds)}
-        worker = Worker(kind, env=env, asgi="chaos.application:application")
-        clock = f", clock {skew_seconds:+g} s" if skew_seconds else ""
-        name = f"{kind} {self._actors_made} ({'drop-in' if drop_in else 'stock'}{clock})"
-        actor = Actor(name, worker, proxies, drop_in, kind, skew_seconds, asks_sentinel)
+            env |= {"PYTHONPATH": os.pathsep.join(paths), "CHAOS_SKEW_SECONDS": str(role.skew_seconds)}
+        worker = make_worker(kind, role.backend, config, env)
+        other = f", {', '.join(options)}" if options else ""
+        actor = Actor(f"{kind} {number} ({role}{other})", worker, proxies, role, GROUPS, bool(options))
+        if actor.reads_otherwise:  # What is said there, no other worker could read.
+            actor.groups = [f"own.{number}.{group}" for group in range(5)]
         self.actors.append(actor)
         with actor.in_trouble():
             await asyncio.to_thread(lambda: worker.start().wait_ready())
@@ -244,7 +160,7 @@ class Stage:
 
     def forget_closed(self) -> None:
         """Everything about these has been checked."""
-        self.clients = self.open_clients
+        self.clients = [client for client in self.clients if client.is_remembered]
         self.set_clocks.clear()
         self.evictions.clear()
 
@@ -256,23 +172,26 @@ class Stage:
     def clients_of(self, actor: Actor) -> list[Client]:
         return [client for client in self.open_clients if client.actor is actor]
 
-    async def open_clients_on(self, actor: Actor, count: int) -> None:
-        await asyncio.gather(*(self._open_client(actor) for _ in range(count)))
+    async def open_clients_on(self, actor: Actor, count: int, groups: Sequence[str] = ()) -> list[Client]:
+        """Open sockets, each in ``groups`` and some others; returns those that could be opened."""
+        opened = await asyncio.gather(*(self._open_client(actor, groups) for _ in range(count)))
+        return [client for client in opened if client is not None]
 
-    async def _open_client(self, actor: Actor) -> None:
-        groups = self.random.sample(GROUPS, self.random.randint(1, 3))
+    async def _open_client(self, actor: Actor, more_groups: Sequence[str] = ()) -> Client | None:
+        groups = [*self.random.sample(actor.groups, self.random.randint(1, 3)), *more_groups]
         url = f"{actor.worker.ws_url}/ws/groups/?groups={','.join(groups)}"
         try:
-            (socket,) = await asyncio.wait_for(self.fleet.open_urls([url]), 10)
+            (socket,) = await asyncio.wait_for(self.fleet.open_urls([url]), OPEN_WITHIN_SECONDS)
         except Exception:  # refused, cut or too late: whichever, there is no such client
             if not actor.drop_in:
                 actor.lose()
-            return
-        if socket.pid != actor.worker.pid:  # Its port has gone to another one.
+            return None
+        if not actor.worker.process.includes(socket.pid):  # Its port has gone to another one.
             socket.abort()
             actor.lose()
-            return
-        self.clients.append(Client(socket, actor, set(groups)))
+            return None
+        self.clients.append(client := Client(socket, actor, set(groups)))
+        return client
 
     async def let_clients_finish(self) -> None:
         """Wait for what a client is just doing, however long its worker's Redis takes for that."""
@@ -335,8 +254,8 @@ class Stage:
             if not left and client.socket.is_open and client.actor.drop_in:
                 self.unexpected.append(f"{client.socket.channel} of {client.actor.name} cannot leave {group}")
 
-    async def replace(self, actor: Actor) -> None:
-        """End it, if it has not ended, and start another of its kind."""
+    async def replace(self, actor: Actor, options: Mapping[str, object] | None = None) -> Actor:
+        """End it, if it has not ended, and start another one in its place."""
         actor.will_end()
         if actor.running:
             await asyncio.to_thread(actor.worker.kill)
@@ -344,4 +263,17 @@ class Stage:
         self.actors.remove(actor)
         for proxy in actor.proxies:
             await proxy.close()
-        await self.add_actor(actor.kind, actor.drop_in, actor.skew_seconds, actor.asks_sentinel)
+        return await self.add_actor(actor.role, options)
+
+
+def make_worker(kind: Kind, backend: str, config: Mapping[str, object], env: Mapping[str, str] | None = None) -> Worker:
+    """A worker that serves the campaign's application."""
+    own = {
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+        "CHANNEL_BACKEND": backend,
+        "CHANNELS_PREFIX": PREFIX,
+        "CHANNEL_LAYER_OPTIONS": json.dumps(config),
+    }
+    # Its main process kills a child that was frozen for longer.
+    arguments = ("--timeout", "300") if kind == "gunicorn" else ()
+    return Worker(kind, env={**own, **(env or {})}, asgi="chaos.application:application", arguments=arguments)

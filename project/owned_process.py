@@ -113,6 +113,13 @@ class OwnedProcess:
     def running(self) -> bool:
         return self.returncode is None
 
+    def includes(self, pid: int) -> bool:
+        """Whether that process is this one or a child that is in its session."""
+        try:
+            return os.getsid(pid) == self.pid
+        except ProcessLookupError:
+            return False
+
     def output(self) -> str:
         """Everything it has written to stdout and stderr so far."""
         return self.log_path.read_text(errors="replace")
@@ -128,8 +135,7 @@ class OwnedProcess:
 
     def kill(self) -> int:
         """SIGKILL, to its children too: no handler runs. Returns the exit code."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._signal_all(signal.SIGKILL)
         return self.wait(10)
 
     def terminate(self, timeout_seconds: float = 15) -> int:
@@ -143,13 +149,21 @@ class OwnedProcess:
             raise
 
     def freeze(self) -> None:
-        """SIGSTOP: it lives and keeps its connections but does nothing. Returns when it has really stopped."""
+        """SIGSTOP, to its children too: it lives and keeps its connections but does nothing.
+
+        Returns when it has really stopped.
+        """
         if not self.running:
             return
-        self._popen.send_signal(signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
         if hasattr(os, "waitid"):
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
-        """SIGCONT; harmless for a process that was not frozen."""
-        self._popen.send_signal(signal.SIGCONT)
+        """SIGCONT, to its children too; harmless for a process that was not frozen."""
+        if self.running:
+            self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)

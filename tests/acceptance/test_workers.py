@@ -92,7 +92,7 @@ async def test_which_memberships_a_stock_worker_leaves_behind(
     assert redis_client.zcard(ROOM) == members_left
 
 
-@BOTH
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn", "gunicorn", "granian"])
 async def test_a_frozen_worker_keeps_its_sockets_and_answers_again_when_thawed(
     kind: Kind, start_worker: StartWorker, sockets: SocketFleet
 ) -> None:
