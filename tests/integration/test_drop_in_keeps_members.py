@@ -27,7 +27,9 @@ from ops.application.layer import keeper as keeper_module
 from ops.application.layer import memberships, repairs
 from ops.layers import RedisChannelLayer
 from ops.model.keys import index_entry
+from ops.model.settings import DEFAULTS
 from ops.operations.reaping import purge
+from ops.operations.reaping.undo import undo
 from ops.store.connection.failures import will_pass
 from ops.store.connection.shards import open_layer
 from ops.store.liveness.leases import read_leases
@@ -254,6 +256,30 @@ async def test_who_comes_back_while_it_is_being_reaped_keeps_the_index_that_it_w
     assert (await run_reap()).removed == 1
     assert set(members_of(redis_client, "room")) == {channel}
     assert redis_client.lrange(layer.index_key(channel), 0, -1) == [index_entry("room", channel)]
+
+
+async def test_an_undo_brings_back_whom_another_process_had_put_in_and_not_who_has_left_since(
+    redis_server: EmbeddedRedis, redis_client: Any, make_layer: MakeLayer
+) -> None:
+    """The process puts back what it knows of, which is not what others have done."""
+    layer, other = make_layer(redis_server), make_layer(redis_server)
+    channel = await go_silent(layer, redis_client, "stays", "left")
+    await other.group_add("put.in", channel)
+    await suspect_everybody()
+    report = await run_reap()
+    assert report.removed == 3
+    assert report.run_id is not None
+    await layer.group_discard("left", channel)
+    await layer._keeper.look()
+    assert set(members_of(redis_client, "stays")) == {channel}
+
+    async with open_layer("default") as opened:
+        undone = await undo(opened, report.run_id)
+
+    assert undone.restored == 1
+    assert set(members_of(redis_client, "put.in")) == {channel}
+    assert members_of(redis_client, "left") == {}
+    assert 0 < redis_client.ttl(ASGI.journal(report.run_id)) <= DEFAULTS.journal_seconds
 
 
 async def test_who_joins_while_it_is_being_reaped_is_counted_once(

@@ -88,17 +88,18 @@ class _Removal:
         rest = [process for process in doom.dead if self.purged.removed[process] < self._tallies[process].members]
         if rest and opened.complete and not self._judgement.stopped:
             self.purged.kept = 0  # who stayed is met again
-            await self._on_every_shard(self._by_group, rest)
+            await self._on_every_shard(self._by_group, rest, unindexed=bool(indexed))
         if opened.complete and not self._judgement.stopped:
             await asyncio.gather(*(forget_index(shard, opened.keyspace, indexed) for shard in opened.shards))
 
     def _by_group(self, shard: Shard) -> AsyncGenerator[list[GroupSlice], None]:
         return _read_groups(self._opened, self._doom, shard)
 
-    async def _on_every_shard(self, read: Reader, processes: Collection[str]) -> None:
-        await asyncio.gather(*(self._on_shard(shard, read, processes) for shard in self._opened.answering))
+    async def _on_every_shard(self, read: Reader, processes: Collection[str], *, unindexed: bool = False) -> None:
+        work = (self._on_shard(shard, read, processes, unindexed=unindexed) for shard in self._opened.answering)
+        await asyncio.gather(*work)
 
-    async def _on_shard(self, shard: Shard, read: Reader, processes: Collection[str]) -> None:
+    async def _on_shard(self, shard: Shard, read: Reader, processes: Collection[str], *, unindexed: bool) -> None:
         judged = _joined_by(self._doom, processes)
         purged = journal.Purged()
         try:
@@ -108,6 +109,8 @@ class _Removal:
                 script = journal.Purge(writing, shard, receipts, journal_seconds, self._judgement)
                 purged = script.purged
                 await script.load()
+                if unindexed:
+                    await script.begin_unindexed()
                 async with script.counting():
                     await self._remove_by(script, read(shard), judged)
         except ShardError as error:

@@ -18,7 +18,8 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
     """Restore the members and keys that the run took, where they are absent. Doing it twice changes nothing.
 
     The run deleted the leases of those that it removed: a process with the drop-in layer that has had one since has put
-    its members back by itself, and what is absent there, it has left.
+    its members back by itself, and what is absent there, it has left. Unless it was in no index: another process had
+    added it, and that one never knew of it.
     All suspicions on the first shard are forgotten, so that what came back gets a whole confirm time of its own.
     Raises RunNotFound, ShardError, AnotherRunHoldsTheLock.
     """
@@ -32,8 +33,8 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
         restored = present = blocked = keys = 0
         holders = _Holders(opened)
         for shard in opened.shards:
-            async for receipts in journal.read_receipts(opened, shard, run_id):
-                wanted = await holders.leave_out(receipts) if run.takes_leases else receipts
+            async for receipts, unindexed in journal.read_receipts(opened, shard, run_id):
+                wanted = await holders.leave_out(receipts) if run.takes_leases and not unindexed else receipts
                 back, there, refused = await journal.restore_members(opened, shard, wanted)
                 restored, present, blocked = restored + back, present + there, blocked + refused
                 progress("restoring", 0, restored + present)

@@ -175,7 +175,7 @@ async def _expand(
     any_receipt = False
     for shard in opened.answering:
         try:
-            async for receipt in journal.read_receipts(opened, shard, run_id):
+            async for receipt, _ in journal.read_receipts(opened, shard, run_id):
                 reaped = [
                     _reaped(at, run_id, decode_name(channel), opened.keyspace.group_name(key))
                     for key, members, _ in receipt

@@ -38,6 +38,9 @@ RECEIPTS_AT_ONCE = 20
 RUNS_KEPT = 10_000
 RECORDS_AT_ONCE = 1000
 
+NO_INDEX_NAMED = msgpack.packb([[], []])
+"""An empty receipt. Members in the receipts behind it were in no index: their processes would not put them back."""
+
 Doomed = tuple[bytes, list[bytes], list[float]]
 """A group's key, channels to remove from it, and the time by which each had joined when it was judged, unix seconds."""
 
@@ -87,6 +90,15 @@ class Purge:
     async def load(self) -> None:
         await self._wire.send(pack(b"SCRIPT", b"LOAD", self._script.source))
         checked((await self._wire.replies(1))[0])
+
+    async def begin_unindexed(self) -> None:
+        """From here on, what is removed was in no index."""
+        commands = [pack(b"RPUSH", self._journal, NO_INDEX_NAMED)]
+        if self._journal_seconds != b"0":
+            commands.append(pack(b"EXPIRE", self._journal, self._journal_seconds))
+        await self._wire.send(b"".join(commands))
+        for reply in await self._wire.replies(len(commands)):
+            checked(reply)
 
     async def remove(self, key: bytes, members: list[bytes], joined_by: list[float]) -> None:
         """Remove those ``members`` of the group ``key`` that have not joined since; returns when they are under way.
@@ -327,14 +339,18 @@ def _count(value: object) -> int:
 # Reading receipts, and putting back what they say
 
 
-async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIterator[list[Removed]]:
-    """What the run removed on ``shard``, in order. A receipt that cannot be read is passed over."""
+async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIterator[tuple[list[Removed], bool]]:
+    """What the run removed on ``shard``, in order, and whether it was in no index although its process kept one.
+
+    A receipt that cannot be read is passed over.
+    """
     journal = opened.keyspace.journal(run_id)
-    start = 0
+    start, unindexed = 0, False
     while raws := await shard.execute("LRANGE", journal, start, start + RECEIPTS_AT_ONCE - 1):
         start += len(raws)
         for raw in raws:
-            yield parse_receipt(raw)
+            unindexed = unindexed or raw == NO_INDEX_NAMED
+            yield parse_receipt(raw), unindexed
 
 
 def parse_receipt(raw: bytes) -> list[Removed]:
@@ -362,7 +378,7 @@ async def count_receipts(opened: OpenLayer, run_id: str) -> int:
     """How many members the receipts of the run speak of."""
     total = 0
     for shard in opened.answering:
-        async for removed in read_receipts(opened, shard, run_id):
+        async for removed, _ in read_receipts(opened, shard, run_id):
             total += sum(len(members) for _, members, _ in removed)
     return total
 
