@@ -61,7 +61,8 @@ class ReapReport:
 class RunRecord:
     """One run in the history. ``state``: ``done``, ``interrupted`` (no end was recorded) or ``undone``.
 
-    ``takes_leases``: it deleted the leases of those whose members it removed.
+    ``takes_leases``: it deleted the leases of those whose members it removed. ``cleaned``: the entry of the disconnect
+    log up to which clean-ups had come when it began.
     """
 
     run_id: str
@@ -74,6 +75,7 @@ class RunRecord:
     undone_at: float | None = None
     match: str | None = None
     takes_leases: bool = False
+    cleaned: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ from tests.layer_builders import (
     members_of,
     new_process_name,
     record_ends,
+    run_reap,
+    suspect_everybody,
 )
 
 NOW = time.time()
@@ -177,6 +179,31 @@ async def test_members_that_an_undo_brought_back_are_not_removed_by_the_reapers_
     document = await cleaned()
     assert (document["removed"], document["channels"]) == (0, 0)
     assert len(members_of(redis_client, "room")) == 6
+
+
+async def test_who_ended_between_a_removal_and_its_undo_is_removed_by_the_next_that_resumes(
+    redis_client: redis.Redis, channels: list[str]
+) -> None:
+    """When the end was read, the channel was in no group: a reap run had removed it."""
+    ended, other = channels[0], channels_of(new_process_name(), 1)
+    add_members(redis_client, "room", other, joined_at=NOW - 50)
+    await record(end_of(*other))
+    wrong = await cleaned("--resume")
+    add_members(redis_client, "room", channels, joined_at=NOW - 50)
+    await suspect_everybody()
+    report = await run_reap()
+    assert report.removed == 6
+    await record(end_of(ended))
+    assert (await cleaned("--resume"))["removed"] == 0
+    for run_id in (wrong["run_id"], report.run_id):
+        undone = await run_beside("reap_stale", "--undo", run_id)
+        assert undone.returncode == 0, undone.err
+    assert set(members_of(redis_client, "room")) == {*other, *channels}
+
+    done = await cleaned("--resume")
+
+    assert (done["removed"], done["resumed_from"]) == (1, wrong["position"])
+    assert set(members_of(redis_client, "room")) == {*other, *channels[1:]}, "a clean-up that was undone stays undone"
 
 
 async def test_resuming_reads_only_what_is_new_and_doing_it_again_changes_nothing(

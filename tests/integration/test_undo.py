@@ -299,6 +299,25 @@ async def test_runs_whose_receipts_have_expired_are_forgotten(
     assert redis_client.zscore(ASGI.runs, "long ago") is None
 
 
+async def test_a_host_that_keeps_receipts_for_less_time_takes_no_run_of_others_off_the_list(
+    redis_client: redis.Redis,
+) -> None:
+    runs = []
+    for journal_seconds in (7 * 86400, 100):
+        add_members(redis_client, "room", channels_of(new_process_name(), 3), joined_at=1000)
+        await suspect_everybody()
+        runs.append((await run_reap(journal_seconds=journal_seconds)).run_id)
+        for run_id in runs:  # An hour has passed.
+            redis_client.zincrby(ASGI.runs, -3600, run_id)
+
+    add_members(redis_client, "room", channels_of(new_process_name(), 3), joined_at=1000)
+    await suspect_everybody()
+    runs.append((await run_reap(journal_seconds=100)).run_id)
+
+    assert {run.run_id for run in await history()} == set(runs)
+    assert redis_client.ttl(ASGI.runs) > 6 * 86400
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 async def test_runs_of_hosts_that_list_the_shards_in_another_order_are_listed_and_undone(
     start_redis: StartRedis, settings: LazySettings, interrupted: bool

@@ -40,7 +40,7 @@ from ops.operations.observe import Look, Observation, observe, options_from
 from ops.operations.progress import Progress, no_progress
 from ops.operations.reaping.purge import Doom, Purged, purge
 from ops.store.connection.shards import OpenLayer
-from ops.store.disconnects.log import append_reaped
+from ops.store.disconnects.log import append_reaped, read_position
 from ops.store.liveness import suspects
 from ops.store.liveness.markers import count_markers, expire_markers, place_markers
 from ops.store.liveness.receivers import Connections, count_idle_connections, read_own_connections
@@ -302,7 +302,13 @@ class _Run:
         judgement = None if self._lock is None else Judgement(opened, run_id, self._lock, still_silent)
         if judgement is not None:
             await journal.record_run_started(
-                opened, run_id, observation.now, retention, options.glob, takes_leases=True
+                opened,
+                run_id,
+                observation.now,
+                retention,
+                options.glob,
+                takes_leases=True,
+                cleaned=await read_position(opened),
             )
         doom = Doom(run_id, dead, observation, options.glob, retention)
         try:

@@ -8,6 +8,7 @@ from ops.model.runs import RunRecord, UndoReport
 from ops.model.text import visible
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer
+from ops.store.disconnects.log import step_back_position
 from ops.store.liveness import suspects
 from ops.store.liveness.leases import read_leases
 from ops.store.removal import journal
@@ -20,7 +21,8 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
     The run deleted the leases of those that it removed: a process with the drop-in layer that has had one since has put
     its members back by itself, and what is absent there, it has left. Unless it was in no index: another process had
     added it, and that one never knew of it.
-    All suspicions on the first shard are forgotten, so that what came back gets a whole confirm time of its own.
+    All suspicions on the first shard are forgotten, so that what came back gets a whole confirm time of its own. A
+    clean-up that resumes reads again what it has read since the run: a socket may have ended while it was in no group.
     Raises RunNotFound, ShardError, AnotherRunHoldsTheLock.
     """
     opened.require_every_shard("nothing was changed")
@@ -40,6 +42,8 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
                 progress("restoring", 0, restored + present)
             keys += await journal.restore_keys(opened, shard, run_id, await opened.home.now())
         await suspects.forget_suspicions(opened)
+        if run.cleaned is not None:
+            await step_back_position(opened, run.cleaned)
         await journal.record_run_undone(opened, run_id, await opened.home.now())
     notes = []
     if blocked:

@@ -53,7 +53,10 @@ async def append_reaped(opened: OpenLayer, run_id: str, at: float, removed: Mapp
 
 async def read_position(opened: OpenLayer) -> str:
     """The entry up to which clean-ups have come; BEGINNING where none has, or where it cannot be read."""
-    found = decode_name(await opened.home.execute("GET", opened.keyspace.cleaned) or b"")
+    return _usable_position(decode_name(await opened.home.execute("GET", opened.keyspace.cleaned) or b""))
+
+
+def _usable_position(found: str) -> str:
     if not _ENTRY_ID.fullmatch(found) or any(int(part) > LARGEST_PART for part in found.split("-")):
         return BEGINNING
     return BEGINNING if found == LAST_ID else found
@@ -73,6 +76,13 @@ def _parts(entry_id: str) -> tuple[int, int]:
 async def record_position(opened: OpenLayer, position: str) -> None:
     """Note that a clean-up has come up to that entry."""
     await opened.home.execute("SET", opened.keyspace.cleaned, position)
+
+
+async def step_back_position(opened: OpenLayer, position: str) -> None:
+    """Have the next clean-up that resumes begin at that entry, if it would begin later."""
+    position = _usable_position(position)
+    if _parts(position) < _parts(await read_position(opened)):
+        await record_position(opened, position)
 
 
 async def read_disconnects(

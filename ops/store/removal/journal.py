@@ -209,16 +209,28 @@ async def count_messages(shard: Shard, key: bytes) -> int:
 
 
 async def record_run_started(
-    opened: OpenLayer, run_id: str, now: float, retention: Retention, glob: str | None, *, takes_leases: bool
+    opened: OpenLayer,
+    run_id: str,
+    now: float,
+    retention: Retention,
+    glob: str | None,
+    *,
+    takes_leases: bool,
+    cleaned: str | None = None,
 ) -> None:
     """List the run before it removes anything, and forget runs whose receipts have expired.
 
-    ``takes_leases``: whose members it removes finds its lease gone, and puts them back if it lives.
+    ``takes_leases``: whose members it removes finds its lease gone, and puts them back if it lives. ``cleaned``: the
+    entry of the disconnect log up to which clean-ups have come, for the undo.
     """
     runs, run, keep = opened.keyspace.runs, opened.keyspace.run(run_id), retention.journal_seconds
     expiry = await retention.of_receipts(opened.home, run)
+    (left_ms,) = await opened.home.pipeline([("PTTL", runs)])
+    over = await _read_over(opened, now - keep)
     pipe = opened.home.client.pipeline(transaction=True)
     pipe.hset(run, mapping={"started_at": repr(now), "expires_at": repr(now + keep)})
+    if cleaned is not None:
+        pipe.hset(run, "cleaned", cleaned)
     if glob is not None:
         pipe.hset(run, "match", encode_name(glob))
     if takes_leases:
@@ -226,13 +238,21 @@ async def record_run_started(
     if expiry:
         pipe.expire(run, expiry)
     pipe.zadd(runs, {run_id: now})
-    pipe.zremrangebyscore(runs, "-inf", now - keep)
+    if over:
+        pipe.zrem(runs, *over)
     pipe.zremrangebyrank(runs, 0, -RUNS_KEPT - 1)
-    if expiry:
-        pipe.expire(runs, expiry)
-    else:
+    if not expiry:
         pipe.persist(runs)
+    elif left_ms < expiry * 1000:  # Another host may keep its receipts for longer.
+        pipe.expire(runs, expiry)
     await opened.home.ask(pipe.execute())
+
+
+async def _read_over(opened: OpenLayer, before: float) -> list[bytes]:
+    """The runs that started before then and whose record has expired. Each host says for how long it keeps its own."""
+    listed = await opened.home.execute("ZRANGE", opened.keyspace.runs, "-inf", before, "BYSCORE")
+    records = await _read_records(opened.home, [opened.keyspace.run(decode_name(run_id)) for run_id in listed])
+    return [run_id for run_id, record in zip(listed, records, strict=True) if not record]
 
 
 async def record_run_ended(opened: OpenLayer, run_id: str, summary: Mapping[str, Any]) -> None:
@@ -313,6 +333,7 @@ async def _parse_run(opened: OpenLayer, run_id: str, stored: Mapping[bytes, byte
         undone_at=undone_at,
         match=decode_name(stored[b"match"]) if b"match" in stored else None,
         takes_leases=b"takes_leases" in stored,
+        cleaned=decode_name(stored[b"cleaned"]) if b"cleaned" in stored else None,
     )
 
 
