@@ -227,10 +227,10 @@ class Keyspace:
     def index(self, process: str, number: int) -> bytes:
         return self._ops(f"index:{process}:{number}")
 
-    def index_in_parts(self, process: str, parts: int, at_once: int) -> Iterator[list[bytes]]:
-        """The keys of all ``parts`` of the index of ``process``, some at a time: there may be thousands."""
-        for start in range(0, parts, at_once):
-            yield [self.index(process, number) for number in range(start, min(start + at_once, parts))]
+    def index_in_parts(self, process: str, parts: range, at_once: int) -> Iterator[list[bytes]]:
+        """The keys of ``parts`` of the index of ``process``, some at a time: there may be thousands."""
+        for start in parts[::at_once]:
+            yield [self.index(process, number) for number in range(start, min(start + at_once, parts.stop))]
 
     @property
     def runs(self) -> bytes:

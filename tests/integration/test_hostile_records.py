@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ops.operations.doctor import collect
 from ops.store.disconnects import log as disconnect_log
+from ops.store.groups.index import MOST_PARTS
 from tests.in_process_commands import run_beside, run_here
 from tests.integration.test_hostile_input import ANYTHING, HOSTILE, assert_harmless
 from tests.layer_builders import ASGI, add_members, channels_of, members_of, new_process_name
@@ -248,3 +249,15 @@ async def test_forged_acknowledgements_answer_for_nobody(redis_client: redis.Red
     # Behind all that is forged comes one that is none, and it is read.
     assert group["answered"] == (1 if how == "entries" else 0)
     assert set(members_of(redis_client, "room")) == set(dead)
+
+
+async def test_a_run_reads_no_more_of_an_index_than_anybody_can_have(redis_client: redis.Redis) -> None:
+    process = new_process_name()
+    add_members(redis_client, "room", channels_of(process, 3))
+    lease = {"renewed_at": str(time.time() - 3600), "lease_seconds": "1", "index_parts": "999999999"}
+    redis_client.hset(ASGI.lease(process), mapping=lease)
+    argv = ("reap_stale", "--max-share", "1", "--confirm-after", "0.1", "--probe-timeout", "0.1", "--format", "json")
+    runs = [await run_beside(*argv) for _ in range(3)]
+    assert sum(json.loads(run.out)["removed"] for run in runs) == 3, runs
+    assert members_of(redis_client, "room") == {}
+    assert redis_client.info("commandstats")["cmdstat_lrange"]["calls"] <= MOST_PARTS

@@ -358,7 +358,7 @@ async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:
 def _index_parts(layer: Any) -> Iterator[list[bytes]]:
     """The keys of this process's index: one that made a million channels has thousands, most of them empty."""
     parts = layer.memberships.index_parts
-    return Keyspace(layer.prefix).index_in_parts(layer.client_prefix, parts, PARTS_AT_ONCE)
+    return Keyspace(layer.prefix).index_in_parts(layer.client_prefix, range(parts), PARTS_AT_ONCE)
 
 
 async def _has_index(layer: Any, connection: Any) -> bool:

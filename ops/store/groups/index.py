@@ -15,6 +15,7 @@ from ops.store.connection.shards import Shard
 from ops.store.groups.census import GroupSlice
 
 PARTS_AT_ONCE = 50
+MOST_PARTS = 20_000  # of 2.5 million channels; anybody may have written how many there are
 SCORES_AT_ONCE = 500
 
 
@@ -23,10 +24,15 @@ async def read_indexed(
 ) -> AsyncGenerator[list[GroupSlice], None]:
     """What the processes of ``leases`` are members of still, with their scores, in batches."""
     for lease in leases:
-        for keys in keyspace.index_in_parts(lease.process, lease.index_parts, PARTS_AT_ONCE):
+        for keys in keyspace.index_in_parts(lease.process, _newest_parts(lease), PARTS_AT_ONCE):
             pairs = await _read_parts(shard, keyspace, lease.process, keys)
             for at in range(0, len(pairs), SCORES_AT_ONCE):
                 yield await _with_scores(shard, pairs[at : at + SCORES_AT_ONCE])
+
+
+def _newest_parts(lease: Lease) -> range:
+    """Those of the latest channels. Members that only older parts name are found in the groups."""
+    return range(max(0, lease.index_parts - MOST_PARTS), lease.index_parts)
 
 
 async def _read_parts(
@@ -53,5 +59,5 @@ async def _with_scores(shard: Shard, pairs: Sequence[tuple[bytes, bytes]]) -> li
 async def forget_index(shard: Shard, keyspace: Keyspace, leases: Sequence[Lease]) -> None:
     """Delete the indexes of processes that were found dead, and hold no lease any more. Raises ShardError."""
     for lease in leases:
-        for keys in keyspace.index_in_parts(lease.process, lease.index_parts, PARTS_AT_ONCE):
+        for keys in keyspace.index_in_parts(lease.process, _newest_parts(lease), PARTS_AT_ONCE):
             await call_script(shard, "forget_index", [keyspace.lease(lease.process), *keys], [])

@@ -45,7 +45,6 @@ FIELDS = (
     *LEASE_COUNTS,
 )
 STOCK = "stock"
-MOST_INDEX_PARTS = 1_000_000
 MOST_READS = 100
 _WHOLE = re.compile(rb"\d{1,9}")
 _NUMBER = re.compile(rb"\d{1,12}(\.\d{1,9})?")
@@ -206,7 +205,7 @@ def _parse(process: str, reply: Sequence[bytes | None]) -> Lease | None:
         pid=_text(pid),
         started_at=float(started_at or 0) if _is_number(started_at) else 0.0,
         version=_text(version),
-        index_parts=min(_whole(index_parts), MOST_INDEX_PARTS),
+        index_parts=_whole(index_parts),
         heartbeats=heartbeats == b"1" and layer is None,  # The stock layer hands heartbeats to consumers.
         server_run=_text(server_run),
         restores=layer is None,
