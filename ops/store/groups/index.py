@@ -15,7 +15,7 @@ from ops.store.connection.shards import Shard
 from ops.store.groups.census import GroupSlice
 
 PARTS_AT_ONCE = 50
-MOST_PARTS = 20_000  # of 2.5 million channels; anybody may have written how many there are
+MOST_PARTS = 10_000  # of 1.3 million channels; anybody may have written how many there are
 SCORES_AT_ONCE = 500
 
 
