@@ -28,10 +28,13 @@ class Client:
     def say(self, text: str) -> None:
         self._events.put_nowait({"type": "websocket.receive", "text": text})
 
+    def hang_up(self, code: int) -> None:
+        self._events.put_nowait({"type": "websocket.disconnect", "code": code})
+
     async def leave(self, code: int = 1000) -> None:
         """Close, and wait until the application has ended."""
         assert self.task is not None
-        self._events.put_nowait({"type": "websocket.disconnect", "code": code})
+        self.hang_up(code)
         await asyncio.wait_for(asyncio.shield(self.task), 30)
 
 

@@ -222,6 +222,33 @@ async def test_a_channel_that_was_made_on_the_way_to_the_consumer_is_not_kept(
     assert open_websockets() == []
 
 
+async def accept_and_hang(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    await asyncio.sleep(60)
+
+
+async def test_a_consumer_that_is_cancelled_after_its_client_left_is_not_the_end_of_a_server(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis
+) -> None:
+    """Daphne cancels a consumer that takes too long after the websocket has ended, and goes on."""
+    application = DisconnectLogMiddleware(accept_and_hang)
+    for number, codes in enumerate([[1001], [1001, 1006], []]):
+        client = Client(application, path=f"/{number}/")
+        await client.connect()
+        client.say("unread")
+        for code in codes:
+            client.hang_up(code)
+        assert client.task is not None
+        client.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client.task
+    await until(lambda: len(records_in(redis_client)) == 3)
+    found = {one.path: (one.cause, one.closed_by, one.code) for one in records_in(redis_client)}
+    left = ("going_away", "client", 1001)
+    assert found == {"/0/": left, "/1/": left, "/2/": ("shutdown_cancelled", "shutdown", None)}
+
+
 def run_ending_process(how: str, server: EmbeddedRedis) -> None:
     env = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", "REDIS_URL": server.url}
     argv = [sys.executable, "-m", "tests.integration.ending_process", how]

@@ -154,8 +154,10 @@ def test_text_made_to_take_long_does_not(piece: str) -> None:
     assert without_secrets(piece * 100_000)
 
 
-def ended(*events: Any, asgi: Any = None, send_failed: bool = False, **how: Any) -> tuple[str, str, int | None]:
-    seen = Seen(accepted=True, send_failed=send_failed)
+def ended(
+    *events: Any, asgi: Any = None, send_failed: bool = False, accepted: bool = True, **how: Any
+) -> tuple[str, str, int | None]:
+    seen = Seen(accepted=accepted, send_failed=send_failed)
     for event in events:
         if isinstance(event, dict):
             seen.client_left(close_code(event, asgi or {}))
@@ -215,5 +217,6 @@ def test_other_ends() -> None:
     assert ended({"code": 1012}) == ("service_restart", "shutdown", 1012)
     assert ended({"code": "x"}) == ("unknown", "unknown", None)
     assert ended({"code": 1000}, cancelled=True) == ("normal", "client", 1000)
+    assert ended({"code": 1006}, cancelled=True, accepted=False) == ("no_close_frame", "unknown", 1006)
     assert ended({"code": 1000}, chain=("ValueError: x",)) == ("normal", "client", 1000)
     assert conclude(Seen(closed_by="application", code=1000)) == ("rejected", "application")

@@ -51,7 +51,11 @@ async def _run_recorded(application: Application, connection: "Connection", scop
         result = await application(scope, connection.receive, connection.send)
         await connection.hear_the_rest()
         return result
-    except (asyncio.CancelledError, GeneratorExit):
+    except asyncio.CancelledError:
+        connection.cancelled = True
+        await connection.hear_the_rest()
+        raise
+    except GeneratorExit:
         connection.cancelled = True
         raise
     except BaseException as error:
@@ -129,9 +133,13 @@ class Connection:
             _lingering.add(self)
 
     async def hear_the_rest(self) -> None:
-        """Take the ``websocket.disconnect`` of a client to which the application could not send: it has the code."""
+        """Take the ``websocket.disconnect`` that the application has not received.
+
+        Of a client to which it could not send, this has the code. Of a consumer that was cancelled, it tells a
+        websocket that had ended before, for which Daphne waits no longer, from the end of the server.
+        """
         with contextlib.suppress(Exception):
-            while self.seen.send_failed and self.seen.closed_by is None:
+            while (self.seen.send_failed or self.cancelled) and self.seen.closed_by is None:
                 await within(0, self.receive())
 
     def ended(self, *, exited: bool = False) -> Disconnect:

@@ -125,10 +125,13 @@ def conclude(
 ) -> tuple[Cause, str]:
     """``cause`` and ``closed_by`` of an end: the consumer raised ``chain``, was cancelled, or its process ended.
 
-    What a consumer raises after the connection was closed is not why it ended.
+    What a consumer raises after the connection was closed is not why it ended. Of a handshake that ended while its
+    consumer had not answered it is not known who gave up: Daphne does so after a time, and so may the client.
     """
     if seen.closed_by == "application" and not seen.accepted:
         return Cause.REJECTED, "application"
+    if seen.closed_by == "client" and cancelled and not seen.accepted:
+        return cause_of_code(seen.code), "unknown"
     if seen.closed_by is not None:
         return cause_of_code(seen.code), seen.closed_by
     if seen.send_failed:
