@@ -413,6 +413,9 @@ async def adiagnose(*, only: Collection[str] | None = None, layer: str = DEFAULT
     if settings is None:
         make_layer(layer)  # says what is wrong with it
         raise LayerError(f"channel layer {layer!r} cannot be examined; look at its BACKEND and CONFIG")
+    if settings.obstacle is not None:
+        why = f"channel layer {layer!r} cannot work with its CONFIG: {settings.obstacle}"
+        return examine_settings(settings, why, wanted)
     try:
         with naming_redis_failures():
             async with open_layer(layer) as opened:  # What the system checks object to is among the findings.

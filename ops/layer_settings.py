@@ -17,6 +17,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from ops import compat, conf
+from ops.layer_options import wrong_hosts, wrong_options
 from ops.model.doctor.facts import HostSettings, Kind, LayerSettings, UntestedVersion
 
 STOCK_GROUP_EXPIRY_SECONDS = 86400.0
@@ -49,6 +50,8 @@ def layer_settings(alias: str) -> LayerSettings | None:
         hosts=_hosts(options),
         redis_py=redis.__version__,
         unknown_options=_unknown_options(backend, options),
+        wrong_options=wrong_options(backend, options),
+        wrong_hosts=wrong_hosts(backend, options.get("hosts")),
         group_expiry_seconds=_number(options.get("group_expiry", STOCK_GROUP_EXPIRY_SECONDS)),
         lease_seconds=_number(options.get("lease_seconds", DEFAULT_LEASE_SECONDS)),
         confirm_after_seconds=conf.ops_settings().confirm_after_seconds,

@@ -85,7 +85,7 @@ class GroupStream:
 
 async def count_group(opened: OpenLayer, group: str) -> int:
     """How many members ``group`` has. Raises ShardError if its shard does not answer or the key is no group's."""
-    shards = opened.shards if opened.is_pubsub else (opened.shard_of_group(group),)
+    shards = opened.databases if opened.is_pubsub else (opened.shard_of_group(group),)
     for shard in shards:
         if shard.problem is not None:
             raise ShardError(shard.problem)

@@ -196,10 +196,10 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
 
 def _misplaced_among(opened: OpenLayer, shard: Shard) -> MisplacedAmong | None:
     """It hashes each group once, and does nothing else: there may be a hundred thousand."""
-    if len(opened.shards) == 1:
+    if len(opened.databases) == 1:
         return None
-    hashed, name_at, here = opened.layer.consistent_hash, len(opened.keyspace.group_prefix), shard.index
-    return lambda keys: [key for key in keys if hashed(key[name_at:]) != here]
+    hashed, name_at, here = opened.layer.consistent_hash, len(opened.keyspace.group_prefix), opened.indexes_of(shard)
+    return lambda keys: [key for key in keys if hashed(key[name_at:]) not in here]
 
 
 async def _misplaced(opened: OpenLayer, shard: Shard, notes: ScanNotes) -> list[MisplacedGroup]:

@@ -380,6 +380,31 @@ def test_a_layer_that_cannot_be_opened_is_judged_by_its_settings(
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"capacity": "500", "expiry": "30"}, "ops.E210"),
+        ({"hosts": [None]}, "ops.E209"),
+        ({"hosts": "redis://h"}, "ops.E209"),
+        ({"hosts": ["h:6379"]}, "ops.E209"),
+        ({"hosts": [{"address": "redis://h", "ssl": True}]}, "ops.E209"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN])
+def test_settings_that_cannot_work_are_the_finding_and_nothing_is_tried(
+    redis_server: EmbeddedRedis, settings: LazySettings, backend: str, config: dict[str, Any], expected: str
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=backend)
+    settings.CHANNEL_LAYERS["default"]["CONFIG"].update(config)
+    done = run_here("channels_doctor", "--format", "json")
+    assert ids(done)[0] == expected
+    assert (document(done)["healthy"], document(done)["complete"], done.returncode) == (False, False, 1)
+    for command in ("channels_groups", "reap_stale"):
+        refused = run_here(command)
+        assert (refused.returncode, expected in refused.err, refused.err.count("\n")) == (1, True, 1)
+
+
 def test_a_layer_that_does_not_exist_is_said_in_one_line(settings: LazySettings) -> None:
     for layers in ({}, {"default": {"BACKEND": "no.such.Layer"}}, {"default": {}}):
         settings.CHANNEL_LAYERS = layers

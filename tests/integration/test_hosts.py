@@ -26,7 +26,7 @@ from project.embedded_redis import EmbeddedRedis, available_redis_servers
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
 from tests.conftest import CommandResult, StartRedis
 from tests.in_process_commands import run_beside
-from tests.layer_builders import PROBE, StartProcess, layer_of, run_reap, suspect_everybody
+from tests.layer_builders import PROBE, StartProcess, layer_of, members_of, run_reap, suspect_everybody
 from tests.waiting import until
 
 SECRET = "hunter2-is-secret"
@@ -430,3 +430,41 @@ async def test_what_a_server_answers_is_shown_and_never_obeyed(redis_server: Emb
     async with open_layer("default") as opened:
         said = str(opened.home.failure(redis.ResponseError("\x1b]0;owned\x07\x1b[31m")))
     assert said.endswith("cannot be used: \\x1b]0;owned\\x07\\x1b[31m")
+
+
+# Two names of one server
+
+
+def two_names_of(server: EmbeddedRedis, **options: Any) -> dict[str, Any]:
+    return layer_of(server.url, server.url.replace("127.0.0.1", "localhost"), **options)
+
+
+@pytest.mark.parametrize("backend", [BASE, "ops.layers.RedisChannelLayer"])
+async def test_a_server_with_two_names_is_counted_once_and_told_of(
+    redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess, backend: str
+) -> None:
+    settings.CHANNEL_LAYERS = two_names_of(redis_server, backend=backend)
+    await start_process("one", "two", "three", "four", count=3, live=True)
+    shown = json.loads((await run_beside("channels_groups", "--format", "json")).out)
+    assert (shown["totals"]["groups"], shown["totals"]["members"], shown["totals"]["live"]) == (4, 12, 12)
+    done = await run_beside("channels_doctor", "--format", "json")
+    [finding] = json.loads(done.out)["findings"]
+    assert (finding["id"], done.returncode) == ("ops.W311", 3)
+    assert finding["evidence"] == [
+        f"shard 1 (redis://localhost:{redis_server.port}/0) is the same database of the same server as shard 0 "
+        f"(redis://127.0.0.1:{redis_server.port}/0)"
+    ]
+
+
+async def test_of_a_server_with_two_names_the_dead_go_once_and_come_back_once(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, start_process: StartProcess
+) -> None:
+    settings.CHANNEL_LAYERS = two_names_of(redis_server)
+    live = await start_process("one", "two", live=True)
+    await start_process("one", "two", "three")
+    await suspect_everybody()
+    report = await run_reap()
+    assert (report.removed, report.members_scanned, report.stopped) == (3, 5, None)
+    assert [name.partition("!")[0] for name in members_of(redis_client, "one")] == [live.inbox.rstrip("!")]
+    undone = json.loads((await run_beside("reap_stale", "--undo", report.run_id, "--format", "json")).out)
+    assert (undone["restored"], undone["already_present"]) == (3, 0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from channels_redis.core import RedisChannelLayer
 from django.conf import LazySettings
 from django.core.checks import CheckMessage, run_checks
 
@@ -55,6 +56,96 @@ def test_an_option_that_the_backend_does_not_take_names_the_nearest(
     assert error.msg == f"CHANNEL_LAYERS['chat']: {backend} has no option {option!r}."
     if nearest:
         assert error.hint == f"The nearest known one is {nearest!r}."
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("capacity", "500", "capacity is the text '500' and must be a number"),
+        ("capacity", None, "capacity is None and must be a number."),
+        ("capacity", True, "capacity is a value of type bool and must be a number."),
+        ("capacity", 0, "capacity is 0 and must be above 0 and finite."),
+        ("expiry", "30", "expiry is the text '30' and must be a number"),
+        ("expiry", float("inf"), "expiry is inf and must be above 0 and finite."),
+        ("group_expiry", "", "group_expiry is the text '' and must be a number"),
+        ("prefix", b"asgi", "prefix is a value of type bytes and must be a text."),
+        ("channel_capacity", {"x*": "5"}, "channel_capacity[the text 'x*'] is the text '5' and must be a number"),
+        ("channel_capacity", [("x*", 5)], "channel_capacity is a value of type list and must be a dict"),
+        ("symmetric_encryption_keys", "hunter2", "symmetric_encryption_keys is a str and must be a list of keys."),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_an_error(
+    settings: LazySettings, backend: str, option: str, value: Any, said: str
+) -> None:
+    (error,) = found(settings, backend, **{option: value})
+    assert error.id == "ops.E210"
+    assert error.msg.startswith(f"CHANNEL_LAYERS['chat']: {said}")
+    assert "hunter2" not in error.msg
+
+
+class ConvertingLayer(RedisChannelLayer):
+    def __init__(self, capacity: str, hosts: str) -> None:
+        super().__init__(hosts=[hosts], capacity=int(capacity))
+
+
+def test_a_layer_of_ones_own_may_convert_what_it_is_given(settings: LazySettings) -> None:
+    settings.CHANNEL_LAYERS = {
+        "chat": {
+            "BACKEND": f"{__name__}.ConvertingLayer",
+            "CONFIG": {"capacity": "500", "hosts": "redis://h?socket_timeout=30"},
+        }
+    }
+    assert ids(run_checks(tags=[TAG])) == []
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN, PUBSUB])
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        ([None], "host 0 is None; a variable of the environment that is not set?"),
+        ("redis://h", "hosts is a str and must be a list, of one host too."),
+        ({"address": "redis://h"}, "hosts is a dict and must be a list, of one host too."),
+        (("h", 6379), "host 0 has an address without a scheme (redis://, rediss://, unix://)."),
+        (["h:6379"], "host 0 has an address without a scheme (redis://, rediss://, unix://)."),
+        (["redis://:hunter2@h:63x"], "host 0 is not an address that redis-py accepts."),
+        ([("h",)], "host 0 is a tuple of 1, and not of host and port."),
+        ([("h", "x")], "host 0 is not an address that redis-py accepts."),
+        ([{"url": "redis://h"}], "host 0 has the option url, which redis-py does not take here: the URL is called"),
+        ([{"address": "redis://h", "ssl": True}], "host 0 has the option ssl, which redis-py does not take here: red"),
+        (
+            [{"address": "redis://h", "ssl_cert_reqs": None}],
+            "host 0 has the option ssl_cert_reqs, which redis-py does not take here: options of TLS need rediss://",
+        ),
+        (
+            [{"address": "redis://h", "socket_timeout": "5"}],
+            "host 0 has the text '5' as socket_timeout, which must be a number",
+        ),
+    ],
+    ids=str,
+)
+def test_hosts_that_are_no_addresses_are_an_error(settings: LazySettings, backend: str, hosts: Any, said: str) -> None:
+    first, *_ = found(settings, backend, hosts=hosts)
+    assert first.id == "ops.E209"
+    assert first.msg.startswith(f"CHANNEL_LAYERS['chat']: {said}")
+    assert "hunter2" not in first.msg
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        ("h", 6379),
+        ["h", "6379"],
+        {"host": "h", "port": 1, "socket_timeout": 30},
+        {"address": "rediss://h", "ssl_cert_reqs": None, "socket_timeout": 30},
+        {"address": "unix:///tmp/x", "socket_timeout": None},
+        {"sentinels": [("h", 1)], "master_name": "m", "socket_timeout": 30},
+        {},
+    ],
+    ids=str,
+)
+def test_hosts_that_are_addresses_are_not_objected_to(settings: LazySettings, host: Any) -> None:
+    assert set(ids(found(settings, STOCK, hosts=[host]))) <= {"ops.W202"}
 
 
 @pytest.mark.parametrize("host", ["redis://h", ("h", 1), {"host": "h"}, {"address": "redis://h?db=1"}], ids=str)
@@ -172,7 +263,7 @@ def test_an_in_memory_layer_is_warned_of_in_checks_for_production(
 )
 def test_settings_that_are_entirely_wrong_do_not_break_the_checks(settings: LazySettings, entry: Any) -> None:
     settings.CHANNEL_LAYERS = {"chat": entry}
-    assert all(message.id in ("ops.W202", "ops.E201") for message in run_checks(tags=[TAG]))
+    assert set(ids(run_checks(tags=[TAG]))) <= {"ops.W202", "ops.E201", "ops.E209", "ops.E210"}
 
 
 def test_a_version_that_was_never_tested_is_warned_of_once_for_all_layers(

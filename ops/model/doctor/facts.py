@@ -80,6 +80,7 @@ class LayerSettings:
     """What the project's settings say of a layer, and of what it runs with. Nothing was connected to learn it.
 
     ``unknown_options``: those that the backend does not take, each with the nearest one that it takes.
+    ``wrong_options`` and ``wrong_hosts``: what is wrong with values that no layer can work with.
     ``group_expiry_seconds`` and ``lease_seconds`` are None where they are no number. ``other_prefixes``: those of the
     project's other layers. ``worker_count``: what WEB_CONCURRENCY says, 1 where it says nothing.
     ``ops_problems``: what is wrong with ``CHANNELS_OPS``, ``ops_keys``: what it may hold.
@@ -92,6 +93,8 @@ class LayerSettings:
     hosts: tuple[HostSettings, ...] = ()
     redis_py: str = ""
     unknown_options: tuple[tuple[str, str], ...] = ()
+    wrong_options: tuple[str, ...] = ()
+    wrong_hosts: tuple[str, ...] = ()
     group_expiry_seconds: float | None = 86400.0
     lease_seconds: float | None = 30.0
     confirm_after_seconds: float = 60.0
@@ -102,6 +105,11 @@ class LayerSettings:
     ops_problems: tuple[str, ...] = ()
     ops_keys: tuple[str, ...] = ()
     untested_versions: tuple[UntestedVersion, ...] = ()
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why no operation of the layer can be expected to work; None if nothing is known to stand in its way."""
+        return next(iter((*self.wrong_hosts, *self.wrong_options)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +260,14 @@ class KeyspaceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that was collected. ``now``: unix seconds by the clock of the first shard that answers."""
+    """All that was collected. ``now``: unix seconds by the clock of the first shard that answers.
+
+    ``twins``: a host, and the earlier one that is the same database of the same server; ``servers`` has that one only.
+    """
 
     settings: LayerSettings
     servers: tuple[ServerFacts, ...] = ()
+    twins: tuple[tuple[str, str], ...] = ()
     now: float = 0.0
     processes: tuple[ProcessFacts, ...] | Missing = NOT_ASKED
     ends: tuple[LoggedEnd, ...] | Missing = NOT_ASKED

@@ -167,7 +167,7 @@ class _Cleanup:
         if not gone or not opened.complete or self._stopped:
             return
         self._channels += len(gone)
-        await asyncio.gather(*(self._clean_shard(shard, gone) for shard in opened.shards))
+        await asyncio.gather(*(self._clean_shard(shard, gone) for shard in opened.databases))
         if opened.complete:
             await self._note_position()
 

@@ -62,8 +62,9 @@ GROUPS_SHOWN = 3
 
 async def collect(opened: OpenLayer, settings: LayerSettings) -> Facts:
     """The facts about every shard that answers, and about the processes where all do."""
-    servers = await asyncio.gather(*(_read_server(opened, shard) for shard in opened.shards))
-    facts = Facts(settings, tuple(servers))
+    servers = await asyncio.gather(*(_read_server(opened, shard) for shard in opened.databases))
+    twins = [(shard.where, shard.twin_of.where) for shard in opened.shards if shard.twin_of is not None]
+    facts = Facts(settings, tuple(servers), tuple(twins))
     if not opened.answering:
         missing = Missing(opened.problems[0])
         return replace(facts, processes=missing, ends=missing, keyspace=missing)

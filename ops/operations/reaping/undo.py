@@ -34,7 +34,7 @@ async def undo(opened: OpenLayer, run_id: str, progress: Progress = no_progress)
     async with run_lock(opened):
         restored = present = blocked = keys = 0
         holders = _Holders(opened)
-        for shard in opened.shards:
+        for shard in opened.databases:
             async for receipts, unindexed in journal.read_receipts(opened, shard, run_id):
                 wanted = await holders.leave_out(receipts) if run.takes_leases and not unindexed else receipts
                 back, there, refused = await journal.restore_members(opened, shard, wanted)

@@ -50,7 +50,10 @@ class ServerIdentity:
 
 
 class Shard:
-    """One Redis of the layer. Every failure becomes a ShardError that names the shard and holds no secret."""
+    """One Redis of the layer. Every failure becomes a ShardError that names the shard and holds no secret.
+
+    ``twin_of``: the shard that is the same database of the same server, if an earlier entry of ``hosts`` has it too.
+    """
 
     def __init__(self, index: int, client: "aioredis.Redis", keyspace: Keyspace) -> None:
         self.index = index
@@ -59,10 +62,15 @@ class Shard:
         self.address = address_of(client.connection_pool)
         self.identity = ServerIdentity()
         self.problem: str | None = None
+        self.twin_of: Shard | None = None
 
     @property
     def where(self) -> str:
         return f"shard {self.index} ({self.address})"
+
+    @property
+    def database(self) -> int:
+        return int(compat.pool_options(self.client.connection_pool).get("db") or 0)
 
     @property
     def info(self) -> ShardInfo:
@@ -248,8 +256,14 @@ class OpenLayer:
         return [shard.problem for shard in self.shards if shard.problem is not None]
 
     @property
+    def databases(self) -> tuple[Shard, ...]:
+        """The shards, each database once."""
+        return tuple(shard for shard in self.shards if shard.twin_of is None)
+
+    @property
     def answering(self) -> tuple[Shard, ...]:
-        return tuple(shard for shard in self.shards if shard.problem is None)
+        """The databases that have answered so far."""
+        return tuple(shard for shard in self.databases if shard.problem is None)
 
     def require_every_shard(self, otherwise: str) -> None:
         """Raise ShardError if a shard does not answer. ``otherwise``: what is then left undone."""
@@ -285,7 +299,12 @@ class OpenLayer:
 
     def _shard_by_hash(self, name: bytes) -> Shard:
         index: int = self.layer.consistent_hash(name)
-        return self.shards[index]
+        shard = self.shards[index]
+        return shard.twin_of or shard
+
+    def indexes_of(self, shard: Shard) -> tuple[int, ...]:
+        """The places of this database in ``hosts``: one, unless it is there more than once."""
+        return tuple(other.index for other in self.shards if other is shard or other.twin_of is shard)
 
 
 def make_layer(alias: str) -> Any:
@@ -334,11 +353,21 @@ async def _identified_shards(alias: str, layer: Any) -> tuple[Shard, ...]:
         keyspace = Keyspace(_prefix_of(layer))
         shards = tuple(Shard(index, client, keyspace) for index, client in enumerate(_clients_of(alias, layer)))
         await asyncio.gather(*(shard.identify() for shard in shards))
+        _note_twins(shards)
         return shards
     except (TypeError, ValueError, AttributeError, LookupError):
         raise LayerError(
             f"a host of channel layer {alias!r} is not an address that redis-py accepts; look at its CONFIG['hosts']"
         ) from None
+
+
+def _note_twins(shards: Sequence[Shard]) -> None:
+    """Two names of one server are two hosts for the layer, and one database."""
+    first: dict[tuple[str, int], Shard] = {}
+    for shard in shards:
+        if shard.identity.run_id:
+            earlier = first.setdefault((shard.identity.run_id, shard.database), shard)
+            shard.twin_of = None if earlier is shard else earlier
 
 
 def _clients_of(alias: str, layer: Any) -> list["aioredis.Redis"]:

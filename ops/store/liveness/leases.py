@@ -156,20 +156,22 @@ async def find_other_hosts(opened: OpenLayer, leases: Iterable[Lease]) -> list[O
     """
     telling = [lease for lease in leases if lease.shard]
     found: list[tuple[Lease, Shard, str | None]] = []
-    found += [(lease, opened.home, lease.shard) for lease in telling if lease.shard != _expected(opened, opened.home)]
-    same = [lease for lease in telling if lease.shard == _expected(opened, opened.home)]
+    at_home = _expected(opened, opened.home)
+    found += [(lease, opened.home, lease.shard) for lease in telling if lease.shard not in at_home]
+    same = [lease for lease in telling if lease.shard in at_home]
     for shard in opened.answering:
         if shard is not opened.home:
             said = await _shards_said(shard, opened.keyspace, same)
-            found += [(lease, shard, told) for lease, told in said if told != _expected(opened, shard)]
+            found += [(lease, shard, told) for lease, told in said if told not in _expected(opened, shard)]
     return [
-        OtherHosts(f"{lease.host} pid {lease.pid}", shard.where, said, _expected(opened, shard))
+        OtherHosts(f"{lease.host} pid {lease.pid}", shard.where, said, _expected(opened, shard)[0])
         for lease, shard, said in found
     ]
 
 
-def _expected(opened: OpenLayer, shard: Shard) -> str:
-    return shard_of_hosts(shard.index, len(opened.shards))
+def _expected(opened: OpenLayer, shard: Shard) -> list[str]:
+    """A database that is there more than once has the lease that was written last."""
+    return [shard_of_hosts(index, len(opened.shards)) for index in opened.indexes_of(shard)]
 
 
 async def _shards_said(shard: Shard, keyspace: Keyspace, leases: Sequence[Lease]) -> list[tuple[Lease, str | None]]:

@@ -154,7 +154,8 @@ class _Round:
         key, own = self._opened.keyspace.inbox(name), self._opened.shard_of_inbox(name)
         room = max(0, self._opened.layer.get_capacity(name) - SPARE_PLACES - 1)
         return [
-            _Inbox(key, shard, shard is not own, room, readable=shard.problem is None) for shard in self._opened.shards
+            _Inbox(key, shard, shard is not own, room, readable=shard.problem is None)
+            for shard in self._opened.databases
         ]
 
     @property

@@ -5,7 +5,13 @@ from collections.abc import Callable, Iterable
 from ops.model.disconnects.cause import CauseKind, of_kind
 from ops.model.doctor.facts import Client, Facts, Kind, Missing, NotKnown, ServerFacts, known
 from ops.model.doctor.findings import Symptom, symptom
-from ops.model.doctor.findings.settings import HOST_OPTIONS_FIX, check_host_options, check_path_to_host, survives_a_cut
+from ops.model.doctor.findings.settings import (
+    HOST_OPTIONS_FIX,
+    check_direct_sends,
+    check_host_options,
+    check_path_to_host,
+    survives_a_cut,
+)
 from ops.model.text import counted, format_seconds, visible
 
 NEAR_MAXCLIENTS = 0.8
@@ -113,6 +119,23 @@ def check_out_of_memory(facts: Facts) -> Symptom | None:
         f"whole groups. {_STARTS_OVER}"
     )
     return symptom(of_servers(facts, examine), fix)
+
+
+def check_twins(facts: Facts) -> Symptom | None:
+    """``ops.W311``: one database of one server is there as two hosts."""
+    evidence = [f"{twin} is the same database of the same server as {other}" for twin, other in facts.twins]
+    fix = (
+        "Name each server once in hosts, in all processes at the same time. To use it as two shards, give each another "
+        "database: redis://host:6379/1."
+    )
+    return symptom(evidence, fix)
+
+
+def check_lost_sends(facts: Facts) -> Symptom | None:
+    """``ops.W206``, unless all hosts are one database, where whoever reads finds what was sent."""
+    if facts.twins and len(facts.servers) == 1:
+        return None
+    return check_direct_sends(facts.settings)
 
 
 def check_evictions(facts: Facts) -> Symptom | None:

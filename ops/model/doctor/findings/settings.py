@@ -38,6 +38,21 @@ def check_layer_options(settings: LayerSettings) -> Symptom | None:
     return symptom(evidence, f"The nearest known one is {nearest}.")
 
 
+def check_hosts(settings: LayerSettings) -> Symptom | None:
+    """``ops.E209``: entries of ``hosts`` that are no addresses."""
+    fix = (
+        'hosts is a list, and each entry "redis://host:6379/0" (rediss:// with TLS, unix:///path for a socket), '
+        '("host", 6379), or {"address": "redis://host:6379/0", "socket_timeout": None, …}.'
+    )
+    return symptom([f"{wrong}." for wrong in settings.wrong_hosts], fix)
+
+
+def check_option_types(settings: LayerSettings) -> Symptom | None:
+    """``ops.E210``: options with a value of a type that the layer cannot work with: its operations raise."""
+    evidence = [f"{wrong}." for wrong in settings.wrong_options]
+    return symptom(evidence, 'Convert what comes from the environment: int(os.environ.get("CHANNELS_CAPACITY", 100)).')
+
+
 def check_socket_timeout(settings: LayerSettings) -> Symptom | None:
     """``ops.W202``: sockets that give up before BZPOPMIN has waited: the stock layer's idle websockets die of it.
 
