@@ -24,7 +24,14 @@ class LayerError(OpsError):
 
 
 class ShardError(OpsError):
-    """A shard of the layer did not answer in time, or refused a command."""
+    """A shard of the layer did not answer in time, or refused a command.
+
+    ``code``: Redis' own word for the refusal, such as ``MOVED`` or ``OOM``; empty if the shard gave none.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class PermissionMissing(ShardError):

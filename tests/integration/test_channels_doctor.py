@@ -7,15 +7,18 @@ import json
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from django.conf import LazySettings
 
+from ops.layer_settings import layer_settings
 from ops.model.doctor.diagnosis import CHECKS
-from ops.model.doctor.facts import Missing
+from ops.model.doctor.facts import Facts, Missing
+from ops.model.doctor.findings.operations import check_operations
 from ops.operations.doctor import collect
 from ops.store.connection.shards import open_layer
 from ops.store.doctor import readers, round_trip, survey
@@ -158,7 +161,7 @@ async def test_what_it_writes_are_messages_to_itself_and_probes(
     assert done.err == ""
     assert dump(redis_client) == before
     writes = [command for command in seen if command.split(" ")[0].upper() not in READS]
-    assert not [command for command in writes if ":group:" in command]
+    assert not [command for command in writes if ":group:" in command and ":group:ops.doctor." not in command]
     theirs = [one for one in writes if any(process.name in one for process in members)]
     probes = [one for one in theirs if "ops.probe" in one or one.startswith(("ZREM", "PEXPIRE", "EVALSHA", "EVAL"))]
     assert theirs == probes
@@ -174,7 +177,7 @@ def test_no_secret_is_shown(start_redis: StartRedis, settings: LazySettings) -> 
         assert "hunter2" not in done.out + done.err
     settings.CHANNEL_LAYERS = layer_of(server.url.replace("hunter2", "wrong-one"))
     done = run_here("channels_doctor", "--format", "json")
-    assert done.returncode == 1
+    assert (ids(done)[0], done.returncode) == ("ops.E300", 3)
     assert "wrong-one" not in done.out + done.err
 
 
@@ -321,8 +324,11 @@ async def test_a_user_who_may_not_write_probes_nobody(
     ) as user:
         settings.CHANNEL_LAYERS = layer_of(as_user(redis_server, user))
         done = await run_beside("channels_doctor", "--format", "json")
-    assert ids(done) == []
-    assert done.returncode == 0
+    assert (ids(done), done.returncode) == (["ops.E300"], 3)
+    [*_, rules] = document(done)["findings"][0]["evidence"]
+    assert rules.partition(": all rules that this user lacks: ")[2].split() == (
+        "+zadd +zrem +expire +zremrangebyscore +bzpopmin +zpopmin +del +eval +multi +exec".split()
+    )
     assert reasons(done).keys() >= {"ops.W403", "ops.E402", "ops.W410"}
     assert "add to its ACL: " in reasons(done)["ops.W403"]
     assert not redis_client.exists(dead.inbox_key)
@@ -339,6 +345,126 @@ async def test_without_info_nothing_is_guessed(
     assert {"ops.E301", "ops.E302", "ops.E303", "ops.E305", "ops.W309"} <= reasons(done).keys()
 
 
+# Operations of the layer that are refused
+
+
+class Refusing:
+    """A server that answers everything with one error, as one in protected mode does."""
+
+    def __init__(self, reply: bytes) -> None:
+        self._reply = reply
+        self.url = ""
+
+    async def __aenter__(self) -> Refusing:
+        self._server = await asyncio.start_server(self._refuse, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while await reader.read(65536):
+                writer.write(self._reply)
+        writer.close()
+
+
+def the_refusal(done: CommandResult) -> dict[str, Any]:
+    first: dict[str, Any] = document(done)["findings"][0]
+    assert (first["id"], first["level"], document(done)["healthy"], done.returncode) == ("ops.E300", "error", False, 3)
+    return first
+
+
+@pytest.mark.parametrize(
+    ("reply", "said", "fix"),
+    [
+        (b"-DENIED Redis is running in protected mode\r\n", "DENIED Redis is running in protected", "requirepass"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING: ", "loading_eta_seconds"),
+        (b"-CLUSTERDOWN The cluster is down\r\n", "CLUSTERDOWN: ", "Redis Cluster"),
+        (b"-SOMETHING new\r\n", "SOMETHING new", "See its log"),
+    ],
+)
+async def test_a_server_that_refuses_everything_is_the_finding(
+    settings: LazySettings, reply: bytes, said: str, fix: str
+) -> None:
+    async with Refusing(reply) as server:
+        settings.CHANNEL_LAYERS = layer_of({"address": server.url})
+        done = await run_beside("channels_doctor", "--format", "json")
+    finding = the_refusal(done)
+    assert said in finding["evidence"][0]
+    assert fix in finding["fix"]
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN])
+async def test_writes_that_wait_for_replicas_are_the_finding(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, backend: str
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=backend)
+    with override_redis_config(redis_client, min_replicas_to_write=1):
+        done = await run_beside("channels_doctor", "--format", "json")
+    finding = the_refusal(done)
+    assert "NOREPLICAS" in finding["evidence"][0]
+    assert "CONFIG SET min-replicas-to-write 0" in finding["fix"]
+    assert redis_client.keys("*") == []
+
+
+async def test_a_server_that_cannot_save_is_the_finding(start_redis: StartRedis, settings: LazySettings) -> None:
+    server = start_redis(save="3600 1000000", dbfilename="taken")
+    settings.CHANNEL_LAYERS = layer_of(server.url)
+    with redis.Redis.from_url(server.url) as client:
+        (Path(client.config_get("dir")["dir"]) / "taken").mkdir()
+        client.bgsave()
+        await until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+        finding = the_refusal(await run_beside("channels_doctor", "--format", "json"))
+        (Path(client.config_get("dir")["dir"]) / "taken").rmdir()
+    assert "MISCONF" in finding["evidence"][0]
+    assert "stop-writes-on-bgsave-error no" in finding["fix"]
+
+
+# What the layers run, but for what only a process that lives for long needs.
+COMMANDS_OF_THE_LAYERS = {
+    STOCK: "zadd zrem expire zrange zcount zremrangebyscore bzpopmin eval del multi exec zpopmin",
+    DROP_IN: "zadd zrem expire zrange zcard zremrangebyscore bzpopmin evalsha lrem rpush",
+}
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN])
+async def test_no_command_of_the_layer_can_be_refused_without_a_finding(
+    redis_server: EmbeddedRedis, redis_client: redis.Redis, settings: LazySettings, backend: str
+) -> None:
+    unnoticed = []
+    for command in COMMANDS_OF_THE_LAYERS[backend].split():
+        with user_with(redis_client, "+@all", f"-{command}") as user:
+            settings.CHANNEL_LAYERS = layer_of(as_user(redis_server, user), backend=backend)
+            of_layer = layer_settings("default")
+            assert of_layer is not None
+            async with open_layer("default") as opened:
+                server = await collect._read_server(opened, opened.home, of_layer.kind)
+            found = check_operations(Facts(of_layer, (server,)))
+            said = "" if found is None else " ".join(found.evidence)
+            if f"+{command}" not in said:
+                unnoticed.append((command, said))
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN])
+async def test_a_node_of_a_cluster_is_the_finding_and_moved_is_named(
+    start_redis: StartRedis, settings: LazySettings, backend: str
+) -> None:
+    server = start_redis(cluster_enabled="yes")
+    settings.CHANNEL_LAYERS = layer_of(server.url, backend=backend)
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command("CLUSTER ADDSLOTS", *range(16384))
+        await until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        finding = the_refusal(await run_beside("channels_doctor", "--format", "json"))
+        assert any("hash to the same slot" in words or "non local key" in words for words in finding["evidence"])
+        assert finding["evidence"][-1].endswith("INFO says cluster_enabled:1")
+        assert '"prefix": "{asgi}"' in finding["fix"]
+        settings.CHANNEL_LAYERS = layer_of(server.url, backend=backend, prefix="{asgi}")
+        assert ids(await run_beside("channels_doctor", "--format", "json")) == []
+
+
 # Without a server
 
 
@@ -348,7 +474,7 @@ async def test_a_shard_that_does_not_answer_does_not_hide_what_the_other_says(
     settings.CHANNEL_LAYERS = layer_of(redis_server.url, "redis://127.0.0.1:1", backend=DROP_IN)
     with override_redis_config(redis_client, timeout=300):
         done = await run_beside("channels_doctor", "--format", "json")
-    assert ids(done) == ["ops.W307"]
+    assert ids(done) == ["ops.E300", "ops.W307"]
     assert (document(done)["complete"], done.returncode) == (False, 1)
     assert "Error 111 connecting to 127.0.0.1:1" in done.err
     assert "127.0.0.1:1" in reasons(done)["ops.W403"]
@@ -358,8 +484,7 @@ def test_a_server_without_a_connection_left_is_named(redis_server: EmbeddedRedis
     redis_client.ping()
     with override_redis_config(redis_client, maxclients=1):
         done = run_here("channels_doctor", "--format", "json")
-    assert ids(done) == ["ops.E305"]
-    assert done.returncode == 1
+    assert (ids(done), done.returncode) == (["ops.E305"], 3)
 
 
 @pytest.mark.parametrize(

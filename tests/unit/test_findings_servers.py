@@ -6,11 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ops.model.doctor.facts import Client, Facts, Kind, LatencyEvent, Missing, ProcessFacts, SlowCommand
+from ops.model.doctor.diagnosis import Diagnosis, diagnose
+from ops.model.doctor.facts import Client, Facts, Kind, LatencyEvent, Missing, ProcessFacts, Refusal, SlowCommand
 from tests.unit.facts_of import (
     BUFFER_LIMITS,
     DAY,
+    INFO,
     NOW,
     PROCESS,
     ended,
@@ -27,6 +31,29 @@ from tests.unit.facts_of import (
 )
 
 GIB = 1 << 30
+
+
+CODES = ("", "ERR", "MOVED", "NOPERM", "OOM", "READONLY", "MISCONF", "NOAUTH", "SOMETHING")
+WORDS = ("max number of clients", "read only replica", "used memory >", "MASTERDOWN", "non local key", "something new")
+OPERATIONS = ("group_add", "receive", "?")
+REFUSED = st.builds(Refusal, st.sampled_from(OPERATIONS), st.sampled_from(CODES), st.sampled_from(WORDS))
+WHERE = st.sampled_from(("connect", "round trip", "groups"))
+TOLD = st.sampled_from([INFO, {**INFO, "role": "slave"}, {}, Missing("refused")])
+
+
+@given(refused=REFUSED, info=TOLD, where=WHERE, kind=st.sampled_from(Kind))
+def test_no_operation_of_the_layer_can_be_refused_without_an_error(
+    refused: Refusal, info: Any, where: str, kind: Kind
+) -> None:
+    if where == "connect":
+        wrong = replace(unanswered(refused.said), problem_code=refused.code)
+    elif where == "round trip":
+        wrong = replace(server(), info=info, round_trip_ms=Missing(refused.said, refused.code))
+    else:
+        wrong = replace(server(), info=info, refusals=(refused,))
+    findings, _ = diagnose(facts(kind=kind, servers=(wrong,)))
+    assert "error" in {finding.level for finding in findings}
+    assert not Diagnosis("default", findings, ()).healthy
 
 
 def of(info: dict[str, Any] | None = None, *, kind: Kind = Kind.STOCK, **changes: Any) -> Facts:

@@ -41,7 +41,7 @@ class Command(OpsCommand):
             self.print(options, diagnosis_report(diagnosis))
         for problem in diagnosis.problems:
             self.warn(problem)
-        if not diagnosis.complete:
+        if not diagnosis.complete and not (diagnosis.answered and diagnosis.findings):
             return ExitCode.COULD_NOT_RUN
         failing = LEVELS[LEVELS.index(options["fail_level"]) :]
         failed = any(finding.level in failing for finding in diagnosis.findings)

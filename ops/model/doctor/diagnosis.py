@@ -4,7 +4,17 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ops.model.doctor.facts import Facts, LayerSettings, NotKnown
-from ops.model.doctor.findings import Finding, Skipped, Symptom, agreement, level_of, processes, servers, settings
+from ops.model.doctor.findings import (
+    Finding,
+    Skipped,
+    Symptom,
+    agreement,
+    level_of,
+    operations,
+    processes,
+    servers,
+    settings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +42,17 @@ class SettingsCheck:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The findings, the most causal first, and what could not be checked. ``complete``: every shard answered."""
+    """The findings, the most causal first, and what could not be checked.
+
+    ``complete``: every shard could be examined. ``answered``: every shard answered, some with a refusal perhaps.
+    """
 
     layer: str
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...]
     complete: bool = True
     problems: tuple[str, ...] = ()
+    answered: bool = True
 
     @property
     def healthy(self) -> bool:
@@ -76,6 +90,7 @@ CHECKS = (
     _by_settings("ops.E201"),
     _by_settings("ops.E209"),
     _by_settings("ops.E210"),
+    Check("ops.E300", "An operation of the layer is refused or fails", operations.check_operations),
     _by_settings("ops.W205"),
     Check("ops.E305", "The server turns connections away", servers.check_maxclients),
     Check("ops.E301", "A host is a replica", servers.check_primary),

@@ -20,9 +20,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A fact that could not be had, and why."""
+    """A fact that could not be had, and why. ``code``: Redis' word, if the server refused it with one."""
 
     why: str
+    code: str = ""
 
 
 class NotKnown(Exception):
@@ -150,12 +151,26 @@ class LatencyEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """An operation of the layer that failed on a channel and group of the doctor's own.
+
+    ``code``: Redis' word, empty if it gave none. ``said``: all of it, without secrets.
+    """
+
+    operation: str
+    code: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerFacts:
     """One shard. ``info`` as redis-py parses it; ``config`` only the directives that were asked for.
 
     ``round_trip_ms``: the fastest of several messages through a channel of the doctor's own.
     ``clock_ahead_seconds``: how far the clock of this host is ahead of the server's.
     ``arrives_as``: how the server sees one of our connections, and how we see it ourselves: address and port.
+    ``problem``: why it cannot be used at all; ``problem_code``: Redis' word for that, empty if it did not answer.
+    ``missing_rules``: of the ACL of this user, all that the layer needs, if it was refused one.
     """
 
     index: int
@@ -169,6 +184,19 @@ class ServerFacts:
     round_trip_ms: float | Missing = NOT_ASKED
     clock_ahead_seconds: float | Missing = NOT_ASKED
     arrives_as: tuple[str, str] | Missing = NOT_ASKED
+    problem_code: str = field(default="", kw_only=True)
+    refusals: tuple[Refusal, ...] = field(default=(), kw_only=True)
+    missing_rules: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def failures(self) -> tuple[Refusal, ...]:
+        """Every operation of the layer that is known to fail here."""
+        if self.problem is not None:
+            return (Refusal("connect", self.problem_code, self.problem),)
+        if isinstance(self.round_trip_ms, Missing) and self.round_trip_ms is not NOT_ASKED:
+            sent = Refusal("send and receive", self.round_trip_ms.code, self.round_trip_ms.why)
+            return (sent, *self.refusals)
+        return self.refusals
 
     @property
     def where(self) -> str:

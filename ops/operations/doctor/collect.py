@@ -1,7 +1,7 @@
 """Collect the facts about a layer, reading only.
 
-What is written is a few messages to a channel of its own, which are taken back, and the probes that every look at
-processes needs. Each fact has a time limit, and one that cannot be had costs only the checks that need it.
+What is written is a few messages to channels and a group of its own, which are taken back, and the probes that every
+look at processes needs. Each fact has a time limit, and one that cannot be had costs only the checks that need it.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from ops.model.doctor.facts import (
     Missing,
     NotKnown,
     ProcessFacts,
+    Refusal,
     ServerFacts,
     known,
 )
@@ -49,6 +50,7 @@ from ops.store.doctor.survey import (
     survey_members,
     survey_prefixes,
 )
+from ops.store.doctor.trial import missing_rules, try_groups
 from ops.store.liveness.probes import probe_processes
 from ops.store.liveness.readability import find_unreadable, reads_ours
 
@@ -62,14 +64,17 @@ GROUPS_SHOWN = 3
 
 async def collect(opened: OpenLayer, settings: LayerSettings) -> Facts:
     """The facts about every shard that answers, and about the processes where all do."""
-    servers = await asyncio.gather(*(_read_server(opened, shard) for shard in opened.databases))
+    servers = await asyncio.gather(*(_read_server(opened, shard, settings.kind) for shard in opened.databases))
     twins = [(shard.where, shard.twin_of.where) for shard in opened.shards if shard.twin_of is not None]
     facts = Facts(settings, tuple(servers), tuple(twins))
     if not opened.answering:
         missing = Missing(opened.problems[0])
         return replace(facts, processes=missing, ends=missing, keyspace=missing)
     ends = await fact(_read_ends(opened), LONGEST_FACT_SECONDS)
-    facts = replace(facts, now=await opened.answering[0].now(), ends=ends)
+    now = await fact(opened.answering[0].now())
+    if isinstance(now, Missing):
+        return replace(facts, processes=now, ends=now, keyspace=now)
+    facts = replace(facts, now=now, ends=ends)
     if settings.kind is Kind.PUBSUB:
         # Its groups are subscriptions, which end with their connection: there is no inbox and nothing to expire.
         facts = replace(facts, processes=(), keyspace=KeyspaceFacts())
@@ -79,11 +84,12 @@ async def collect(opened: OpenLayer, settings: LayerSettings) -> Facts:
     return await _with_clients(opened, facts)
 
 
-async def _read_server(opened: OpenLayer, shard: Shard) -> ServerFacts:
+async def _read_server(opened: OpenLayer, shard: Shard, kind: Kind) -> ServerFacts:
     if shard.problem is not None:
-        return ServerFacts(shard.index, shard.address, shard.problem, *[Missing(shard.problem)] * 8)
+        unanswered = ServerFacts(shard.index, shard.address, shard.problem, *[Missing(shard.problem)] * 8)
+        return replace(unanswered, problem_code=shard.problem_code)
     reading = await read_server(shard)
-    return ServerFacts(
+    server = ServerFacts(
         shard.index,
         shard.address,
         info=reading.info,
@@ -94,6 +100,15 @@ async def _read_server(opened: OpenLayer, shard: Shard) -> ServerFacts:
         arrives_as=reading.arrives_as,
         round_trip_ms=await fact(measure_round_trip(opened, shard), LONGEST_FACT_SECONDS),
     )
+    return server if opened.is_pubsub else await _with_operations(opened, shard, server, kind)
+
+
+async def _with_operations(opened: OpenLayer, shard: Shard, server: ServerFacts, kind: Kind) -> ServerFacts:
+    """What the layer does with groups was tried too, and which rights it lacks."""
+    tried = await fact(try_groups(opened, shard), LONGEST_FACT_SECONDS)
+    refusals = (Refusal("group_add", tried.code, tried.why),) if isinstance(tried, Missing) else tried
+    rules = await fact(missing_rules(opened, shard, kind))
+    return replace(server, refusals=refusals, missing_rules=() if isinstance(rules, Missing) else rules)
 
 
 async def _with_clients(opened: OpenLayer, facts: Facts) -> Facts:

@@ -12,7 +12,8 @@ async def examine(opened: OpenLayer, settings: LayerSettings, only: Collection[s
     """Collect facts and conclude. A shard that does not answer is told of, and the others are examined."""
     facts = await collect(opened, settings)
     findings, skipped = diagnose(facts, only)
-    return Diagnosis(settings.alias, findings, skipped, opened.complete, tuple(opened.problems))
+    answered = all(shard.problem is None or shard.problem_code for shard in opened.shards)
+    return Diagnosis(settings.alias, findings, skipped, opened.complete, tuple(opened.problems), answered)
 
 
 def examine_settings(settings: LayerSettings, why: str, only: Collection[str] = IDS) -> Diagnosis:
@@ -20,4 +21,4 @@ def examine_settings(settings: LayerSettings, why: str, only: Collection[str] = 
     missing = Missing(why)
     facts = Facts(settings, processes=missing, ends=missing, keyspace=missing)
     findings, skipped = diagnose(facts, only)
-    return Diagnosis(settings.alias, findings, skipped, complete=False, problems=(why,))
+    return Diagnosis(settings.alias, findings, skipped, complete=False, problems=(why,), answered=False)

@@ -6,6 +6,7 @@ Hosts are never parsed here: URL, dict, tuple, unix socket, TLS, password and Se
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ops.exceptions import LayerError, PermissionMissing, ShardError
 from ops.model.groups import ShardInfo
 from ops.model.keys import Keyspace, encode_name
 from ops.model.text import visible, without_secrets
+from ops.store.connection.failures import code_of
 from ops.store.connection.permissions import RULES_OF_THE_LAYER, rule_that_is_missing
 from ops.store.connection.waiting import within
 from ops.store.connection.wire import Wire, open_wire
@@ -32,6 +34,8 @@ from ops.store.connection.wire import Wire, open_wire
 ANSWER_TIMEOUT_SECONDS = 5.0
 SCAN_COUNT = 500
 FAILURES = (RedisError, OSError, asyncio.TimeoutError, asyncio.IncompleteReadError)
+_IN_PIPELINE = re.compile(r"^Command # \d+ \(.*?\) of pipeline caused error: (\(')?")  # redis-py's own words
+CODES_WITHOUT_WORDS = ("MOVED", "ASK")  # what follows them is a slot and an address
 T = TypeVar("T")
 
 
@@ -62,6 +66,7 @@ class Shard:
         self.address = address_of(client.connection_pool)
         self.identity = ServerIdentity()
         self.problem: str | None = None
+        self.problem_code = ""
         self.twin_of: Shard | None = None
 
     @property
@@ -134,7 +139,7 @@ class Shard:
             await self.execute("PING")
             self.identity = await self._identity()
         except ShardError as error:
-            self.problem = str(error)
+            self.problem, self.problem_code = str(error), error.code
 
     async def _identity(self) -> ServerIdentity:
         try:
@@ -168,9 +173,9 @@ class Shard:
         rule = rule_that_is_missing(error, in_script, key_rule or self._keyspace.everything_rule, asked)
         if rule is not None:
             return PermissionMissing(
-                f"{self.where} refused what this Redis user has no permission for; add to its ACL: {rule}"
+                f"{self.where} refused what this Redis user has no permission for; add to its ACL: {rule}", "NOPERM"
             )
-        return ShardError(self._describe(error))
+        return ShardError(self._describe(error), code_of(error))
 
     def _describe(self, error: BaseException) -> str:
         where = self.where
@@ -179,10 +184,14 @@ class Shard:
         if isinstance(error, MasterNotFoundError):  # whose text goes on with the connections to each Sentinel
             return f"{where} cannot be used: {str(error).partition(' : ')[0]}; no Sentinel that answers knows it"
         said = _without_secrets(" ".join(str(error).split()), self.client.connection_pool)
+        said = _IN_PIPELINE.sub("", said).removesuffix("',)")
         if said.startswith("HELLO must be called"):  # which redis-py begins with
             said = "Authentication required: put the password into the URL of this host in CHANNEL_LAYERS"
         if said.lower().startswith("unknown command"):
             return f"{where} does not have this command: {visible(said[:100])}"
+        code = code_of(error)
+        if code in CODES_WITHOUT_WORDS and not said.startswith(code):
+            said = f"{code} {said}"
         return f"{where} cannot be used: {visible(said.rstrip('.')) or type(error).__name__}"
 
 

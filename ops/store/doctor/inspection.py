@@ -28,7 +28,7 @@ async def fact(work: Awaitable[T], limit_seconds: float = FACT_SECONDS) -> T | M
     try:
         return await within(limit_seconds, work)
     except ShardError as error:
-        return Missing(str(error))
+        return Missing(str(error), error.code)
     except asyncio.TimeoutError:
         return Missing(f"it took longer than {limit_seconds:g} s")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from ops.model.disconnects.cause import CauseKind, of_kind
-from ops.model.doctor.facts import Client, Facts, Kind, Missing, NotKnown, ServerFacts, known
+from ops.model.doctor.facts import Client, Facts, Kind, Missing, NotKnown, Refusal, ServerFacts, known
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.doctor.findings.settings import (
     HOST_OPTIONS_FIX,
@@ -43,19 +43,26 @@ def of_servers(facts: Facts, examine: Callable[[ServerFacts], Iterable[str]]) ->
     return found
 
 
-def _was_refused(server: ServerFacts, *words: str) -> str | None:
-    """What the server answered to a message of our own, where it says one of these words."""
-    for said in (server.problem, getattr(server.round_trip_ms, "why", None)):
-        if said is not None and any(word in said for word in words):
-            return said
-    return None
+_CONNECTIONS = ("max number of clients",)
+_REPLICA = ("READONLY", "read only replica", "MASTERDOWN")
+_MEMORY = ("OOM ", "OutOfMemory", "used memory >")
+
+
+def is_told_of_here(failure: Refusal) -> bool:
+    """Whether a finding about the server itself says why this operation of the layer failed."""
+    return any(word in failure.said for word in _CONNECTIONS + _REPLICA + _MEMORY)
+
+
+def _was_refused(server: ServerFacts, words: tuple[str, ...]) -> bool:
+    """Whether the server refused an operation of the layer with one of these words."""
+    return any(word in failure.said for failure in server.failures for word in words)
 
 
 def check_maxclients(facts: Facts) -> Symptom | None:
     """``ops.E305``: the server turns connections away."""
 
     def examine(server: ServerFacts) -> Iterable[str]:
-        if _was_refused(server, "max number of clients"):
+        if _was_refused(server, _CONNECTIONS):
             return ["it turned this command away: max number of clients reached"]
         connected, most = server.number("connected_clients"), server.number("maxclients")
         rejected = server.number("rejected_connections")
@@ -86,7 +93,7 @@ def check_primary(facts: Facts) -> Symptom | None:
     """``ops.E301``: a host is a replica: it refuses writes, or loses them."""
 
     def examine(server: ServerFacts) -> Iterable[str]:
-        refused = _was_refused(server, "READONLY", "read only replica", "MASTERDOWN")
+        refused = _was_refused(server, _REPLICA)
         if not (refused and isinstance(server.info, Missing)) and server.word("role") in ("slave", "replica"):
             primary = f"{visible(server.word('master_host'))}:{server.word('master_port')}"
             return [f"it is a replica of {primary} (link {visible(server.word('master_link_status'))})"]
@@ -103,7 +110,9 @@ def check_out_of_memory(facts: Facts) -> Symptom | None:
     """``ops.E302``: the memory is used up and writes are refused."""
 
     def examine(server: ServerFacts) -> Iterable[str]:
-        refused = _was_refused(server, "OOM ", "OutOfMemory", "used memory >")
+        refused = _was_refused(server, _MEMORY)
+        if refused and (isinstance(server.info, Missing) or "used_memory" not in server.info):
+            return ["it refused a message of our own: it is out of memory (OOM)"]
         used, most = server.number("used_memory"), server.number("maxmemory")
         policy, count = server.word("maxmemory_policy"), server.errors("OOM")
         full = most > 0 and used >= most and policy == "noeviction"
