@@ -47,7 +47,59 @@ def test_what_is_neither_live_nor_silent_is_not_objected_to() -> None:
 def test_a_silent_process_without_a_connection_is_gone() -> None:
     finding = found(with_processes(SILENT))
     assert list(finding) == ["ops.W403"]
-    assert "left 5 members: took no probe within 3 s; no word" in finding["ops.W403"].evidence[0]
+    assert finding["ops.W403"].evidence == (
+        f"process {PROCESS} has 5 members and takes no messages: took no probe within 3 s; there is no disconnect log; "
+        f"not known: whether it has ended, and why",
+    )
+
+
+def test_a_cause_is_not_made_up_for_a_process_that_is_silent() -> None:
+    """It may have been stopped, killed or lost, or it is held up: one look does not show which."""
+    other = ended(cause="normal", process="c" * 32)
+    own = ended(cause="no_handler"), ended(cause="no_handler"), ended(cause="normal")
+    for process, ends, said in (
+        (SILENT, (other,), "the disconnect log has nothing of it; not known: whether it has ended, and why"),
+        (SILENT, own, "in the log its websockets ended: 2 of no_handler, 1 of normal; not known: whether it has ended"),
+        (replace(SILENT, lease=lease(), lease_is_fresh=True), (), "whether it has ended since, is held up, or has no"),
+    ):
+        [evidence] = found(with_processes(process, ends=ends))["ops.W403"].evidence
+        assert said in evidence
+        assert "killed" not in evidence
+
+
+def test_what_a_process_has_already_is_not_the_advice() -> None:
+    advice = "ops.middleware.OpsMiddleware, outermost in asgi.py, or ops.layers.RedisChannelLayer"
+    carded = replace(SILENT, lease=lease())
+    for wrong, advised in (
+        (with_processes(SILENT), True),
+        (with_processes(SILENT, replace(carded, process="b" * 32)), True),
+        (with_processes(carded), False),
+        (with_processes(SILENT, settings=settings_of(Kind.DROP_IN)), False),
+    ):
+        assert (advice in found(wrong)["ops.W403"].fix) is advised
+    left = replace(SILENT, lease=lease(ended=True))
+    assert advice not in found(with_processes(left))["ops.W404"].fix
+    assert advice in found(with_processes(SILENT, ends=(ended(cause="process_exit"),)))["ops.W404"].fix
+
+
+def test_who_has_said_that_it_ended_does_not_hang() -> None:
+    left = replace(SILENT, lease=lease(ended=True), messages=3, oldest_message_seconds=20.0)
+    assert ids(with_processes(left, clients=(IDLE_POP,))) == ["ops.W404"]
+    assert ids(with_processes(replace(left, members=0), clients=(IDLE_POP,))) == []
+
+
+def test_a_fresh_lease_does_not_show_that_a_process_reads() -> None:
+    """It may have been stopped within the time of its lease, and a reply lies there unread."""
+    stopped = replace(LIVE, lease=lease(), by_lease_alone=True, oldest_message_seconds=20.0, messages=99)
+    assert ids(with_processes(stopped)) == []
+    assert ids(with_processes(replace(stopped, by_lease_alone=False))) == ["ops.E402", "ops.E405"]
+
+
+def test_an_idle_acknowledgement_shows_a_receiver_only_if_no_process_is_live() -> None:
+    acknowledged = replace(IDLE_POP, command="zpopmin")
+    assert ids(with_processes(SILENT, clients=(acknowledged,))) == ["ops.E402"]
+    live = replace(LIVE, process="b" * 32)
+    assert ids(with_processes(SILENT, live, clients=(acknowledged,))) == ["ops.W403"]
 
 
 def test_a_silent_process_without_members_has_left_nothing() -> None:
@@ -158,7 +210,7 @@ def test_at_most_five_are_shown_and_the_rest_is_counted() -> None:
 
 def test_a_holder_of_a_lease_is_named_by_host_and_pid() -> None:
     [evidence] = found(with_processes(replace(SILENT, lease=lease(host="web\x1b1"))))["ops.W403"].evidence
-    assert evidence.startswith(f"process {PROCESS} (web\\x1b1 pid 7) left")
+    assert evidence.startswith(f"process {PROCESS} (web\\x1b1 pid 7) has 5 members")
 
 
 def test_without_processes_their_checks_are_skipped() -> None:

@@ -109,7 +109,7 @@ CHECKS = (
     Check("ops.E402", "A worker hangs", processes.check_hung),
     Check("ops.E405", "Inboxes are full", processes.check_full_inboxes),
     Check("ops.W404", "Deploys leave members behind", processes.check_deploys),
-    Check("ops.W403", "Members of workers that are gone", processes.check_orphans),
+    Check("ops.W403", "Members that no worker reads for", processes.check_orphans),
     Check("ops.W410", "Messages in flight that nobody will acknowledge", processes.check_in_flight),
     Check("ops.W411", "Live members are about to expire", processes.check_members_near_expiry),
     Check("ops.W310", "Redis is slow", servers.check_speed),

@@ -229,6 +229,7 @@ class ProcessFacts:
     ``oldest_joined_at``: of its members; ``newest_score``: of its members and messages; unix seconds by the clocks of
     application hosts, None where unknown.
     ``shared_inbox``: two connections or more wait for its messages at once.
+    ``by_lease_alone``: it counts as live, since its lease is fresh, and was not seen to take anything.
     ``near_expiry``: members about to be dropped for their age. ``groups``: those that feed it most, with their members.
     """
 
@@ -248,6 +249,13 @@ class ProcessFacts:
     near_expiry: int = 0
     shared_inbox: bool | Missing = False
     groups: tuple[tuple[str, int], ...] = ()
+    by_lease_alone: bool = False
+    lease_is_fresh: bool = False
+
+    @property
+    def reads(self) -> bool:
+        """Whether it was seen to take messages."""
+        return self.live and not self.by_lease_alone
 
     @property
     def restores(self) -> bool:

@@ -27,6 +27,7 @@ from ops.model.keys import encode_name, inbox_of
 from ops.model.liveness.evidence import (
     Bearing,
     Evidence,
+    InboxDrained,
     LeaseFresh,
     NotProbed,
     OtherSettings,
@@ -260,6 +261,8 @@ def _process(
         oldest_joined_at=ages.oldest,
         near_expiry=ages.old,
         groups=tuple(ages.groups.most_common(GROUPS_SHOWN)),
+        by_lease_alone=verdict.state is State.LIVE and not isinstance(probed, (ProbesTaken, InboxDrained)),
+        lease_is_fresh=any(isinstance(fact, LeaseFresh) for fact in evidence),
     )
 
 

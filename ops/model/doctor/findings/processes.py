@@ -1,7 +1,7 @@
 """What is wrong with the processes of the layer, their inboxes and their members."""
 
 from ops.model.disconnects.cause import Cause
-from ops.model.doctor.facts import Facts, Kind, ProcessFacts, known
+from ops.model.doctor.facts import Facts, Kind, Missing, ProcessFacts, known
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.text import counted, format_seconds, visible
 
@@ -11,6 +11,7 @@ NEAR_EXPIRY_SHARE = 0.8
 FREE_PLACES = 2  # an inbox with fewer is full; what is on its way to it may need them
 MOST_SHOWN = 5
 POPS = ("bzpopmin", "BZPOPMIN")
+ACKNOWLEDGEMENTS = ("zpopmin", "ZPOPMIN")
 DEPLOY_CAUSES = (Cause.PROCESS_EXIT, Cause.SHUTDOWN_CANCELLED)
 
 
@@ -39,13 +40,14 @@ def _hung(facts: Facts) -> tuple[list[ProcessFacts], int]:
     """The processes that hang, and how many connections show it.
 
     Which connection is whose Redis does not tell. Who took a first probe and no second has one; where as many
-    connections stand idle as processes are silent, all of these do.
+    connections stand idle as processes are silent, all of these do. Who has said that it ended does not hang, and who
+    lives by its lease alone may have ended since: it is not known whether anything reads.
     """
     processes = known(facts.processes)
-    silent = [process for process in processes if process.silent]
+    silent = [process for process in processes if process.silent and not _left(process)]
     hung = [process for process in silent if process.frozen]
     hung += [
-        process for process in processes if process.live and process.oldest_message_seconds >= STALE_MESSAGE_SECONDS
+        process for process in processes if process.reads and process.oldest_message_seconds >= STALE_MESSAGE_SECONDS
     ]
     stale = _stale_pops(facts) if silent else 0
     others = [process for process in silent if not process.frozen]
@@ -55,8 +57,12 @@ def _hung(facts: Facts) -> tuple[list[ProcessFacts], int]:
 
 
 def _stale_pops(facts: Facts) -> int:
+    """Connections that a receiver left idle. A live process may have one that has acknowledged a message, and waits on
+    another; so these count only if no process is live."""
+    live = any(process.live for process in known(facts.processes))
+    commands = POPS if live else (*POPS, *ACKNOWLEDGEMENTS)
     return sum(
-        client.command in POPS and not client.is_blocked and client.idle_seconds >= STALE_POP_SECONDS
+        client.command in commands and not client.is_blocked and client.idle_seconds >= STALE_POP_SECONDS
         for server in facts.servers
         if isinstance(server.clients, tuple)
         for client in server.clients
@@ -88,8 +94,18 @@ def check_deploys(facts: Facts) -> Symptom | None:
         if process.process in ended:
             words += f"; in the log, {counted(ended[process.process], 'websocket')} ended with it"
         evidence.append(words)
-    fix = "Use ops.layers.RedisChannelLayer, which takes its members along. Now: manage.py reap_stale --wait"
+    fix = " ".join([*_at_the_source(facts, left), "Now: manage.py reap_stale --wait"])
     return symptom(_with_rest(evidence, left), fix)
+
+
+def _at_the_source(facts: Facts, processes: list[ProcessFacts]) -> list[str]:
+    """What would have kept members from being left behind, unless these processes have it: then they have a lease."""
+    if facts.settings.kind is Kind.DROP_IN or (processes and all(process.lease is not None for process in processes)):
+        return []
+    return [
+        "At the source: ops.middleware.OpsMiddleware, outermost in asgi.py, or ops.layers.RedisChannelLayer; both "
+        "leave the groups at the end of a process."
+    ]
 
 
 def _left(process: ProcessFacts) -> bool:
@@ -97,31 +113,60 @@ def _left(process: ProcessFacts) -> bool:
 
 
 def check_orphans(facts: Facts) -> Symptom | None:
-    """``ops.W403``: members of processes that died without a word, or of consumers that died in a live one."""
+    """``ops.W403``: members of processes that nothing reads for, or of consumers that ended in a live process.
+
+    Why, and whether the process itself ended, is told only as far as it was seen.
+    """
     ended = _deployed(facts)
-    dead = [process for process in gone(facts) if process.process not in ended and not _left(process)]
-    evidence = [
-        f"{_name(process)} left {counted(process.members, 'member')}: {_standing(process)}; no word of its end in the "
-        f"log, so it was killed, ran out of memory, or lost its host"
-        for process in dead[:MOST_SHOWN]
-    ]
+    silent = [process for process in gone(facts) if process.process not in ended and not _left(process)]
+    evidence = [_unread(facts, process) for process in silent[:MOST_SHOWN]]
     in_live_processes = _gone_consumers(facts)
-    commands = ["manage.py reap_stale --wait"] * bool(dead)
+    commands = ["manage.py reap_stale --wait"] * bool(silent)
     commands += ["manage.py replay_disconnects --cleanup"] * bool(in_live_processes)
-    fix = f"{' and '.join(commands)}. At the source: ops.layers.RedisChannelLayer."
-    return symptom(_with_rest(evidence, dead) + in_live_processes, fix)
+    fix = " ".join([f"{' and '.join(commands)}.", *_at_the_source(facts, silent)])
+    return symptom(_with_rest(evidence, silent) + in_live_processes, fix)
+
+
+def _unread(facts: Facts, process: ProcessFacts) -> str:
+    seen = f"{_name(process)} has {counted(process.members, 'member')} and takes no messages: {_standing(process)}"
+    if process.lease_is_fresh:
+        not_known = "whether it has ended since, is held up, or has no consumer that waits for messages"
+    else:
+        not_known = "whether it has ended, and why"
+    return f"{seen}; {_in_the_log(facts, process)}; not known: {not_known}"
+
+
+def _in_the_log(facts: Facts, process: ProcessFacts) -> str:
+    if isinstance(facts.ends, Missing):
+        return "the disconnect log could not be read"
+    if not facts.ends:
+        return "there is no disconnect log"
+    causes = _causes_of_ends(facts, process.process)
+    return f"in the log its websockets ended: {_by_cause(causes)}" if causes else "the disconnect log has nothing of it"
+
+
+def _causes_of_ends(facts: Facts, process: str, *, still_member: bool = False) -> dict[str, int]:
+    causes: dict[str, int] = {}
+    for end in facts.ends if isinstance(facts.ends, tuple) else ():
+        if end.disconnect.process == process and (end.still_member or not still_member):
+            causes[end.disconnect.cause] = causes.get(end.disconnect.cause, 0) + 1
+    return causes
+
+
+def _by_cause(causes: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} of {cause}" for cause, count in sorted(causes.items(), key=lambda pair: -pair[1]))
 
 
 def _gone_consumers(facts: Facts) -> list[str]:
     """Members whose websocket has ended, by the log, though their process lives."""
-    live = {process.process for process in known(facts.processes) if process.live}
     causes: dict[str, int] = {}
-    for end in facts.ends if isinstance(facts.ends, tuple) else ():
-        if end.still_member and end.disconnect.process in live:
-            causes[end.disconnect.cause] = causes.get(end.disconnect.cause, 0) + 1
+    for process in known(facts.processes):
+        if process.live:
+            for cause, count in _causes_of_ends(facts, process.process, still_member=True).items():
+                causes[cause] = causes.get(cause, 0) + count
     if not causes:
         return []
-    words = ", ".join(f"{count:,} of {cause}" for cause, count in sorted(causes.items(), key=lambda pair: -pair[1]))
+    words = _by_cause(causes)
     ended = counted(sum(causes.values()), "websocket")
     return [f"{ended} of live processes ended, and the channels are members still: {words}"]
 
@@ -151,7 +196,7 @@ def check_full_inboxes(facts: Facts) -> Symptom | None:
     full = [
         process
         for process in known(facts.processes)
-        if not process.silent and is_full(process.messages, process.capacity)
+        if not process.silent and not process.by_lease_alone and is_full(process.messages, process.capacity)
     ]
     full.sort(key=lambda process: -process.messages)
     evidence = []
