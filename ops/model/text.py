@@ -10,6 +10,7 @@ _NAMED_SECRET = re.compile(
     \b (?= \w*?(?:passw(?:or)?d|passphrase|passcode|secret|token|api_?key) | (?-i:\w*[a-z]Keys?\b) | \w*_keys?\b
         | (?:\w*_)?(?:key|pass|pwd)\b )
     (\w+ ['"]? \s* [=:]{1,2} \s*)
+    (?! (?:True|False|None) (?=[\s,;&)\]}]|$) )  # as in strict_map_key=True
     (?: b?'[^']*' | b?"[^"]*" | \[[^\[\]]*\] | [^\s,;&)]+ )
     """
 )

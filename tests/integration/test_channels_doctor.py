@@ -218,6 +218,21 @@ async def test_nobody_is_probed_where_messages_cannot_be_read_since_that_would_e
     assert not live.tasks[0].done()
 
 
+@pytest.mark.parametrize("backend", [STOCK, DROP_IN])
+async def test_a_message_that_can_only_be_packed_is_not_taken_for_another_key(
+    redis_server: EmbeddedRedis, settings: LazySettings, start_process: StartProcess, backend: str
+) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=backend)
+    process = await start_process("room")
+    await process.layer.group_send("room", {"type": "x", "text": {1: "a"}})
+    done = await run_beside("channels_doctor", "--format", "json")
+    assert ids(done) == ["ops.E415"]
+    assert document(done)["findings"][0]["evidence"] == [
+        f"a message in the inbox of process {process.name} can be packed and not unpacked: it has a key that is no "
+        f"text, such as a number"
+    ]
+
+
 async def test_a_survey_whose_time_is_over_says_so_and_leaves_no_connection_with_unread_replies(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,8 @@ def test_credentials_are_taken_out(text: str, shown: str) -> None:
     "text",
     [
         "nothing here",
+        "int is not allowed for map key when strict_map_key=True",
+        "unpackb(strict_map_key=False, raw=None)",
         "KeyError: 'x'",
         "monkey=1",
         "db0:keys=3,expires=0",

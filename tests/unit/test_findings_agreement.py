@@ -122,7 +122,13 @@ def test_records_that_come_too_early_or_always_late_show_a_clock(late: list[floa
 
 def test_what_cannot_be_read_is_skipped() -> None:
     assert skipped_ids(facts(ends=Missing("refused"))) == {"ops.E401", "ops.E412"}
-    assert skipped_ids(facts(keyspace=Missing("refused"))) == {"ops.E407", "ops.E406", "ops.W408", "ops.W413"}
+    assert skipped_ids(facts(keyspace=Missing("refused"))) == {
+        "ops.E407",
+        "ops.E406",
+        "ops.E415",
+        "ops.W408",
+        "ops.W413",
+    }
     assert skipped_ids(facts(kind=Kind.PUBSUB, processes=())) == set()
 
 

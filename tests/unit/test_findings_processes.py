@@ -100,6 +100,11 @@ def test_an_idle_acknowledgement_shows_a_receiver_only_if_no_process_is_live() -
     assert ids(with_processes(SILENT, clients=(acknowledged,))) == ["ops.E402"]
     live = replace(LIVE, process="b" * 32)
     assert ids(with_processes(SILENT, live, clients=(acknowledged,))) == ["ops.W403"]
+    # Consumers that have ended leave it behind as well.
+    died = ended(cause="no_handler", still_member=True)
+    finding = found(with_processes(SILENT, clients=(acknowledged,), ends=(died, died)))
+    assert list(finding) == ["ops.W403"]
+    assert "in the log its websockets ended: 2 of no_handler" in finding["ops.W403"].evidence[0]
 
 
 def test_a_silent_process_without_members_has_left_nothing() -> None:

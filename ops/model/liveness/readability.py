@@ -15,15 +15,21 @@ FROM_THE_FUTURE_SECONDS = 50.0  # Fernet refuses tokens that are more than 60 s 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A message to a process that the settings here cannot read. ``why``: the type of the error, never the message."""
+    """A message to a process that the settings here cannot read. ``why``: the type of the error, never the message.
+
+    ``packs_only``: whatever the settings, since it has keys that msgpack packs and does not unpack.
+    """
 
     process: str
     in_flight: bool
     why: str
+    packs_only: bool = False
 
     @property
     def words(self) -> str:
         where = "in flight to" if self.in_flight else "in the inbox of"
+        if self.packs_only:
+            return f"a message {where} process {self.process} can be packed and not unpacked: it {self.why}"
         return f"a message {where} process {self.process} cannot be read with the settings here: {self.why}"
 
 
@@ -58,8 +64,19 @@ def can_read(reads: Sequence[str], ours: Sequence[str]) -> bool | None:
     return same_serializer and (ours[1] in reads[1:] if len(ours) > 1 else len(reads) == 1)
 
 
+KEY_THAT_IS_NO_TEXT = "has a key that is no text, such as a number"
+_NOT_A_KEY = "is not allowed for map key"
+
+
+def packs_only(said: str) -> bool:
+    """Whether that is what msgpack says of a message that it packs and does not unpack."""
+    return _NOT_A_KEY in said
+
+
 def why_withheld(*, several_keys: bool, unreadable: Sequence[Unreadable]) -> ProbeWithheld | None:
     """Why nothing may be put into any inbox now; None if nothing speaks against it."""
+    if unreadable and unreadable[0].packs_only:
+        return UnreadableMessages(f"{unreadable[0].words}; what a process would do with a probe is not known")
     if unreadable:
         return UnreadableMessages(
             f"{unreadable[0].words}; another serializer or encryption key is in use, and a process that cannot read a "

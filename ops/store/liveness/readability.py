@@ -8,7 +8,15 @@ from typing import Any
 from ops import compat
 from ops.model.liveness.evidence import OtherSettings, ProbeWithheld
 from ops.model.liveness.lease import Lease
-from ops.model.liveness.readability import SentBetween, Unreadable, can_read, telling_messages, why_withheld
+from ops.model.liveness.readability import (
+    KEY_THAT_IS_NO_TEXT,
+    SentBetween,
+    Unreadable,
+    can_read,
+    packs_only,
+    telling_messages,
+    why_withheld,
+)
 from ops.store.connection.shards import OpenLayer, Shard
 from ops.store.liveness.leases import reading_of
 
@@ -68,7 +76,7 @@ async def _find_on(opened: OpenLayer, shard: Shard, wanted: Sequence[tuple[str, 
             # An error: the key holds something else, and is no inbox.
             why = None if isinstance(reply, Exception) or not reply else _why_unreadable(opened.layer, reply[0])
             if why is not None:
-                found.append(Unreadable(process, in_flight, why))
+                found.append(Unreadable(process, in_flight, why, packs_only=why == KEY_THAT_IS_NO_TEXT))
     return found
 
 
@@ -89,5 +97,5 @@ def _why_unreadable(layer: Any, message: bytes) -> str | None:
     try:
         read = layer.deserialize(message)
     except Exception as error:  # whatever the serializer of the project's choice may raise
-        return type(error).__name__
+        return KEY_THAT_IS_NO_TEXT if packs_only(str(error)) else type(error).__name__
     return None if isinstance(read, dict) else f"it holds a {type(read).__name__}"

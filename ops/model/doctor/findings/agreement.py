@@ -4,10 +4,11 @@ from collections import defaultdict
 
 from ops.model.disconnects.cause import Cause, is_five_second_race
 from ops.model.disconnects.record import Disconnect
-from ops.model.doctor.facts import Facts, Kind, LoggedEnd, NotKnown, ServerFacts, known
+from ops.model.doctor.facts import Facts, KeyspaceFacts, Kind, LoggedEnd, NotKnown, ServerFacts, known
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.doctor.findings.servers import CLOCK_TOLERANCE_SECONDS, RECENT_SECONDS, of_servers
 from ops.model.doctor.findings.settings import USE_DROP_IN, check_socket_timeout
+from ops.model.liveness.readability import packs_only
 from ops.model.text import counted, format_seconds, visible
 
 STORM_ENDS = 3
@@ -70,7 +71,7 @@ def check_readability(facts: Facts) -> Symptom | None:
     evidence: list[str] = []
     reason: NotKnown | None = None
     try:
-        unreadable = known(facts.keyspace).unreadable
+        unreadable = [one for one in known(facts.keyspace).unreadable if not one.packs_only]
         evidence.extend(
             f"process {lease.process} ({visible(lease.host)} pid {visible(lease.pid)}) has another serializer, or "
             f"lacks the encryption key that is used here, as its lease tells"
@@ -96,6 +97,27 @@ def check_readability(facts: Facts) -> Symptom | None:
     fix = (
         "Give all processes the same symmetric_encryption_keys and serializer_format. To change keys: put the new one "
         "behind the old everywhere, then in front, then take the old away."
+    )
+    return symptom(evidence, fix)
+
+
+def check_map_keys(facts: Facts) -> Symptom | None:
+    """``ops.E415``: messages that msgpack packs and does not unpack: each ends the consumer that receives it."""
+    evidence: list[str] = []
+    if isinstance(facts.keyspace, KeyspaceFacts):
+        evidence += [one.words for one in facts.keyspace.unreadable if one.packs_only][:MOST_SHOWN]
+    died = [
+        end.disconnect
+        for end in _logged(facts)
+        if facts.now - end.written_at <= A_DAY and any(map(packs_only, end.disconnect.exception))
+    ]
+    if died:
+        evidence.append(f"died of such a message: {counted(len(died), 'consumer')}")
+    if not evidence:
+        known(facts.keyspace)
+    fix = (
+        "Send text as the keys of every dict in a message: {str(key): value}. The settings and the encryption keys are "
+        "not the cause."
     )
     return symptom(evidence, fix)
 

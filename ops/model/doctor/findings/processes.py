@@ -16,7 +16,7 @@ DEPLOY_CAUSES = (Cause.PROCESS_EXIT, Cause.SHUTDOWN_CANCELLED)
 
 
 def check_hung(facts: Facts) -> Symptom | None:
-    """``ops.E402``: a worker that is connected and takes nothing."""
+    """``ops.E402``: a worker that is connected and takes nothing: it is held up, or its consumers have ended."""
     hung, connections = _hung(facts)
     if not hung:
         return None
@@ -26,12 +26,13 @@ def check_hung(facts: Facts) -> Symptom | None:
     if connections:
         silent = sum(process.silent for process in known(facts.processes))
         evidence.append(
-            f"idle after BZPOPMIN, which a worker that runs sends again at once: {counted(connections, 'connection')}; "
-            f"silent: {counted(silent, 'process', 'processes')}"
+            f"idle after a message was waited for or acknowledged, which a worker that receives does again at once: "
+            f"{counted(connections, 'connection')}; silent: {counted(silent, 'process', 'processes')}"
         )
     fix = (
         "See what it does: py-spy dump --pid PID. A handler that blocks belongs into a thread (sync_to_async, "
-        "database_sync_to_async); a stopped process continues with kill -CONT. Restart it otherwise, then reap_stale."
+        "database_sync_to_async); a stopped process continues with kill -CONT. If it does nothing, its consumers have "
+        "ended: its log says why, and OpsMiddleware would. Restart it otherwise, then reap_stale."
     )
     return symptom(_with_rest(evidence, hung), fix)
 
@@ -50,10 +51,15 @@ def _hung(facts: Facts) -> tuple[list[ProcessFacts], int]:
         process for process in processes if process.reads and process.oldest_message_seconds >= STALE_MESSAGE_SECONDS
     ]
     stale = _stale_pops(facts) if silent else 0
-    others = [process for process in silent if not process.frozen]
+    # Consumers that have ended leave their connections idle too.
+    others = [process for process in silent if not process.frozen and not _ended_by_the_log(facts, process)]
     if others and stale >= len(silent):
         hung += others
     return hung, stale
+
+
+def _ended_by_the_log(facts: Facts, process: ProcessFacts) -> bool:
+    return bool(_causes_of_ends(facts, process.process, still_member=True))
 
 
 def _stale_pops(facts: Facts) -> int:
