@@ -341,7 +341,7 @@ async def test_a_user_who_may_not_write_probes_nobody(
         done = await run_beside("channels_doctor", "--format", "json")
     assert (ids(done), done.returncode) == (["ops.E300"], 3)
     [*_, rules] = document(done)["findings"][0]["evidence"]
-    assert rules.partition(": all rules that this user lacks: ")[2].split() == (
+    assert rules.partition("; add to its ACL: ")[2].split() == (
         ["+zadd", "+zrem", "+expire", "+zremrangebyscore", "+bzpopmin", "+zpopmin", "+del", "+eval", "+multi", "+exec"]
     )
     assert reasons(done).keys() >= {"ops.W403", "ops.E402", "ops.W410"}

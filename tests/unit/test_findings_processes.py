@@ -60,7 +60,7 @@ def test_a_cause_is_not_made_up_for_a_process_that_is_silent() -> None:
     for process, ends, said in (
         (SILENT, (other,), "the disconnect log has nothing of it; not known: whether it has ended, and why"),
         (SILENT, own, "in the log its websockets ended: 2 of no_handler, 1 of normal; not known: whether it has ended"),
-        (replace(SILENT, lease=lease(), lease_is_fresh=True), (), "whether it has ended since, is held up, or has no"),
+        (replace(SILENT, lease=lease(), lease_is_fresh=True), (), "not known: whether it has ended since; it did not"),
     ):
         [evidence] = found(with_processes(process, ends=ends))["ops.W403"].evidence
         assert said in evidence
@@ -86,6 +86,12 @@ def test_who_has_said_that_it_ended_does_not_hang() -> None:
     left = replace(SILENT, lease=lease(ended=True), messages=3, oldest_message_seconds=20.0)
     assert ids(with_processes(left, clients=(IDLE_POP,))) == ["ops.W404"]
     assert ids(with_processes(replace(left, members=0), clients=(IDLE_POP,))) == []
+
+
+def test_who_renews_its_lease_and_takes_nothing_is_connected_and_does_not_read() -> None:
+    finding = found(with_processes(replace(SILENT, lease=lease(), lease_is_fresh=True, lease_is_renewed=True)))
+    assert list(finding) == ["ops.E402"]
+    assert "took no probe within 3 s; renewed its lease after that; 5 members" in finding["ops.E402"].evidence[0]
 
 
 def test_a_fresh_lease_does_not_show_that_a_process_reads() -> None:

@@ -230,6 +230,7 @@ class ProcessFacts:
     application hosts, None where unknown.
     ``shared_inbox``: two connections or more wait for its messages at once.
     ``by_lease_alone``: it counts as live, since its lease is fresh, and was not seen to take anything.
+    ``lease_is_renewed``: it was silent, and renewed its lease afterwards.
     ``near_expiry``: members about to be dropped for their age. ``groups``: those that feed it most, with their members.
     """
 
@@ -251,6 +252,7 @@ class ProcessFacts:
     groups: tuple[tuple[str, int], ...] = ()
     by_lease_alone: bool = False
     lease_is_fresh: bool = False
+    lease_is_renewed: bool = False
 
     @property
     def reads(self) -> bool:

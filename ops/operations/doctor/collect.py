@@ -5,7 +5,8 @@ look at processes needs. Each fact has a time limit, and one that cannot be had 
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ops.model.doctor.facts import (
@@ -36,6 +37,7 @@ from ops.model.liveness.evidence import (
     ProbeWithheld,
 )
 from ops.model.liveness.judge import Policy, State, judge
+from ops.model.liveness.lease import LATE_SECONDS, Lease, renewal_seconds
 from ops.model.liveness.stops import MISPLACED_SECONDS
 from ops.operations.observe import Look, Observation, observe
 from ops.store.connection.shards import OpenLayer, Shard
@@ -52,10 +54,12 @@ from ops.store.doctor.survey import (
     survey_prefixes,
 )
 from ops.store.doctor.trial import missing_rules, try_groups
+from ops.store.liveness.leases import read_leases
 from ops.store.liveness.probes import probe_processes
 from ops.store.liveness.readability import find_unreadable, reads_ours
 
 PROBE_TIMEOUT_SECONDS = 3.0
+LOOK_AT_LEASES_SECONDS = 0.25
 LONGEST_FACT_SECONDS = 30.0
 NEWEST_ENDS = 5000
 MOST_FOLLOWED_UP = 1000
@@ -186,13 +190,17 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
     for process, reading in later.items():
         inboxes[process].in_flight = min(inboxes[process].in_flight, reading.in_flight)
     shared = await _find_shared(opened, names, probed)
-    processes = (
+    processes = [
         replace(
             _process(facts, observation, process, probed.get(process), inboxes.get(process, InboxReading()), survey),
             shared_inbox=shared if isinstance(shared, Missing) else process in shared,
         )
         for process in tallies
-    )
+    ]
+    doubtful = [one.lease for one in processes if one.silent and one.members and one.lease_is_fresh and one.lease]
+    renewed = await fact(_renewed(opened, doubtful), LONGEST_FACT_SECONDS)
+    if not isinstance(renewed, Missing):
+        processes = [replace(one, lease_is_renewed=one.process in renewed) for one in processes]
     # Probes of another run may lie there still, and messages expire soon: they show nothing of one that is gone.
     there = (process for process in processes if not process.silent or process.members or process.in_flight)
     return replace(facts, processes=tuple(there))
@@ -212,6 +220,20 @@ async def _probe(
         probe_processes(opened, inboxes, PROBE_TIMEOUT_SECONDS, leases=observation.leases), LONGEST_FACT_SECONDS
     )
     return probed if isinstance(probed, Missing) else _unless_withheld(probed, observation)
+
+
+async def _renewed(opened: OpenLayer, leases: Sequence[Lease]) -> Collection[str]:
+    """Who of these silent processes renews its lease when that is due: it lives, and takes no messages all the same."""
+    waiting = {lease.process: lease.renewed_at for lease in leases}
+    renewed: set[str] = set()
+    longest = max((renewal_seconds(lease.lease_seconds) + LATE_SECONDS for lease in leases), default=0.0)
+    until = time.monotonic() + longest
+    while waiting and time.monotonic() < until:
+        await asyncio.sleep(LOOK_AT_LEASES_SECONDS)
+        found = await read_leases(opened.home, opened.keyspace, waiting)
+        renewed |= {process for process, lease in found.items() if lease.renewed_at > waiting[process]}
+        waiting = {process: at for process, at in waiting.items() if process not in renewed}
+    return renewed
 
 
 async def _find_shared(

@@ -40,7 +40,9 @@ def check_operations(facts: Facts) -> Symptom | None:
             evidence.append(_words(failure))
             fixes.append(_fix(failure))
         if server.missing_rules:
-            evidence.append(f"{server.where}: all rules that this user lacks: {' '.join(server.missing_rules)}")
+            evidence.append(
+                f"{server.where}: all that this user lacks for the layer; add to its ACL: {' '.join(server.missing_rules)}"
+            )
             fixes.append(_FIXES["NOPERM"])
         if failures and _is_cluster(server):
             evidence.append(f"{server.where}: INFO says cluster_enabled:1")

@@ -46,13 +46,13 @@ def _hung(facts: Facts) -> tuple[list[ProcessFacts], int]:
     """
     processes = known(facts.processes)
     silent = [process for process in processes if process.silent and not _left(process)]
-    hung = [process for process in silent if process.frozen]
+    hung = [process for process in silent if process.frozen or process.lease_is_renewed]
     hung += [
         process for process in processes if process.reads and process.oldest_message_seconds >= STALE_MESSAGE_SECONDS
     ]
     stale = _stale_pops(facts) if silent else 0
     # Consumers that have ended leave their connections idle too.
-    others = [process for process in silent if not process.frozen and not _ended_by_the_log(facts, process)]
+    others = [p for p in silent if p not in hung and not _ended_by_the_log(facts, p)]
     if others and stale >= len(silent):
         hung += others
     return hung, stale
@@ -136,7 +136,7 @@ def check_orphans(facts: Facts) -> Symptom | None:
 def _unread(facts: Facts, process: ProcessFacts) -> str:
     seen = f"{_name(process)} has {counted(process.members, 'member')} and takes no messages: {_standing(process)}"
     if process.lease_is_fresh:
-        not_known = "whether it has ended since, is held up, or has no consumer that waits for messages"
+        not_known = "whether it has ended since; it did not renew its lease again when that was due"
     else:
         not_known = "whether it has ended, and why"
     return f"{seen}; {_in_the_log(facts, process)}; not known: {not_known}"
@@ -256,6 +256,8 @@ def _name(process: ProcessFacts) -> str:
 
 def _standing(process: ProcessFacts) -> str:
     words = "; ".join(process.evidence)
+    if process.lease_is_renewed:
+        words += "; renewed its lease after that"
     if process.messages:
         oldest = format_seconds(process.oldest_message_seconds)
         words += f"; in its inbox {counted(process.messages, 'message')}, the oldest {oldest} old"
