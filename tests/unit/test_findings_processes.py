@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ops.model.doctor.diagnosis import Diagnosis, diagnose
 from ops.model.doctor.facts import Client, Facts, Kind, Missing, ProcessFacts
 from ops.model.liveness.lease import Lease
 from tests.unit.facts_of import (
@@ -16,6 +17,7 @@ from tests.unit.facts_of import (
     ended,
     facts,
     found,
+    host,
     ids,
     server,
     settings_of,
@@ -92,6 +94,36 @@ def test_who_renews_its_lease_and_takes_nothing_is_connected_and_does_not_read()
     finding = found(with_processes(replace(SILENT, lease=lease(), lease_is_fresh=True, lease_is_renewed=True)))
     assert list(finding) == ["ops.E402"]
     assert "took no probe within 3 s; renewed its lease after that; 5 members" in finding["ops.E402"].evidence[0]
+
+
+def test_members_that_have_been_silent_for_long_without_a_reaper_are_told_of() -> None:
+    old = replace(SILENT, newest_score=NOW - 7200)
+    finding = found(with_processes(old, reaper_has_looked=False))
+    assert list(finding) == ["ops.W403", "ops.W416"]
+    assert finding["ops.W416"].evidence == (
+        "5 members of 1 process that take no messages, the newest joined 2 h ago; no run of reap_stale is on record",
+    )
+    assert ids(with_processes(old, reaper_has_looked=True)) == ["ops.W403"]
+    assert ids(with_processes(replace(old, newest_score=NOW - 60), reaper_has_looked=False)) == ["ops.W403"]
+
+
+def test_memberships_that_were_put_back_are_told_of_and_leave_the_layer_healthy() -> None:
+    kept = replace(LIVE, lease=lease(counts=(("members_put_back", 12), ("outages", 1))))
+    findings, _ = diagnose(with_processes(kept, replace(LIVE, process="b" * 32, lease=lease())))
+    assert [finding.id for finding in findings] == ["ops.I312"]
+    assert findings[0].evidence[0] == "12 memberships were put back by 1 process"
+    assert findings[0].evidence[1].startswith("shard 0 (redis://r:6379/0) started at 2026-12-16T")
+    assert Diagnosis("default", findings, ()).healthy
+
+
+def test_a_layer_without_members_beside_databases_in_use_is_told_of() -> None:
+    used = server({"db0": {"keys": 3}, "db1": {"keys": 12, "expires": 0}})
+    [finding] = found(facts(servers=(used,))).values()
+    assert (finding.id, finding.level) == ("ops.I417", "info")
+    assert "other databases are in use: 1 (12 keys)" in finding.evidence[0]
+    assert ids(facts(servers=(used,), processes=(LIVE,))) == []
+    both = (used, replace(used, index=1, address="redis://r:6379/1"))
+    assert ids(facts(servers=both, settings=settings_of(hosts=(host(), host(1))))) == ["ops.W206"]
 
 
 def test_a_fresh_lease_does_not_show_that_a_process_reads() -> None:
@@ -236,5 +268,8 @@ def test_without_processes_their_checks_are_skipped() -> None:
         "ops.W410",
         "ops.W411",
         "ops.E414",
+        "ops.W416",
+        "ops.I417",
+        "ops.I312",
     }
     assert skipped_ids(refused) == expected

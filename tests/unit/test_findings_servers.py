@@ -222,7 +222,7 @@ def test_what_cannot_be_asked_is_skipped_with_the_reason() -> None:
     assert skipped_ids(of(slow_commands=refused, latency_events=refused)) == {"ops.W310"}
     assert ids_whatever_is_skipped(of(slow_commands=refused, round_trip_ms=100.0)) == ["ops.W310"]
     assert skipped_ids(facts(servers=(without_info(),))) == {
-        "ops.E305", "ops.E301", "ops.E302", "ops.E303", "ops.W309", "ops.W306", "ops.W304", "ops.W310"
+        "ops.E305", "ops.E301", "ops.E302", "ops.E303", "ops.W309", "ops.W306", "ops.W304", "ops.W310", "ops.I417"
     }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        return self.complete and not self.findings
+        return self.complete and all(finding.level == "info" for finding in self.findings)
 
 
 SETTINGS_CHECKS = (
@@ -111,6 +111,7 @@ CHECKS = (
     Check("ops.E405", "Inboxes are full", processes.check_full_inboxes),
     Check("ops.W404", "Deploys leave members behind", processes.check_deploys),
     Check("ops.W403", "Members that no worker reads for", processes.check_orphans),
+    Check("ops.W416", "Nobody runs reap_stale", processes.check_reaper),
     Check("ops.W410", "Messages in flight that nobody will acknowledge", processes.check_in_flight),
     Check("ops.W411", "Live members are about to expire", processes.check_members_near_expiry),
     Check("ops.W310", "Redis is slow", servers.check_speed),
@@ -128,6 +129,8 @@ CHECKS = (
         "A version that has not been tested",
         lambda facts: settings.check_versions(facts.settings.untested_versions),
     ),
+    Check("ops.I417", "Other databases are in use, and this one is not", servers.check_databases),
+    Check("ops.I312", "Memberships were put back", processes.check_put_back),
 )
 
 IDS = tuple(check.id for check in CHECKS)

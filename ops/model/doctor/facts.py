@@ -202,6 +202,12 @@ class ServerFacts:
     def where(self) -> str:
         return f"shard {self.index} ({self.address})"
 
+    @property
+    def database(self) -> int:
+        """As the address ends: ``redis://host:6379/0``, ``unix:///path?db=0``."""
+        digits = self.address[len(self.address.rstrip("0123456789")) :]
+        return int(digits) if digits else 0
+
     def number(self, name: str) -> float:
         """A number of INFO. Raises NotKnown where this server does not tell it."""
         value = known(self.info).get(name)
@@ -300,6 +306,7 @@ class KeyspaceFacts:
 class Facts:
     """All that was collected. ``now``: unix seconds by the clock of the first shard that answers.
 
+    ``reaper_has_looked``: whether a run of ``reap_stale`` is on record.
     ``twins``: a host, and the earlier one that is the same database of the same server; ``servers`` has that one only.
     """
 
@@ -310,3 +317,4 @@ class Facts:
     processes: tuple[ProcessFacts, ...] | Missing = NOT_ASKED
     ends: tuple[LoggedEnd, ...] | Missing = NOT_ASKED
     keyspace: KeyspaceFacts | Missing = NOT_ASKED
+    reaper_has_looked: bool | Missing = NOT_ASKED

@@ -57,6 +57,7 @@ from ops.store.doctor.trial import missing_rules, try_groups
 from ops.store.liveness.leases import read_leases
 from ops.store.liveness.probes import probe_processes
 from ops.store.liveness.readability import find_unreadable, reads_ours
+from ops.store.liveness.suspects import read_latest_looks
 
 PROBE_TIMEOUT_SECONDS = 3.0
 LOOK_AT_LEASES_SECONDS = 0.25
@@ -173,6 +174,8 @@ async def _processes_and_keys(opened: OpenLayer, facts: Facts) -> Facts:
     survey = known(await fact(survey_members(opened, old_before, recent_since, full), LONGEST_FACT_SECONDS))
     prefixes = await fact(survey_prefixes(opened, facts.settings.other_prefixes), LONGEST_FACT_SECONDS)
     others = tuple(lease for lease in observation.leases.values() if reads_ours(opened.layer, lease) is False)
+    looks = await fact(read_latest_looks(opened))
+    facts = replace(facts, reaper_has_looked=looks if isinstance(looks, Missing) else bool(looks[0]))
     keyspace = KeyspaceFacts(
         survey.misplaced_groups,
         tuple(survey.misplaced),

@@ -41,7 +41,8 @@ def check_operations(facts: Facts) -> Symptom | None:
             fixes.append(_fix(failure))
         if server.missing_rules:
             evidence.append(
-                f"{server.where}: all that this user lacks for the layer; add to its ACL: {' '.join(server.missing_rules)}"
+                f"{server.where}: all that the layer needs and this user lacks; add to its ACL: "
+                f"{' '.join(server.missing_rules)}"
             )
             fixes.append(_FIXES["NOPERM"])
         if failures and _is_cluster(server):

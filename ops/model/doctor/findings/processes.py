@@ -1,6 +1,7 @@
 """What is wrong with the processes of the layer, their inboxes and their members."""
 
 from ops.model.disconnects.cause import Cause
+from ops.model.disconnects.record import iso_time
 from ops.model.doctor.facts import Facts, Kind, Missing, ProcessFacts, known
 from ops.model.doctor.findings import Symptom, symptom
 from ops.model.text import counted, format_seconds, visible
@@ -10,6 +11,7 @@ STALE_POP_SECONDS = 2.0
 NEAR_EXPIRY_SHARE = 0.8
 FREE_PLACES = 2  # an inbox with fewer is full; what is on its way to it may need them
 MOST_SHOWN = 5
+OLD_SECONDS = 3600.0
 POPS = ("bzpopmin", "BZPOPMIN")
 ACKNOWLEDGEMENTS = ("zpopmin", "ZPOPMIN")
 DEPLOY_CAUSES = (Cause.PROCESS_EXIT, Cause.SHUTDOWN_CANCELLED)
@@ -149,6 +151,42 @@ def _in_the_log(facts: Facts, process: ProcessFacts) -> str:
         return "there is no disconnect log"
     causes = _causes_of_ends(facts, process.process)
     return f"in the log its websockets ended: {_by_cause(causes)}" if causes else "the disconnect log has nothing of it"
+
+
+def check_reaper(facts: Facts) -> Symptom | None:
+    """``ops.W416``: members of processes that have been silent for long, and no run of ``reap_stale`` on record."""
+    if facts.settings.kind is Kind.PUBSUB:
+        return None
+    old = [one for one in gone(facts) if one.newest_score is not None and facts.now - one.newest_score >= OLD_SECONDS]
+    if not old or known(facts.reaper_has_looked):
+        return None
+    members = counted(sum(process.members for process in old), "member")
+    newest = max(process.newest_score or 0.0 for process in old)
+    return Symptom(
+        (
+            f"{members} of {counted(len(old), 'process', 'processes')} that take no messages, the newest joined "
+            f"{format_seconds(facts.now - newest)} ago; no run of reap_stale is on record",
+        ),
+        "Run manage.py reap_stale every minute, by cron, systemd or Kubernetes: docs/scheduling.md has the files.",
+    )
+
+
+def check_put_back(facts: Facts) -> Symptom | None:
+    """``ops.I312``: memberships that the drop-in layer put back, mostly since Redis lost them at a restart."""
+    if facts.settings.kind is Kind.PUBSUB:
+        return None
+    counts = [dict(one.lease.counts).get("members_put_back", 0) for one in known(facts.processes) if one.lease]
+    if not any(counts):
+        return None
+    back = counted(sum(counts), "membership was", "memberships were")
+    started = [
+        f"{server.where} started at {iso_time(facts.now - server.number('uptime_in_seconds'))}"
+        for server in facts.servers
+    ]
+    return Symptom(
+        (f"{back} put back by {counted(sum(map(bool, counts)), 'process', 'processes')}", *started),
+        "Nothing is to be done for the members. See why Redis lost them: a restart without data, a failover, eviction.",
+    )
 
 
 def _causes_of_ends(facts: Facts, process: str, *, still_member: bool = False) -> dict[str, int]:

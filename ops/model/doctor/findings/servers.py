@@ -1,6 +1,7 @@
 """What is wrong with a Redis server of the layer, or with how it is set up."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 
 from ops.model.disconnects.cause import CauseKind, of_kind
 from ops.model.doctor.facts import Client, Facts, Kind, Missing, NotKnown, Refusal, ServerFacts, known
@@ -138,6 +139,29 @@ def check_twins(facts: Facts) -> Symptom | None:
         "database: redis://host:6379/1."
     )
     return symptom(evidence, fix)
+
+
+def check_databases(facts: Facts) -> Symptom | None:
+    """``ops.I417``: the layer has no members here, and other databases of the server are in use."""
+    if facts.settings.kind is Kind.PUBSUB or known(facts.processes):
+        return None
+    ours = {server.database for server in facts.servers}
+
+    def examine(server: ServerFacts) -> Iterable[str]:
+        found = {name: stat for name, stat in known(server.info).items() if re.fullmatch(r"db\d{1,6}", name)}
+        others = {
+            int(name[2:]): stat.get("keys")
+            for name, stat in found.items()
+            if int(name[2:]) not in ours and isinstance(stat, Mapping)
+        }
+        words = ", ".join(f"{number} ({keys} keys)" for number, keys in sorted(others.items()))
+        return [f"no member of this layer is here, and other databases are in use: {words}"] if others else []
+
+    fix = (
+        "If workers or tasks have another database number in hosts, give all processes the same. If these databases "
+        "are of other applications, all is well."
+    )
+    return symptom(of_servers(facts, examine), fix)
 
 
 def check_lost_sends(facts: Facts) -> Symptom | None:
