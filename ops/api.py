@@ -10,8 +10,8 @@ A sync function cannot be called where an event loop runs; await its twin there.
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ from ops.arguments import checked
 from ops.checks import errors_for
 from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments, LayerError, OpsError, ShardError
-from ops.layer_settings import layer_settings
+from ops.layer_settings import hint_at_another_layer, layer_settings
 from ops.model.liveness.judge import MEMBER_STATES
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import make_layer, naming_redis_failures, open_layer
@@ -129,9 +129,18 @@ async def _opened(layer: str) -> AsyncIterator[OpenLayer]:
     """The layer, unless its settings or those of the toolkit cannot work."""
     if errors := errors_for(layer):
         raise LayerError(f"{errors[0].msg} {errors[0].hint or ''} ({errors[0].id})")
-    with naming_redis_failures():
+    with naming_redis_failures(), _hinting(layer):
         async with open_layer(layer) as opened:
             yield opened
+
+
+@contextmanager
+def _hinting(layer: str) -> Iterator[None]:
+    """Name the layers that could be meant, if ``layer`` is in memory."""
+    try:
+        yield
+    except LayerError as error:
+        raise LayerError(f"{error}{hint_at_another_layer(layer)}") from None
 
 
 def _sync(twin: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
@@ -417,7 +426,7 @@ async def adiagnose(*, only: Collection[str] | None = None, layer: str = DEFAULT
         why = f"channel layer {layer!r} cannot work with its CONFIG: {settings.obstacle}"
         return examine_settings(settings, why, wanted)
     try:
-        with naming_redis_failures():
+        with naming_redis_failures(), _hinting(layer):
             async with open_layer(layer) as opened:  # What the system checks object to is among the findings.
                 return await examine(opened, settings, wanted)
     except LayerError as error:

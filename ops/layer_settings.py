@@ -65,6 +65,16 @@ def layer_settings(alias: str) -> LayerSettings | None:
     )
 
 
+def hint_at_another_layer(alias: str) -> str:
+    """Which other layers could be meant by a command that got one in memory; empty if there is none on Redis."""
+    asked = layer_settings(alias)
+    if asked is None or asked.kind is not Kind.IN_MEMORY:
+        return ""
+    on_redis = (Kind.STOCK, Kind.DROP_IN, Kind.PUBSUB)
+    others = [f"--layer {other.alias}" for other in configured_layers() if other.kind in on_redis]
+    return f"; on Redis there is {', '.join(others)}" if others else ""
+
+
 def untested_versions() -> tuple[UntestedVersion, ...]:
     """The installed libraries with a version that the tests have never run with."""
     return tuple(

@@ -545,6 +545,17 @@ def test_settings_that_cannot_work_are_the_finding_and_nothing_is_tried(
         assert (refused.returncode, expected in refused.err, refused.err.count("\n")) == (1, True, 1)
 
 
+def test_beside_a_layer_in_memory_the_one_on_redis_is_named(
+    redis_server: EmbeddedRedis, settings: LazySettings
+) -> None:
+    in_memory = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    settings.CHANNEL_LAYERS = {"default": in_memory, "chat": layer_of(redis_server.url)["default"]}
+    for command in ("channels_doctor", "channels_groups"):
+        done = run_here(command)
+        assert done.returncode == 1
+        assert done.err.endswith("; on Redis there is --layer chat\n")
+
+
 def test_a_layer_that_does_not_exist_is_said_in_one_line(settings: LazySettings) -> None:
     for layers in ({}, {"default": {"BACKEND": "no.such.Layer"}}, {"default": {}}):
         settings.CHANNEL_LAYERS = layers
