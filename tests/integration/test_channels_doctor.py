@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+from channels_redis.core import RedisChannelLayer
 from django.conf import LazySettings
 
 from ops.layer_settings import layer_settings
@@ -409,6 +410,18 @@ async def test_a_server_that_refuses_everything_is_the_finding(
     finding = the_refusal(done)
     assert said in finding["evidence"][0]
     assert fix in finding["fix"]
+
+
+class RaisingLayer(RedisChannelLayer):
+    def serialize(self, message: Any) -> bytes:
+        raise RuntimeError("password=hunter2 is not what was asked for")
+
+
+async def test_whatever_the_layer_raises_is_the_finding(redis_server: EmbeddedRedis, settings: LazySettings) -> None:
+    settings.CHANNEL_LAYERS = layer_of(redis_server.url, backend=f"{__name__}.RaisingLayer")
+    finding = the_refusal(await run_beside("channels_doctor", "--format", "json"))
+    assert finding["evidence"][0].endswith("RuntimeError: password=*** is not what was asked for")
+    assert [words.partition(" failed")[0] for words in finding["evidence"]] == ["send and receive", "group_send"]
 
 
 @pytest.mark.parametrize("backend", [STOCK, DROP_IN])

@@ -73,7 +73,8 @@ async def test_the_finding_that_names_the_fault_comes_first(fault: Fault, system
     first = document["findings"][0] if document["findings"] else None
     assert first is not None
     assert first["id"] == fault.expected, document
-    assert document["returncode"] == 3
+    # A layer in memory cannot be looked into from here.
+    assert document["returncode"] == (1 if fault.expected == "ops.W205" else 3)
     ROWS[fault] = first
     if not os.environ.get("WRITE_FINDINGS_TABLE"):
         assert row(fault, first)[:3] in table_in_the_document()

@@ -11,6 +11,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from ops.exceptions import ShardError
+from ops.model.text import visible, without_secrets
 from ops.store.connection.shards import OpenLayer, Shard, close_layer, make_layer
 from ops.store.connection.waiting import within
 from ops.store.groups.pubsub import delivery_ms
@@ -31,11 +32,20 @@ async def measure_round_trip(opened: OpenLayer, shard: Shard) -> float:
             channel = await _channel(layer, shard)
             mine[shard.index] = (layer.client_prefix, layer.non_local_name(channel))
             return min([await _once(layer, channel) for _ in range(ROUND_TRIPS)])
+    except ShardError:
+        raise
+    except Exception as error:  # whatever the layer of the project's choice may raise
+        raise ShardError(raised_by_layer(shard, error)) from error
     finally:
         with contextlib.suppress(RedisError, OSError):
             await close_layer(layer)
         with contextlib.suppress(ShardError):
             await remove_inboxes(opened, mine)
+
+
+def raised_by_layer(shard: Shard, error: Exception) -> str:
+    """An error that is not Redis', in one line without secrets."""
+    return f"{shard.where}: {type(error).__name__}: {visible(without_secrets(str(error)))[:200]}"
 
 
 async def _published(opened: OpenLayer, shard: Shard) -> float:

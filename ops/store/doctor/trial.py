@@ -16,10 +16,10 @@ from redis.exceptions import RedisError
 from ops.exceptions import ShardError
 from ops.model.doctor.facts import Kind, Refusal
 from ops.model.keys import INFLIGHT_SUFFIX, Keyspace
-from ops.model.text import visible, without_secrets
 from ops.store.connection.permissions import RULES_OF_THE_LAYER, rule_that_is_missing
 from ops.store.connection.shards import FAILURES, OpenLayer, Shard, close_layer, make_layer
 from ops.store.connection.waiting import within
+from ops.store.doctor.round_trip import raised_by_layer
 
 GROUP = "ops.doctor."
 PROCESS = "ops-doctor-"
@@ -59,8 +59,7 @@ class _Trial:
             failure = self._shard.failure(error)
             self.failed.append(Refusal(operation, failure.code, str(failure)))
         except Exception as error:  # whatever the layer of the project's choice may raise
-            said = f"{self._shard.where}: {type(error).__name__}: {visible(without_secrets(str(error)))[:200]}"
-            self.failed.append(Refusal(operation, "", said))
+            self.failed.append(Refusal(operation, "", raised_by_layer(self._shard, error)))
         return False
 
 
