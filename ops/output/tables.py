@@ -20,7 +20,7 @@ from ops.output.columns import (
     PROCESS_COLUMNS,
     SHARD,
     Column,
-    Kind,
+    ColumnKind,
     shown_in_tables,
 )
 from ops.output.text import ago, iso
@@ -95,7 +95,7 @@ def _processes_table(processes: Sequence[Process], now: float) -> Table:
 
 def _table_of(columns: Iterable[Column[T]], rows: Iterable[T], now: float, *, wide: str) -> Table:
     shown = shown_in_tables(columns)
-    numbers = frozenset(column.heading for column in shown if column.kind is Kind.NUMBER)
+    numbers = frozenset(column.heading for column in shown if column.kind is ColumnKind.NUMBER)
     table = make_table(*(column.heading for column in shown), numbers=numbers, wide=wide)
     for row in rows:
         table.add_row(*(_cell(column, row, now) for column in shown))
@@ -106,13 +106,13 @@ def _cell(column: Column[T], row: T, now: float) -> Text | str:
     value = column.value(row)
     if isinstance(row, Process) and column.name == "process":
         return process_cell(row.process, row.lease)
-    if column.kind is Kind.NUMBER:
+    if column.kind is ColumnKind.NUMBER:
         return number_cell(value, column.name if column.name in STATE_STYLES else None)
-    if column.kind is Kind.STATE:
+    if column.kind is ColumnKind.STATE:
         return _state(value)
-    if column.kind is Kind.TIME:
+    if column.kind is ColumnKind.TIME:
         return ago(value, now)
-    return Text("; ".join(value) if column.kind is Kind.WORDS else visible(value or ""))
+    return Text("; ".join(value) if column.kind is ColumnKind.WORDS else visible(value or ""))
 
 
 def process_cell(process: str, lease: Lease | None) -> Text:

@@ -287,13 +287,13 @@ async def test_who_joins_while_it_is_being_reaped_is_counted_once(
 ) -> None:
     layer = make_layer(redis_server)
     channel = await go_silent(layer, redis_client, "joins", "does.not")
-    send = journal.Purge._send
+    send = journal.Remover._send
 
-    async def join_first(script: journal.Purge) -> None:
+    async def join_first(script: journal.Remover) -> None:
         await layer.group_add("joins", channel)
         await send(script)
 
-    monkeypatch.setattr(journal.Purge, "_send", join_first)
+    monkeypatch.setattr(journal.Remover, "_send", join_first)
     report = await run_reap()
     assert (report.removed, report.kept) == (1, 1)
 
