@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 STATE_STYLES = {"live": "green", "suspect": "yellow", "orphan": "red", "dead": "red", "unknown": "cyan"}
 PROCESSES_SHOWN = 20
+DIGITS_SHOWN = 8  # of a process with a host and a pid
+URGENCY = ("dead", "suspect", "unknown", "live")
 GAP = Text("")
 
 
@@ -50,8 +52,13 @@ def number_cell(count: int, state: str | None = None) -> Text:
     return Text(f"{count:,}", style=STATE_STYLES[state] if state and count else "" if count else "dim")
 
 
-def inspection_report(inspection: Inspection, *, members: bool, summary: bool, hidden: int = 0) -> RenderableType:
-    """The whole answer of ``channels_groups``. ``hidden``: how many groups a limit left out."""
+def inspection_report(
+    inspection: Inspection, *, members: bool, summary: bool, hidden: int = 0, for_a_terminal: bool = True
+) -> RenderableType:
+    """The whole answer of ``channels_groups``. ``hidden``: how many groups a limit left out.
+
+    ``for_a_terminal``: only so many processes are listed, with the first digits of their names.
+    """
     sections: list[RenderableType] = []
     if not inspection.total_groups and not inspection.groups:
         why = "nobody is connected, or nobody has joined one" if inspection.complete else "not every shard answered"
@@ -64,7 +71,7 @@ def inspection_report(inspection: Inspection, *, members: bool, summary: bool, h
     if hidden:
         sections.append(Text(f"… and {counted(hidden, 'more group')}; --limit shows more.", style="dim"))
     if inspection.processes:
-        sections.append(_processes_table(inspection.processes, inspection.taken_at))
+        sections.append(_processes_table(inspection, for_a_terminal=for_a_terminal))
     notes = (Text(f"Note: {note}.", style="dim") for note in inspection.notes)
     sections.append(Stack(_totals_line(inspection), *notes))
     return Stack(*(part for section in sections for part in (section, GAP)))
@@ -82,30 +89,43 @@ def _group_with_members(group: Group, inspection: Inspection) -> RenderableType:
     return Stack(title, _table_of(columns, group.channels, inspection.taken_at, wide="Channel"))
 
 
-def _processes_table(processes: Sequence[Process], now: float) -> Table:
-    """The processes that need attention first."""
-    urgency = ("dead", "suspect", "unknown", "live")
-    ordered = sorted(processes, key=lambda p: (urgency.index(p.verdict.state.value), -p.members, p.process))
-    table = _table_of(PROCESS_COLUMNS, ordered[:PROCESSES_SHOWN], now, wide="Evidence")
-    if len(ordered) > PROCESSES_SHOWN:
-        rest = ordered[PROCESSES_SHOWN:]
-        table.add_row(Text(f"… {len(rest):,} more", style="dim"), "", number_cell(sum(p.members for p in rest)), "")
+def _processes_table(inspection: Inspection, *, for_a_terminal: bool) -> Table:
+    """The processes that need attention first. If a terminal could not hold all, some of each state."""
+    shown: list[Process] = []
+    hidden: dict[str, list[Process]] = {}
+    room = PROCESSES_SHOWN if for_a_terminal else len(inspection.processes)
+    by_state = {state: [p for p in inspection.processes if p.verdict.state.value == state] for state in URGENCY}
+    for number, (state, processes) in enumerate(by_state.items()):
+        ordered = sorted(processes, key=lambda p: (-p.members, p.process))
+        others = sum(map(len, list(by_state.values())[number + 1 :]))
+        most = max(room - others, room // (len(URGENCY) - number))
+        shown += ordered[:most]
+        hidden[state] = ordered[most:]
+        room -= len(ordered[:most])
+    short = DIGITS_SHOWN if for_a_terminal else None
+    table = _table_of(PROCESS_COLUMNS, shown, inspection.taken_at, wide="Evidence", digits=short)
+    for state, rest in hidden.items():
+        if rest:
+            more = Text(f"… {len(rest):,} more", style="dim")
+            table.add_row(more, _state(state), number_cell(sum(p.members for p in rest)), "")
     return table
 
 
-def _table_of(columns: Iterable[Column[T]], rows: Iterable[T], now: float, *, wide: str) -> Table:
+def _table_of(
+    columns: Iterable[Column[T]], rows: Iterable[T], now: float, *, wide: str, digits: int | None = None
+) -> Table:
     shown = shown_in_tables(columns)
     numbers = frozenset(column.heading for column in shown if column.kind is ColumnKind.NUMBER)
     table = make_table(*(column.heading for column in shown), numbers=numbers, wide=wide)
     for row in rows:
-        table.add_row(*(_cell(column, row, now) for column in shown))
+        table.add_row(*(_cell(column, row, now, digits) for column in shown))
     return table
 
 
-def _cell(column: Column[T], row: T, now: float) -> Text | str:
+def _cell(column: Column[T], row: T, now: float, digits: int | None) -> Text | str:
     value = column.value(row)
     if isinstance(row, Process) and column.name == "process":
-        return process_cell(row.process, row.lease)
+        return process_cell(row.process, row.lease, digits)
     if column.kind is ColumnKind.NUMBER:
         return number_cell(value, column.name if column.name in STATE_STYLES else None)
     if column.kind is ColumnKind.STATE:
@@ -115,11 +135,11 @@ def _cell(column: Column[T], row: T, now: float) -> Text | str:
     return Text("; ".join(value) if column.kind is ColumnKind.WORDS else visible(value or ""))
 
 
-def process_cell(process: str, lease: Lease | None) -> Text:
-    """Its host and pid, if its lease tells them; otherwise the layer's name for it."""
+def process_cell(process: str, lease: Lease | None, digits: int | None = DIGITS_SHOWN) -> Text:
+    """Its host and pid, if its lease tells them, before the layer's name for it, of which ``digits`` are shown."""
     if lease is None or not lease.host:
         return Text(process)
-    return Text(f"{visible(lease.host)} pid {visible(lease.pid)}")
+    return Text(f"{visible(lease.host)} pid {visible(lease.pid)} {process[:digits]}{'…' if digits else ''}")
 
 
 def _totals_line(inspection: Inspection) -> Text:
