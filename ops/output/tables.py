@@ -155,8 +155,8 @@ def _totals_line(inspection: Inspection) -> Text:
     return line
 
 
-def reap_report(report: ReapReport) -> RenderableType:
-    """The answer of ``reap_stale``."""
+def reap_report(report: ReapReport, *, next_step: str = "") -> RenderableType:
+    """The answer of ``reap_stale``. ``next_step``: what to do now."""
     parts: list[RenderableType] = []
     silent = [process for process in report.processes if process.state in ("dead", "suspect")]
     if silent:
@@ -172,7 +172,7 @@ def reap_report(report: ReapReport) -> RenderableType:
                 Text("; ".join(process.evidence)),
             )
         parts.extend([table, GAP])
-    parts.extend(Text(line) for line in _reap_lines(report))
+    parts.extend(Text(line) for line in (*_reap_lines(report), next_step) if line)
     parts.extend(Text(f"Note: {note}.", style="dim") for note in report.notes)
     return Stack(*parts)
 
@@ -182,6 +182,8 @@ def _reap_lines(report: ReapReport) -> list[str]:
     what = "would be removed" if report.dry_run else "removed"
     looked = f"Looked at {scanned} in {report.duration_seconds:.1f} s"
     lines = [f"{looked}: {report.removed:,} {what}, {report.suspects:,} under suspicion."]
+    if not report.complete and not report.members_scanned:
+        lines = ["No member was looked at: not every shard answered."]
     if report.kept:
         lines.append(f"{counted(report.kept, 'member')} stayed: gone or joined again since judged.")
     if report.leftovers:
