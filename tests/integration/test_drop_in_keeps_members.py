@@ -24,7 +24,7 @@ from django.conf import LazySettings
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ops.application.layer import keeper as keeper_module
-from ops.application.layer import memberships, repairs
+from ops.application.layer import memberships, own_index, repairs
 from ops.layers import RedisChannelLayer
 from ops.model.keys import index_entry
 from ops.model.settings import DEFAULTS
@@ -121,7 +121,7 @@ async def test_what_was_left_stays_left_when_a_server_returns_with_an_older_snap
     parts_before: int, start_redis: StartRedis, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memberships, "INDEXED_CHANNELS", 1)
-    monkeypatch.setattr(keeper_module, "PARTS_AT_ONCE", 2)
+    monkeypatch.setattr(own_index, "PARTS_AT_ONCE", 2)
     server = await asyncio.to_thread(start_redis)
     layer = make_layer(server)
     for _ in range(parts_before):

@@ -11,19 +11,20 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
 from ops import compat
 from ops.application.background import start_task
 from ops.application.layer.outages import LONGEST_WAIT_SECONDS
+from ops.application.layer.own_index import forget_index, has_index, members_in, read_index, take_out_all
 from ops.application.layer.protocol import DropInLayer
-from ops.application.layer.repairs import MEMBERS_AT_ONCE, Member, Repairs, execute, on_shard
+from ops.application.layer.repairs import Member, Repairs, on_shard
 from ops.application.observation import server_name
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.conclusions import describe_exception
-from ops.model.keys import Keyspace, parse_index_entry
+from ops.model.keys import Keyspace
 from ops.model.liveness.lease import LEASE_COUNTS, RENEWALS_PER_LEASE, renewal_seconds, shard_of_hosts
 from ops.store.connection.failures import will_pass
 from ops.store.connection.scripts import run_script
@@ -40,7 +41,6 @@ from ops.store.liveness.leases import (
 logger = logging.getLogger("ops.layers")
 
 LOOKS_PER_GROUP_EXPIRY = 4
-PARTS_AT_ONCE = 100
 VERIFIED_EACH_TIME = 1000  # of each shard at each look
 VERIFIED_AT_ONCE = 500  # of one script: at most some 1 ms of the server's time, if each is of another group
 SETTLED_SECONDS = 1.0
@@ -167,7 +167,7 @@ class Keeper:
         if not first_time:
             self._server_runs[index] = None
         # What joined before there was a lease may be gone, unless its index is there.
-        if not (first_time and await _has_index(layer, client)):
+        if not (first_time and await has_index(layer, client)):
             why = None if first_time else await self._why_lost(layer, index, renewal)
             await self._put_back(layer, index, why)
         self._server_runs[index] = renewal.history
@@ -179,7 +179,7 @@ class Keeper:
         Not who has joined again since ``began``, when this was asked for, or is joining: a join that is done takes its
         own entry away.
         """
-        for member in _members(layer.client_prefix, taken_out):
+        for member in members_in(layer.client_prefix, taken_out):
             joined_at = layer.memberships.joined_at(*member)
             if member not in self.repairs.joining and (joined_at is None or joined_at < began):
                 await self.repairs.forget(layer, client, member)
@@ -207,7 +207,7 @@ class Keeper:
         What its index names beyond the memberships of now was left, and the shard has lost that. The index stays while
         it is written again: the server may go at any time, and return with what it has now.
         """
-        indexed = await _read_index(layer, layer.connection(index))
+        indexed = await read_index(layer, layer.connection(index))
         self.repairs.in_doubt.update(member for member in indexed if not layer.memberships.is_member(*member))
         lost = on_shard(layer, index, layer.memberships.joined_before(float("inf")))
         await self.repairs.join(layer, index, lost, anew=True)
@@ -336,10 +336,10 @@ class Keeper:
         connection, process = layer.connection(index), layer.client_prefix
         await mark_lease_ended(connection, self._keyspace, process, layer.group_expiry)
         known = {*layer.memberships.joined_before(float("inf")), *self.repairs.unsettled}
-        await _take_out_all(layer, connection, on_shard(layer, index, known))
+        await take_out_all(layer, connection, on_shard(layer, index, known))
         # What was being left when the loop stopped in the middle of it, as Granian's does.
-        await _take_out_all(layer, connection, [*{*await _read_index(layer, connection)} - known])
-        await _forget_index(layer, connection)
+        await take_out_all(layer, connection, [*{*await read_index(layer, connection)} - known])
+        await forget_index(layer, connection)
         await delete_lease(connection, self._keyspace, process)
 
 
@@ -363,56 +363,6 @@ async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:
         if layer is not None and layer._keeper._task is me:
             await layer._keeper.end_with_loop()
         raise
-
-
-def _index_parts(layer: DropInLayer) -> Iterator[list[bytes]]:
-    """The keys of this process's index: one that made a million channels has thousands, most of them empty."""
-    parts = layer.memberships.index_parts
-    return Keyspace(layer.prefix).index_in_parts(layer.client_prefix, range(parts), PARTS_AT_ONCE)
-
-
-async def _has_index(layer: DropInLayer, connection: Any) -> bool:
-    for keys in _index_parts(layer):
-        if await connection.exists(*keys):
-            return True
-    return False
-
-
-async def _read_index(layer: DropInLayer, connection: Any) -> list[Member]:
-    """What the shard has as this process's memberships. What cannot be read is passed over; what is no list goes."""
-    found: list[Member] = []
-    for keys in _index_parts(layer):
-        pipe = connection.pipeline(transaction=False)
-        for key in keys:
-            pipe.lrange(key, 0, -1)
-        for key, entries in zip(keys, await pipe.execute(raise_on_error=False), strict=True):
-            if isinstance(entries, Exception):
-                if "WRONGTYPE" not in str(entries):
-                    raise entries
-                await connection.unlink(key)
-                continue
-            found.extend(_members(layer.client_prefix, entries))
-    return found
-
-
-def _members(process: str, entries: Iterable[bytes]) -> Iterator[Member]:
-    for entry in entries:
-        with contextlib.suppress(UnicodeDecodeError):
-            if (pair := parse_index_entry(process, entry)) is not None:
-                yield pair[0].decode(), pair[1].decode()
-
-
-async def _take_out_all(layer: DropInLayer, connection: Any, members: Sequence[Member]) -> None:
-    for start in range(0, len(members), MEMBERS_AT_ONCE):
-        pipe = connection.pipeline(transaction=False)
-        for group, channel in members[start : start + MEMBERS_AT_ONCE]:
-            pipe.zrem(compat.group_key(layer, group), channel)
-        await execute(pipe)
-
-
-async def _forget_index(layer: DropInLayer, connection: Any) -> None:
-    for keys in _index_parts(layer):
-        await connection.unlink(*keys)
 
 
 # The process: its exit, and its children
