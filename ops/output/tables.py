@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops.model.groups import Group, Inspection, Process
+from ops.model.groups import Group, Inspection, Process, StateCounts
 from ops.model.liveness.lease import Lease
 from ops.model.runs import ReapReport, RunRecord
 from ops.model.text import counted, visible
@@ -64,6 +64,8 @@ def inspection_report(
         why = "nobody is connected, or nobody has joined one" if inspection.complete else "not every shard answered"
         verb = "has" if inspection.complete else "shows"
         sections.append(Text(f"Layer {inspection.layer!r} {verb} no groups: {why}."))
+    elif not inspection.groups and not summary:
+        sections.append(Text("No group has such members."))
     elif members:
         sections.extend(_group_with_members(group, inspection) for group in inspection.groups)
     elif not summary:
@@ -73,7 +75,7 @@ def inspection_report(
     if inspection.processes:
         sections.append(_processes_table(inspection, for_a_terminal=for_a_terminal))
     notes = (Text(f"Note: {note}.", style="dim") for note in inspection.notes)
-    sections.append(Stack(_totals_line(inspection), *notes))
+    sections.append(Stack(_totals_line(inspection), *_next_step(inspection.totals), *notes))
     return Stack(*(part for section in sections for part in (section, GAP)))
 
 
@@ -140,6 +142,14 @@ def process_cell(process: str, lease: Lease | None, digits: int | None = DIGITS_
     if lease is None or not lease.host:
         return Text(process)
     return Text(f"{visible(lease.host)} pid {visible(lease.pid)} {process[:digits]}{'…' if digits else ''}")
+
+
+def _next_step(totals: StateCounts) -> list[Text]:
+    if totals.orphan:
+        return [Text("manage.py reap_stale removes the orphans.")]
+    if totals.suspect:
+        return [Text("manage.py reap_stale --wait finds out whether the suspects are dead, and removes them then.")]
+    return []
 
 
 def _totals_line(inspection: Inspection) -> Text:

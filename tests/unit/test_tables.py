@@ -167,3 +167,14 @@ def test_the_history_fits_too() -> None:
     assert text.count("20231114T221320Z-abcdef") == 3
     assert text.count("2023-11-14 22:13 ") == 3
     assert "No run has removed anything" in shown(history_table([]))
+
+
+def test_a_look_says_what_to_do_about_orphans_and_suspects_and_if_no_group_has_such_members() -> None:
+    def text_of(totals: StateCounts) -> str:
+        look = Inspection("default", "x", NOW, True, (), total_groups=1, totals=totals)
+        return shown(inspection_report(look, members=False, summary=False))
+
+    assert "manage.py reap_stale removes the orphans." in text_of(StateCounts(orphan=1, suspect=1))
+    assert "manage.py reap_stale --wait finds out whether the suspects are dead" in text_of(StateCounts(suspect=1))
+    assert "reap_stale" not in text_of(StateCounts(live=1))
+    assert "No group has such members." in text_of(StateCounts(live=1))
