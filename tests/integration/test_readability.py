@@ -326,5 +326,5 @@ async def test_a_heartbeat_says_why_nobody_was_asked(
     assert (document["totals"]["members"], document["totals"]["skipped"], document["totals"]["sent"]) == (3, 3, 0)
     assert document["processes"][0]["skipped_why"] == SeveralKeys().reason
     assert f"nobody was asked: {SeveralKeys().reason}" in done.err
-    assert done.returncode == 0
+    assert done.returncode == 3
     assert isinstance(SeveralKeys(), NotProbed)
