@@ -40,7 +40,8 @@ class Command(OpsCommand):
             "--limit",
             type=positive_count,
             metavar="N",
-            help=f"show at most N groups (default: {ROWS_IN_A_TABLE} in a table on a terminal, {ROWS_IN_A_FILE} in one elsewhere, all otherwise)",
+            help=f"show at most N groups (default: {ROWS_IN_A_TABLE} in a table on a terminal, {ROWS_IN_A_FILE} in a "
+            "table elsewhere, all otherwise)",
         )
         parser.add_argument("--summary", action="store_true", help="totals and processes only")
         parser.add_argument(
