@@ -58,7 +58,7 @@ async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progres
 
     Raises ShardError where a shard does not answer, before anything is changed; AnotherRunHoldsTheLock.
     """
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         return _nothing_to_clean(opened, options)
     opened.require_every_shard("nothing was removed")
     if options.dry_run:

@@ -108,7 +108,7 @@ class HeartbeatRun:
                 await shard.identify()
 
     def _groups(self) -> AsyncGenerator[GroupTally, None]:
-        if self._opened.is_pubsub:
+        if not self._opened.backend.keeps_members:
             return count_subscriptions(
                 self._opened, self._options.look, self._options.depth, self._options.timeout_seconds, self._tally
             )

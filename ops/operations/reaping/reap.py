@@ -91,7 +91,7 @@ async def reap(opened: OpenLayer, options: ReapOptions, progress: Progress = no_
     With ``wait``, looks as often as is needed, three times at most. With ``dry_run``, writes nothing but its probes.
     Raises AnotherRunHoldsTheLock.
     """
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         return _nothing_to_reap(opened, options)
     if options.dry_run or not opened.complete:
         return await _Run(opened, options, progress).run()
