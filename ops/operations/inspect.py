@@ -148,7 +148,7 @@ class _JudgedGroups(GroupStream):
                         if not group.counts.members or any(getattr(group.counts, s) for s in self._options.states):
                             yield group
             except ShardError as error:
-                shard.problem = str(error)
+                shard.note_failure(error)
                 self._failures.append(str(error))
 
     async def _groups_of(self, shard: Shard) -> AsyncGenerator[Group, None]:
@@ -230,14 +230,11 @@ async def _inspect_pubsub(opened: OpenLayer, options: InspectOptions) -> Inspect
 
     async def read(shard: Shard) -> None:
         nonlocal taken_at
-        try:
+        with shard.noting_failure():
             counts = await count_subscribers(opened, shard, options.look.names, options.look.glob)
             taken_at = await shard.now()
-        except ShardError as error:
-            shard.problem = str(error)
-            return
-        for name, subscribers in counts.items():
-            groups[name] = Group(name, shard.index, StateCounts(live=subscribers), None)
+            for name, subscribers in counts.items():
+                groups[name] = Group(name, shard.index, StateCounts(live=subscribers), None)
 
     await asyncio.gather(*(read(shard) for shard in opened.answering))
     begun = _begin(opened, Observation(look_after(None, Moment(taken_at), ""), Census(), {}, {}, notes=[PUBSUB_NOTE]))

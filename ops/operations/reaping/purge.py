@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from ops.exceptions import ShardError
 from ops.model.keys import decode_name, encode_name, inbox_parts
 from ops.model.runs import Leftover
 from ops.operations.observe import Look, Observation, selection_on
@@ -102,7 +101,7 @@ class _Removal:
     async def _on_shard(self, shard: Shard, read: Reader, processes: Collection[str], *, unindexed: bool) -> None:
         judged = _joined_by(self._doom, processes)
         purged = journal.Purged()
-        try:
+        with shard.noting_failure():
             async with shard.wire() as writing:
                 receipts = self._opened.keyspace.journal(self._doom.run_id)
                 journal_seconds = await self._doom.retention.of_receipts(shard, receipts)
@@ -113,8 +112,6 @@ class _Removal:
                     await script.begin_unindexed()
                 async with script.counting():
                     await self._remove_by(script, read(shard), judged)
-        except ShardError as error:
-            shard.problem = str(error)
         self._count(purged, processes)
 
     async def _remove_by(

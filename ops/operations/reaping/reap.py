@@ -165,7 +165,7 @@ class _Run:
                 self._notes.append(str(error))
                 await asyncio.gather(*(shard.identify() for shard in opened.shards))
                 if opened.complete:  # It answers, but this run could not do its work.
-                    opened.home.problem = str(error)
+                    opened.home.note_failure(error)
         if self._lock is not None and opened.complete:
             self._notes.extend(await delete_what_is_over(opened))
             self._notes.extend(await self._expire_markers(observation))

@@ -56,7 +56,7 @@ class Shard:
         self._keyspace = keyspace
         self.address = address_of(client.connection_pool)
         self.identity = ServerIdentity()
-        self.problem: str | None = None
+        self._problem: str | None = None
 
     @property
     def where(self) -> str:
@@ -120,11 +120,28 @@ class Shard:
 
     async def identify(self) -> None:
         """Ask who is there; remembers the answer, or why there was none."""
-        try:
+        with self.noting_failure():
             await self.execute("PING")
             self.identity = await self._identity()
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """End the block at a ShardError. From then on the shard does not count as answering, and no run as complete."""
+        try:
+            yield
         except ShardError as error:
-            self.problem = str(error)
+            self.note_failure(error)
+
+    def note_failure(self, error: ShardError) -> None:
+        self._problem = str(error)
+
+    def forget_failure(self) -> None:
+        self._problem = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it does not answer; None if it has answered everything so far."""
+        return self._problem
 
     async def _identity(self) -> ServerIdentity:
         try:
