@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any
 
-from ops.exceptions import ShardError
 from ops.model.disconnects.cleanup import CleanedProcess, CleanupReport
 from ops.model.disconnects.record import Disconnect
 from ops.model.disconnects.report.report import Reading
@@ -58,7 +57,7 @@ async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progres
 
     Raises ShardError where a shard does not answer, before anything is changed; AnotherRunHoldsTheLock.
     """
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         return _nothing_to_clean(opened, options)
     opened.require_every_shard("nothing was removed")
     if options.dry_run:
@@ -173,7 +172,7 @@ class _Cleanup:
 
     async def _clean_shard(self, shard: Shard, gone: dict[bytes, float]) -> None:
         script: journal.Remover | None = None
-        try:
+        with shard.noting_failure():
             async with AsyncExitStack() as stack:
                 pages = await stack.enter_async_context(aclosing(self._slices(shard)))
                 async for slices in pages:
@@ -190,8 +189,6 @@ class _Cleanup:
                         break
                 if script is not None:
                     await script.finish()
-        except ShardError as error:
-            shard.problem = str(error)
         if script is not None:
             self._removed.update(script.tally.by_inbox)
             self._kept += script.tally.kept

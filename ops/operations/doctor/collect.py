@@ -11,7 +11,6 @@ from dataclasses import replace
 from ops.model.doctor.facts import (
     Facts,
     KeyspaceFacts,
-    Kind,
     LayerSettings,
     LoggedEnd,
     Missing,
@@ -69,7 +68,7 @@ async def collect(opened: OpenLayer, settings: LayerSettings) -> Facts:
         return replace(facts, processes=missing, ends=missing, keyspace=missing)
     ends = await fact(_read_ends(opened), LONGEST_FACT_SECONDS)
     facts = replace(facts, now=await opened.answering[0].now(), ends=ends)
-    if settings.kind is Kind.PUBSUB:
+    if not opened.backend.keeps_members:
         # Its groups are subscriptions, which end with their connection: there is no inbox and nothing to expire.
         facts = replace(facts, processes=(), keyspace=KeyspaceFacts())
     else:

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from ops.exceptions import ShardError
 from ops.model.keys import decode_name, encode_name, inbox_parts
 from ops.model.runs import Leftover
 from ops.operations.observe import Look, Observation, selection_on
@@ -108,7 +107,7 @@ class _MemberRemoval:
     async def _on_shard(self, shard: Shard, read: Reader, processes: Collection[str], *, unindexed: bool) -> None:
         judged = _joined_by(self._removal, processes)
         purged = journal.RemovalTally()
-        try:
+        with shard.noting_failure():
             async with shard.wire() as writing:
                 receipts = self._opened.keyspace.journal(self._removal.run_id)
                 journal_seconds = await self._removal.retention.of_receipts(shard, receipts)
@@ -119,8 +118,6 @@ class _MemberRemoval:
                     await script.begin_unindexed()
                 async with script.counting():
                     await self._remove_by(script, read(shard), judged)
-        except ShardError as error:
-            shard.problem = str(error)
         self._count(purged, processes)
 
     async def _remove_by(

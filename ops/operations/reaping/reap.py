@@ -91,7 +91,7 @@ async def reap(opened: OpenLayer, options: ReapOptions, progress: Progress = no_
     With ``wait``, looks as often as is needed, three times at most. With ``dry_run``, writes nothing but its probes.
     Raises AnotherRunHoldsTheLock.
     """
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         return _nothing_to_reap(opened, options)
     if options.dry_run or not opened.complete:
         return await _Run(opened, options, progress).run()
@@ -165,7 +165,7 @@ class _Run:
                 self._notes.append(str(error))
                 await asyncio.gather(*(shard.identify() for shard in opened.shards))
                 if opened.complete:  # It answers, but this run could not do its work.
-                    opened.home.problem = str(error)
+                    opened.home.note_failure(error)
         if self._lock is not None and opened.complete:
             self._notes.extend(await delete_what_is_over(opened))
             self._notes.extend(await self._expire_markers(observation))

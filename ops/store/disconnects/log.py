@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ops.exceptions import ShardError
 from ops.model.disconnects.cause import Cause
 from ops.model.disconnects.record import Disconnect, encodable, iso_time, parse_json, parse_time, to_json
 from ops.model.keys import decode_name, inbox_of
@@ -184,7 +183,7 @@ async def _expand(
     """
     any_receipt = False
     for shard in opened.answering:
-        try:
+        with shard.noting_failure():
             async for receipt, _ in journal.read_receipts(opened, shard, run_id):
                 reaped = [
                     _reaped(at, run_id, decode_name(channel), opened.keyspace.group_name(key))
@@ -193,8 +192,6 @@ async def _expand(
                 ]
                 any_receipt = True
                 yield reaped
-        except ShardError as error:
-            shard.problem = str(error)
     if not any_receipt:
         for process, count in removed.items():
             one = Disconnect(at, Cause.PROCESS_DIED, "unknown", "reaper", process=process[:64], run_id=run_id[:64])
