@@ -51,9 +51,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Where in a run on several processes the tests of a folder end. Those that start servers need the processor and take
-# longest: they begin at once, and beside each runs one that waits.
-ENDS_AT = {"acceptance": 0.8, "integration": 0.9, "unit": 1.0}
+# How far a run on several processes has come when the tests of a folder end. Those that start servers need the
+# processor and take longest: they begin at once, beside others that mostly wait, and are through before the end.
+ENDS_AT = {"acceptance": 0.8, "integration": 0.9}
 
 
 @pytest.hookimpl(trylast=True)
@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         by_folder.setdefault(item.path.parent.name, []).append(item)
     places = {
-        item: ENDS_AT[folder] * at / len(of_folder)
+        item: ENDS_AT.get(folder, 1.0) * at / len(of_folder)
         for folder, of_folder in by_folder.items()
         for at, item in enumerate(of_folder)
     }
