@@ -180,7 +180,7 @@ async def test_a_run_stops_while_workers_join_groups_on_other_shards_than_its_ow
     """With the hosts in another order, each group lies on the shard where the run would not look for it."""
     servers = [start_redis(), start_redis()]
     theirs, ours = ([server.url for server in order] for order in (servers[::-1], servers))
-    living, dead = (start_worker("uvicorn", wait=False, REDIS_URL=" ".join(theirs)) for _ in range(2))
+    living, dead = (start_worker("uvicorn", redis=servers[0], wait=False, REDIS_URL=" ".join(theirs)) for _ in range(2))
     opened = await sockets.open_many([(living.wait_ready(), "lobby"), (living, "support")])
     await sockets.open_many([(dead.wait_ready(), "lobby"), (dead, "support")])
     dead.kill()

@@ -309,7 +309,7 @@ async def test_while_one_shard_does_not_answer_nothing_is_removed_on_any(
             next(name for name in map("room{}".format, count()) if layer.consistent_hash(f"room.{name}") == shard)
             for shard in (0, 1)
         ]
-    worker = start_worker("uvicorn", REDIS_URL=" ".join(urls))
+    worker = start_worker("uvicorn", redis=shards[0], REDIS_URL=" ".join(urls))
     orphans = await sockets.open_many([(worker, room) for room in rooms * 3])
     worker.kill()
 
