@@ -4,7 +4,8 @@ SECONDS ?= 120
 SEED ?= 1
 PY := .venv/bin/python
 QUICK := $(addprefix tests/integration/test_, purge.py judgement.py lost_replies.py) \
-	tests/acceptance/test_reap_never_removes_the_living.py::test_neither_a_busy_process_nor_an_idle_one_loses_a_member_while_a_dead_one_does
+	tests/acceptance/test_reap_between_two_looks.py::test_a_run_that_waits_removes_the_members_of_a_killed_process_and_of_no_other \
+	tests/acceptance/test_drop_in_leaves_no_orphans.py::test_one_run_removes_the_members_of_a_killed_process
 
 .PHONY: demo test test-quick test-oldest matrix lint bench chaos fuzz docs
 
