@@ -19,7 +19,8 @@ from ops.model.runs import ReapReport
 from ops.operations.reaping import reap as reap_module
 from ops.operations.reaping.reap import ReapOptions, reap
 from ops.operations.reaping.undo import read_history, undo
-from ops.store.connection.shards import OpenLayer, Shard, open_layer
+from ops.store.connection import shards
+from ops.store.connection.shards import OpenLayer, open_layer
 from ops.store.liveness import receivers, suspects
 from ops.store.removal import journal
 from ops.testing import override_redis_config
@@ -565,8 +566,7 @@ async def test_what_went_before_a_shard_failed_in_the_middle_of_the_removal_is_r
 async def test_a_shard_that_does_not_answer_in_time_counts_as_down(
     two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Shard.ask, "__defaults__", (0.3,))
-    monkeypatch.setitem(Shard.execute.__kwdefaults__ or {}, "timeout_seconds", 0.3)
+    monkeypatch.setattr(shards, "ANSWER_TIMEOUT_SECONDS", 0.3)
     await start_process(*GROUPS, count=2)
     await suspect_everybody()
     two_shards[1].pause()

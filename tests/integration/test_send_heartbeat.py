@@ -30,6 +30,7 @@ from tests.layer_builders import (
     add_members,
     channels_of,
     has_a_lease,
+    keeper_of,
     new_process_name,
 )
 from tests.waiting import until
@@ -192,7 +193,7 @@ async def test_a_process_that_takes_one_probe_only_is_silent(
 async def not_reading(make: MakeLayer, server: EmbeddedRedis, **config: Any) -> Consumer:
     """A consumer of a process that says that it answers heartbeats and reads nothing any more."""
     [consumer] = await live_layer(make, server, "room", **{"lease_seconds": 30, **config})
-    await consumer.layer._keeper.stop()
+    await keeper_of(consumer.layer).stop()
     consumer.task.cancel()
     await asyncio.wait([consumer.task])
     await consumer.layer.close_pools()

@@ -66,15 +66,15 @@ class Shard:
     def info(self) -> ShardInfo:
         return ShardInfo(self.index, self.address, self.problem)
 
-    async def execute(self, *command: Any, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> Any:
+    async def execute(self, *command: Any, timeout_seconds: float | None = None) -> Any:
         client: Any = self.client
         asked = " ".join(" ".join(word for word in command[:2] if isinstance(word, str)).split()[:2])
         with self.naming_failures(asked=asked):
-            return await within(timeout_seconds, client.execute_command(*command))
+            return await within(timeout_seconds or ANSWER_TIMEOUT_SECONDS, client.execute_command(*command))
 
-    async def ask(self, question: Awaitable[T], timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> T:
+    async def ask(self, question: Awaitable[T], timeout_seconds: float | None = None) -> T:
         with self.naming_failures():
-            return await within(timeout_seconds, question)
+            return await within(timeout_seconds or ANSWER_TIMEOUT_SECONDS, question)
 
     async def pipeline(self, commands: Sequence[Sequence[Any]], *, key_rule: str = "") -> list[Any]:
         """The replies to ``commands``, sent in one write; an error reply is returned, not raised.
