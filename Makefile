@@ -3,14 +3,23 @@ ARGS ?=
 SECONDS ?= 120
 SEED ?= 1
 PY := .venv/bin/python
+QUICK := $(addprefix tests/integration/test_, purge.py judgement.py lost_replies.py) \
+	tests/acceptance/test_reap_between_two_looks.py::test_a_run_that_waits_removes_the_members_of_a_killed_process_and_of_no_other \
+	tests/acceptance/test_drop_in_leaves_no_orphans.py::test_one_run_removes_the_members_of_a_killed_process
 
-.PHONY: demo test test-oldest matrix lint bench chaos fuzz docs
+.PHONY: demo test test-quick test-oldest matrix lint bench chaos fuzz docs
 
 demo: .venv/.installed  ## the product in under a minute; ARGS=--keep leaves it running
 	$(PY) manage.py demo $(ARGS)
 
-test: .venv/.installed  ## three files at a time, those that wait for servers first: they take longest
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+# Otherwise each of the processes that tests start, some hundreds, compiles the same modules again.
+test test-quick: export PYTHONDONTWRITEBYTECODE =
+
+test: .venv/.installed  ## six tests at a time on two cores: most of them wait
+	$(PY) -m pytest -n 6 --dist loadgroup --no-loadscope-reorder $(ARGS)
+
+test-quick: .venv/.installed  ## the unit tests, and one of each promise on real servers: under a minute
+	$(PY) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder tests/unit $(QUICK) $(ARGS)
 
 test-oldest: .venv-oldest/.installed  ## the core and the drop-in layer on the oldest versions that they say they work with
 	.venv-oldest/bin/python -m pytest tests/unit tests/integration/test_purge.py tests/integration/test_drop_in_is_a_drop_in.py tests/integration/test_drop_in_keeps_members.py tests/integration/test_watched_connections.py -k "not stock" $(ARGS)

@@ -8,12 +8,24 @@ from typing import Any, ParamSpec, TypeVar, cast
 from ops.exceptions import InvalidArguments
 from ops.model.heartbeats.message import DEPTHS
 from ops.model.liveness.judge import MEMBER_STATES
-from ops.model.values import BOOLEAN, MOMENT, POSITIVE_COUNT, SECONDS, SHARE, SPEED, TEXT, TEXTS, Kind, one_of, some_of
+from ops.model.values import (
+    BOOLEAN,
+    MOMENT,
+    POSITIVE_COUNT,
+    SECONDS,
+    SHARE,
+    SPEED,
+    TEXT,
+    TEXTS,
+    ValueKind,
+    one_of,
+    some_of,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-KINDS: Mapping[str, Kind] = {
+KINDS: Mapping[str, ValueKind] = {
     **dict.fromkeys(("layer", "group", "run_id", "target"), TEXT),
     **dict.fromkeys(("groups", "sources"), TEXTS),
     **dict.fromkeys(("members", "probe", "summary", "dry_run", "wait", "resume", "force"), BOOLEAN),

@@ -8,10 +8,10 @@ from typing import Any
 from django.conf import settings
 
 from ops.model.settings import DEFAULTS, OpsSettings
-from ops.model.values import BOOLEAN, JOURNAL_SECONDS, POSITIVE_COUNT, SECONDS, SHARE, Kind, some_of
+from ops.model.values import BOOLEAN, JOURNAL_SECONDS, POSITIVE_COUNT, SECONDS, SHARE, ValueKind, some_of
 
 PERSONAL = ("client", "user", "query")
-_KINDS: Mapping[str, Kind] = {
+_KINDS: Mapping[str, ValueKind] = {
     "CONFIRM_AFTER_SECONDS": SECONDS,
     "PROBE_TIMEOUT_SECONDS": SECONDS,
     "MAX_SHARE": SHARE,

@@ -9,8 +9,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import redis
 from channels.layers import InMemoryChannelLayer, channel_layers
-from channels_redis.core import RedisChannelLayer as StockLayer
-from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import decode_hosts
 from django.apps import apps
 from django.conf import settings
@@ -19,6 +17,7 @@ from django.utils.module_loading import import_string
 from ops import compat, conf
 from ops.layer_options import wrong_hosts, wrong_options
 from ops.model.doctor.facts import HostSettings, Kind, LayerSettings, UntestedVersion
+from ops.store.connection.backends import Backend, PubSubBackend, StockBackend, backend_class
 
 STOCK_GROUP_EXPIRY_SECONDS = 86400.0
 DEFAULT_LEASE_SECONDS = 30.0
@@ -90,13 +89,12 @@ def _dotted(version: tuple[int, ...]) -> str:
 def _kind(backend: type) -> Kind:
     from ops.layers import RedisChannelLayer
 
-    kinds = (
-        (RedisChannelLayer, Kind.DROP_IN),
-        (StockLayer, Kind.STOCK),
-        (RedisPubSubChannelLayer, Kind.PUBSUB),
-        (InMemoryChannelLayer, Kind.IN_MEMORY),
-    )
-    return next((kind for base, kind in kinds if issubclass(backend, base)), Kind.OTHER)
+    if issubclass(backend, RedisChannelLayer):
+        return Kind.DROP_IN
+    if issubclass(backend, InMemoryChannelLayer):
+        return Kind.IN_MEMORY
+    kinds = ((StockBackend, Kind.STOCK), (PubSubBackend, Kind.PUBSUB), (Backend, Kind.OTHER))
+    return next(kind for base, kind in kinds if issubclass(backend_class(backend), base))
 
 
 def _prefix(entry: Any) -> str:
@@ -105,7 +103,7 @@ def _prefix(entry: Any) -> str:
 
 
 def _unknown_options(backend: type, options: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    if not issubclass(backend, StockLayer):
+    if not issubclass(backend_class(backend), StockBackend):
         return ()
     known = _options_of(backend)
     return tuple(

@@ -20,6 +20,7 @@ import redis
 from channels.layers import channel_layers
 from channels_redis.core import RedisChannelLayer
 
+from ops.application.layer.keeper import Keeper
 from ops.layers import RedisChannelLayer as DropInLayer
 from ops.model.disconnects.record import Disconnect
 from ops.model.keys import Keyspace
@@ -110,9 +111,14 @@ class AppProcess:
             await close_layer(self.layer)
 
 
+def keeper_of(layer: DropInLayer) -> Keeper:
+    """What looks after the memberships of this layer, so that a test has it look when it wants."""
+    return layer._keeper
+
+
 async def has_a_lease(layer: DropInLayer) -> None:
     """Return when the layer's process has said that it is there, on every shard, and puts nothing back any more."""
-    runs = layer._keeper._server_runs
+    runs = keeper_of(layer)._server_runs
     await until(lambda: all(runs.get(index) is not None for index in range(layer.ring_size)))
 
 

@@ -18,15 +18,10 @@ from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar, Generic, TypeVar
 
-from channels_redis.core import RedisChannelLayer
-from channels_redis.pubsub import RedisPubSubChannelLayer
-from channels_redis.utils import create_pool
-from redis import asyncio as aioredis
-
-from ops import compat
 from ops.application.background import start_task
 from ops.application.process_exit import seconds_left
 from ops.model.text import without_secrets
+from ops.store.connection.backends import backend_of
 from ops.store.connection.waiting import within
 
 logger = logging.getLogger("ops.middleware")
@@ -55,6 +50,7 @@ class Outbox(Generic[T]):
     def __init__(self, layer: Any, shard: int, room: int | None = None) -> None:
         """``room``: how many items may wait; None for all."""
         self.layer = layer
+        self.backend = backend_of(layer)
         self._shard = shard
         self._room = room
         self._queue: deque[T] = deque()
@@ -134,7 +130,7 @@ class Outbox(Generic[T]):
                 attempted.set_result(None)
 
     async def _work(self, wake: asyncio.Event) -> None:
-        client = redis_of(self.layer, self._shard)
+        client = self.backend.new_client(self._shard)
         wait = GATHER_SECONDS
         try:
             while self._task is asyncio.current_task():
@@ -216,7 +212,7 @@ class Outbox(Generic[T]):
 
     async def send_the_rest(self) -> None:
         """Send what waits. For the end of the process, whose loops have ended."""
-        client = redis_of(self.layer, self._shard)
+        client = self.backend.new_client(self._shard)
         try:
             await self._send_all(client)
         finally:
@@ -230,24 +226,8 @@ class Outbox(Generic[T]):
         self._waiting.clear()
 
 
-def has_redis(layer: Any) -> bool:
-    """Whether ``layer`` has a Redis."""
-    return isinstance(layer, (RedisChannelLayer, RedisPubSubChannelLayer))
-
-
-def redis_of(layer: Any, shard: int) -> Any:
-    """A client of that shard with connections of its own; None for a layer without Redis."""
-    if isinstance(layer, RedisPubSubChannelLayer):
-        pool = create_pool(compat.pubsub_hosts(layer)[shard])
-    elif isinstance(layer, RedisChannelLayer):
-        pool = layer.create_pool(shard)
-    else:
-        return None
-    return aioredis.Redis(connection_pool=pool)
-
-
 async def close_client(client: Any) -> None:
-    """Close a client of ``redis_of``, whatever comes of it."""
+    """Close a client of ``Backend.new_client``, whatever comes of it."""
     if client is not None:
         with contextlib.suppress(Exception):
             await client.aclose(close_connection_pool=True)

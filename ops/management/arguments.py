@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from django.utils.timezone import get_default_timezone
 
-from ops.model.values import COUNT, POSITIVE_COUNT, SECONDS, SHARE, SPEED, Kind
+from ops.model.values import COUNT, POSITIVE_COUNT, SECONDS, SHARE, SPEED, ValueKind
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def speed(text: str) -> float | None:
     return None if text == "max" else _as(SPEED, text, float, or_else="max")
 
 
-def _as(kind: Kind, text: str, parse: Callable[[str], T], or_else: str = "") -> T:
+def _as(kind: ValueKind, text: str, parse: Callable[[str], T], or_else: str = "") -> T:
     try:
         value = parse(text)
     except ValueError:

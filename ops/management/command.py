@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PROGRESS_AFTER_SECONDS = 1.0
+UNFOLDED = 1_000_000  # columns
 
 
 class OpsCommand(BaseCommand):
@@ -116,6 +117,10 @@ class OpsCommand(BaseCommand):
     def warn(self, text: str) -> None:
         self.stderr.write(self.style.WARNING(text))
 
+    def is_for_a_terminal(self, options: dict[str, Any]) -> bool:
+        """Whether lines are folded and lists are cut to what a screen holds. Programs get whole lines, and all."""
+        return bool(options["force_color"]) or self.stdout.isatty()
+
     def console(self, options: dict[str, Any], *, stderr: bool = False) -> "Console":
         from rich.console import Console
 
@@ -125,6 +130,7 @@ class OpsCommand(BaseCommand):
             file=stream,
             color_system=None if options["no_color"] else "auto",
             force_terminal=True if options["force_color"] else None,
+            width=None if stderr or self.is_for_a_terminal(options) else UNFOLDED,
             soft_wrap=False,
         )
 

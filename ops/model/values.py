@@ -12,7 +12,7 @@ SHOWN = 60  # characters of a value that is refused
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueKind:
     """``words`` follow "must be": what a value of this kind is."""
 
     words: str
@@ -22,16 +22,16 @@ class Kind:
         """The message for a value that cannot be used; None if it can be used."""
         return None if self.holds(value) else f"{name} must be {self.words}, not {_shown(value)}"
 
-    def or_none(self) -> "Kind":
-        return Kind(f"{self.words}, or None", lambda value: value is None or self.holds(value))
+    def or_none(self) -> "ValueKind":
+        return ValueKind(f"{self.words}, or None", lambda value: value is None or self.holds(value))
 
 
-def one_of(known: Collection[str]) -> Kind:
-    return Kind(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
+def one_of(known: Collection[str]) -> ValueKind:
+    return ValueKind(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
 
 
-def some_of(known: Collection[str]) -> Kind:
-    return Kind(
+def some_of(known: Collection[str]) -> ValueKind:
+    return ValueKind(
         f"a list of names out of {', '.join(known)}",
         lambda value: _is_several(value) and all(isinstance(one, str) and one in known for one in value),
     )
@@ -62,19 +62,21 @@ def _shown(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-BOOLEAN = Kind("True or False", lambda value: isinstance(value, bool))
-TEXT = Kind("a text", lambda value: isinstance(value, str))
-TEXTS = Kind("a list of texts", lambda value: _is_several(value) and all(isinstance(one, str) for one in value))
-SECONDS = Kind(f"a number of seconds above 0 and up to {LONGEST_SECONDS:.0f}", _number(0, LONGEST_SECONDS, above=True))
-JOURNAL_SECONDS = Kind(
+BOOLEAN = ValueKind("True or False", lambda value: isinstance(value, bool))
+TEXT = ValueKind("a text", lambda value: isinstance(value, str))
+TEXTS = ValueKind("a list of texts", lambda value: _is_several(value) and all(isinstance(one, str) for one in value))
+SECONDS = ValueKind(
+    f"a number of seconds above 0 and up to {LONGEST_SECONDS:.0f}", _number(0, LONGEST_SECONDS, above=True)
+)
+JOURNAL_SECONDS = ValueKind(
     f"a number of seconds of at least {SHORTEST_JOURNAL_SECONDS}, or nothing could be undone",
     _number(SHORTEST_JOURNAL_SECONDS, LARGEST_COUNT),
 )
-SHARE = Kind("a share from 0 to 1", _number(0, 1))
-COUNT = Kind(f"a whole number from 0 to {LARGEST_COUNT}", _whole(0))
-POSITIVE_COUNT = Kind(f"a whole number from 1 to {LARGEST_COUNT}", _whole(1))
-SPEED = Kind("a number above 0 and up to 1000000", _number(0, 1e6, above=True))
-MOMENT = Kind(
+SHARE = ValueKind("a share from 0 to 1", _number(0, 1))
+COUNT = ValueKind(f"a whole number from 0 to {LARGEST_COUNT}", _whole(0))
+POSITIVE_COUNT = ValueKind(f"a whole number from 1 to {LARGEST_COUNT}", _whole(1))
+SPEED = ValueKind("a number above 0 and up to 1000000", _number(0, 1e6, above=True))
+MOMENT = ValueKind(
     "a time in unix seconds, as time.time() and datetime.timestamp() give it",
     _number(-FARTHEST_MOMENT, FARTHEST_MOMENT),
 )

@@ -15,7 +15,7 @@ from ops.model.liveness.judge import MEMBER_STATES, State, Verdict
 from ops.model.liveness.moments import Moment, look_after
 from ops.operations.observe import Look, Observation, observe, selection_on
 from ops.operations.progress import Progress, no_progress
-from ops.store.connection.shards import OpenLayer, Shard
+from ops.store.connection.shards import OpenLayer, Shard, class_path
 from ops.store.groups.census import Census, GroupSlice, ScanNotes, read_slices
 from ops.store.groups.pubsub import count_subscribers
 
@@ -36,7 +36,7 @@ class InspectOptions:
 
 async def summarize(opened: OpenLayer, options: InspectOptions, progress: Progress = no_progress) -> Inspection:
     """Totals and processes: one pass, in memory that grows with the processes, and by a mark for each group."""
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         found = await _inspect_pubsub(opened, options)
         return replace(found, groups=())
     observation = await observe(opened, options.look, progress)
@@ -61,7 +61,7 @@ async def inspect(opened: OpenLayer, options: InspectOptions, progress: Progress
     The first pass tells which processes there are, the second shows each group in the light of the verdicts on them,
     so that no more than one group is held at a time.
     """
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         return _SubscribedGroups(await _inspect_pubsub(opened, options))
     return _JudgedGroups(opened, options, await observe(opened, options.look, progress), progress)
 
@@ -85,20 +85,21 @@ class GroupStream:
 
 async def count_group(opened: OpenLayer, group: str) -> int:
     """How many members ``group`` has. Raises ShardError if its shard does not answer or the key is no group's."""
-    shards = opened.databases if opened.is_pubsub else (opened.shard_of_group(group),)
+    keeps_members = opened.backend.keeps_members
+    shards = (opened.shard_of_group(group),) if keeps_members else opened.databases
     for shard in shards:
         if shard.problem is not None:
             raise ShardError(shard.problem)
-    if opened.is_pubsub:
-        counts = [await count_subscribers(opened, shard, (group,), None) for shard in shards]
-        return sum(count.get(group, 0) for count in counts)
-    return int(await shards[0].execute("ZCARD", opened.keyspace.group(group)))
+    if keeps_members:
+        return int(await shards[0].execute("ZCARD", opened.keyspace.group(group)))
+    counts = [await count_subscribers(opened, shard, (group,), None) for shard in shards]
+    return sum(count.get(group, 0) for count in counts)
 
 
 def _begin(opened: OpenLayer, observation: Observation) -> Inspection:
     return Inspection(
         layer=opened.alias,
-        backend=opened.backend,
+        backend=class_path(opened.alias),
         taken_at=observation.now,
         complete=opened.complete,
         shards=tuple(shard.info for shard in opened.shards),
@@ -147,7 +148,7 @@ class _JudgedGroups(GroupStream):
                         if not group.counts.members or any(getattr(group.counts, s) for s in self._options.states):
                             yield group
             except ShardError as error:
-                shard.problem = str(error)
+                shard.note_failure(error)
                 self._failures.append(str(error))
 
     async def _groups_of(self, shard: Shard) -> AsyncGenerator[Group, None]:
@@ -229,14 +230,11 @@ async def _inspect_pubsub(opened: OpenLayer, options: InspectOptions) -> Inspect
 
     async def read(shard: Shard) -> None:
         nonlocal taken_at
-        try:
+        with shard.noting_failure():
             counts = await count_subscribers(opened, shard, options.look.names, options.look.glob)
             taken_at = await shard.now()
-        except ShardError as error:
-            shard.problem = str(error)
-            return
-        for name, subscribers in counts.items():
-            groups[name] = Group(name, shard.index, StateCounts(live=subscribers), None)
+            for name, subscribers in counts.items():
+                groups[name] = Group(name, shard.index, StateCounts(live=subscribers), None)
 
     await asyncio.gather(*(read(shard) for shard in opened.answering))
     begun = _begin(opened, Observation(look_after(None, Moment(taken_at), ""), Census(), {}, {}, notes=[PUBSUB_NOTE]))

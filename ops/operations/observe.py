@@ -166,7 +166,7 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
 
     async def count(shard: Shard) -> tuple[Census, ScanNotes]:
         scan_notes = ScanNotes()
-        try:
+        with shard.noting_failure():
             async with shard.wire() as wire:
                 selection = selection_on(opened, shard, look)
                 census = await count_members(
@@ -179,10 +179,8 @@ async def take_census(opened: OpenLayer, look: Look, progress: Progress) -> tupl
                     misplaced_among=_misplaced_among(opened, shard),
                 )
             census.misplaced = await _misplaced(opened, shard, scan_notes)
-        except ShardError as error:
-            shard.problem = str(error)
-            return Census(), scan_notes
-        return census, scan_notes
+            return census, scan_notes
+        return Census(), scan_notes
 
     found = await asyncio.gather(*(count(shard) for shard in opened.answering))
     total = Census()
@@ -266,7 +264,7 @@ async def _recall(
     except ShardError as error:
         # Without it a process that has lived since may look silent ever since: this look is not whole.
         observation.notes.append(str(error))
-        opened.home.problem = str(error)
+        opened.home.note_failure(error)
         marked = []
     return {
         process: recall(
@@ -317,7 +315,7 @@ async def _probe(opened: OpenLayer, look: Look, census: Census, observation: Obs
         observation.notes.append(str(error))
         await asyncio.gather(*(shard.identify() for shard in opened.answering))
         if opened.complete:  # It is back, but this look is not whole.
-            opened.home.problem = str(error)
+            opened.home.note_failure(error)
         return {}
     for shard, (process, _) in controls.items():
         answer = evidence[process]

@@ -13,7 +13,7 @@ from ops.output.text import iso
 T = TypeVar("T")
 
 
-class Kind(Enum):
+class ColumnKind(Enum):
     """What a column holds, which decides how each format writes it."""
 
     NAME = auto()  # from Redis, or None
@@ -28,36 +28,36 @@ class Column(Generic[T]):
     """``name`` is the field of CSV and JSON; ``heading`` that of a table, which leaves out a column without one."""
 
     name: str
-    kind: Kind
+    kind: ColumnKind
     value: Callable[[T], Any]
     heading: str = ""
 
 
 def _number_in_state(state: str) -> Column[Group]:
-    return Column(state, Kind.NUMBER, lambda group: getattr(group.counts, state), state.title())
+    return Column(state, ColumnKind.NUMBER, lambda group: getattr(group.counts, state), state.title())
 
 
-SHARD: Column[Group] = Column("shard", Kind.NUMBER, lambda group: group.shard, "Shard")
+SHARD: Column[Group] = Column("shard", ColumnKind.NUMBER, lambda group: group.shard, "Shard")
 GROUP_COLUMNS: Sequence[Column[Group]] = (
-    Column("group", Kind.NAME, lambda group: group.group, "Group"),
+    Column("group", ColumnKind.NAME, lambda group: group.group, "Group"),
     SHARD,
-    Column("members", Kind.NUMBER, lambda group: group.counts.members, "Members"),
+    Column("members", ColumnKind.NUMBER, lambda group: group.counts.members, "Members"),
     *map(_number_in_state, MEMBER_STATES),
-    Column("oldest_joined_at", Kind.TIME, lambda group: group.oldest_joined_at, "Oldest"),
+    Column("oldest_joined_at", ColumnKind.TIME, lambda group: group.oldest_joined_at, "Oldest"),
 )
-CHANNEL: Column[Member] = Column("channel", Kind.NAME, lambda member: member.channel, "Channel")
+CHANNEL: Column[Member] = Column("channel", ColumnKind.NAME, lambda member: member.channel, "Channel")
 MEMBER_COLUMNS: Sequence[Column[Member]] = (
     CHANNEL,
-    Column("process", Kind.NAME, lambda member: member.process),
-    Column("state", Kind.STATE, lambda member: member.state, "State"),
-    Column("joined_at", Kind.TIME, lambda member: member.joined_at, "Joined"),
-    Column("evidence", Kind.WORDS, lambda member: member.evidence),
+    Column("process", ColumnKind.NAME, lambda member: member.process),
+    Column("state", ColumnKind.STATE, lambda member: member.state, "State"),
+    Column("joined_at", ColumnKind.TIME, lambda member: member.joined_at, "Joined"),
+    Column("evidence", ColumnKind.WORDS, lambda member: member.evidence),
 )
 PROCESS_COLUMNS: Sequence[Column[Process]] = (
-    Column("process", Kind.NAME, lambda process: process.process, "Process"),
-    Column("state", Kind.STATE, lambda process: process.verdict.state.value, "State"),
-    Column("members", Kind.NUMBER, lambda process: process.members, "Members"),
-    Column("evidence", Kind.WORDS, lambda process: process.verdict.words, "Evidence"),
+    Column("process", ColumnKind.NAME, lambda process: process.process, "Process"),
+    Column("state", ColumnKind.STATE, lambda process: process.verdict.state.value, "State"),
+    Column("members", ColumnKind.NUMBER, lambda process: process.members, "Members"),
+    Column("evidence", ColumnKind.WORDS, lambda process: process.verdict.words, "Evidence"),
 )
 
 
@@ -70,10 +70,10 @@ def record(columns: Iterable[Column[T]], row: T) -> dict[str, Any]:
     return {column.name: _WRITTEN[column.kind](column.value(row)) for column in columns}
 
 
-_WRITTEN: dict[Kind, Callable[[Any], Any]] = {
-    Kind.NAME: lambda name: None if name is None else visible(name),
-    Kind.NUMBER: lambda number: number,
-    Kind.STATE: lambda state: state,
-    Kind.TIME: iso,
-    Kind.WORDS: list,
+_WRITTEN: dict[ColumnKind, Callable[[Any], Any]] = {
+    ColumnKind.NAME: lambda name: None if name is None else visible(name),
+    ColumnKind.NUMBER: lambda number: number,
+    ColumnKind.STATE: lambda state: state,
+    ColumnKind.TIME: iso,
+    ColumnKind.WORDS: list,
 }

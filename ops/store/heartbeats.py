@@ -163,13 +163,10 @@ class Asker:
                 return
             self._made = True
             keep_seconds = int(self._timeout_seconds) + KEPT_SECONDS
-            try:
+            with home.noting_failure():
                 if not await home.execute("EXPIRE", self.key, keep_seconds):
                     await home.pipeline([("RPUSH", self.key, BEGINNING), ("EXPIRE", self.key, keep_seconds)])
-            except ShardError as error:
-                home.problem = str(error)
-                return
-            self._renew_at = time.monotonic() + RENEWED_AFTER_SECONDS
+                self._renew_at = time.monotonic() + RENEWED_AFTER_SECONDS
 
     async def close(self) -> None:
         if self._reader is not None:
@@ -192,8 +189,8 @@ class Asker:
                         raise ShardError(shard.problem)
                     await self._place(question, heartbeat, shard, {name: inboxes[name] for name in batch})
                 except ShardError as error:
-                    shard.problem = str(error)
-                    question.answers.skipped.update(dict.fromkeys(batch, shard.problem))
+                    shard.note_failure(error)
+                    question.answers.skipped.update(dict.fromkeys(batch, str(error)))
 
     async def _place(
         self, question: _Question, heartbeat: Heartbeat, shard: Shard, inboxes: Mapping[str, Sequence[str]]
@@ -238,7 +235,8 @@ class Asker:
             try:
                 read = await self._take_acknowledgements()
             except ShardError as error:
-                self._opened.home.problem = self._opened.home.problem or str(error)
+                if self._opened.home.problem is None:
+                    self._opened.home.note_failure(error)
                 self._lose(str(error))
                 return
             if read is None:

@@ -197,10 +197,10 @@ def separate_receipt_from_removal() -> None:
         for _, kept, receipt in await purge._wire.replies(calls):
             await purge._wire.send(pack(b"RPUSH", purge._journal, receipt))
             await purge._wire.replies(1)
-            purge.purged.note(purge._under_way.popleft(), kept)
+            purge.tally.note(purge._under_way.popleft(), kept)
 
     journal.script = lambda _: Script(source, sha)
-    journal.Purge._collect = collect
+    journal.Remover._collect = collect
 
 
 class Run:

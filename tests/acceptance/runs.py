@@ -5,27 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from project.sockets import FleetSocket
 from project.workers import Kind, Worker
 from tests.acceptance.memberships import let_confirm_time_pass, process_of
-from tests.conftest import CommandResult, RunCommand, StartWorker
+from tests.conftest import CommandResult, StartWorker
+from tests.in_process_commands import run_beside
 from tests.waiting import until
 
-Reap = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
 
-
-def reaper(run_command: RunCommand) -> Reap:
-    """`await reap(*options, exits=(0,))`: one run of `reap_stale`, whose report it returns."""
-    return partial(_reap, run_command)
-
-
-async def _reap(run_command: RunCommand, *options: str, exits: tuple[int, ...] = (0,), **how: Any) -> dict[str, Any]:
-    return report_of(await asyncio.to_thread(run_command, "reap_stale", "--format", "json", *options, **how), exits)
+async def reap(*options: str, exits: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """One run of `reap_stale` on the layer of the settings, in a thread of this process; returns its report."""
+    return report_of(await run_beside("reap_stale", "--format", "json", *options), exits)
 
 
 NO_PINGS: dict[Kind, tuple[str, ...]] = {

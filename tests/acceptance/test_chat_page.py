@@ -22,6 +22,7 @@ from tests.acceptance.two_layers import DROP_IN_LAYER
 from tests.conftest import RunCommand, StartRedis, StartWorker
 from tests.waiting import until
 
+pytestmark = pytest.mark.xdist_group("the browser")  # which takes a while to start
 ROOM = "kitchen"
 DROP_IN_ENV = {"CHANNEL_BACKEND": DROP_IN_LAYER, "CHANNEL_LAYER_OPTIONS": json.dumps({"lease_seconds": 2})}
 OPEN = (

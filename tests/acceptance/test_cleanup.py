@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -12,7 +11,8 @@ import redis
 from project.sockets import SocketFleet
 from project.workers import Kind
 from tests.acceptance.recorded_ends import ENDING, STREAM
-from tests.conftest import CommandResult, RunCommand, StartWorker
+from tests.conftest import CommandResult, StartWorker
+from tests.in_process_commands import run_beside
 from tests.layer_builders import members_of
 from tests.waiting import until
 
@@ -21,7 +21,7 @@ DOOMED, SPARED = 5, 4
 
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 async def test_exactly_the_orphans_of_handlers_that_raised_are_removed_under_the_stock_layer(
-    kind: Kind, start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis, run_command: RunCommand
+    kind: Kind, start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis
 ) -> None:
     worker = start_worker(kind, asgi=ENDING)
     urls = [f"{worker.ws_url}/ws/some-{number}/" for number in range(DOOMED + SPARED)]
@@ -34,7 +34,7 @@ async def test_exactly_the_orphans_of_handlers_that_raised_are_removed_under_the
     assert set(members_of(redis_client, "ending")) == {socket.channel for socket in opened}
 
     async def manage(*argv: str) -> tuple[CommandResult, dict[str, Any]]:
-        done = await asyncio.to_thread(run_command, *argv, "--format", "json")
+        done = await run_beside(*argv, "--format", "json")
         return done, json.loads(done.out)
 
     reaped, report = await manage("reap_stale", "--wait", "--confirm-after", "1", "--probe-timeout", "2")

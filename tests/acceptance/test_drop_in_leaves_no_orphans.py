@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from django.conf import LazySettings
 
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import SocketFleet
@@ -32,6 +33,8 @@ from tests.acceptance.two_layers import (
     seconds_until,
 )
 from tests.conftest import RunCommand, StartRedis, StartWorker
+from tests.in_process_commands import run_beside
+from tests.layer_builders import layer_of
 
 CONFIRM_AFTER_SECONDS = 2
 LEASE_SECONDS = 1.0
@@ -44,27 +47,27 @@ def two_layers(start_worker: StartWorker, sockets: SocketFleet) -> TwoLayers:
 
 
 class Reaper:
-    """`reap_stale` as cron runs it, for one layer or the other."""
+    """`reap_stale` for one layer or the other, which the settings have under its name."""
 
-    def __init__(self, run_command: RunCommand) -> None:
-        self._run_command = run_command
+    def __init__(self, server: EmbeddedRedis, settings: LazySettings) -> None:
+        settings.CHANNEL_LAYERS = {
+            layer: layer_of(server.url, backend=backend, prefix=layer)["default"] for layer, backend in BACKENDS.items()
+        }
 
     async def run(self, layer: str, *arguments: str) -> dict[str, Any]:
-        argv = ("reap_stale", "--format", "json", "--confirm-after", str(CONFIRM_AFTER_SECONDS), "--probe-timeout", "1")
-        env = {"CHANNEL_BACKEND": BACKENDS[layer], "CHANNELS_PREFIX": layer}
-        done = await asyncio.to_thread(self._run_command, *argv, *arguments, env=env)
+        options = ("--confirm-after", str(CONFIRM_AFTER_SECONDS), "--probe-timeout", "1", "--layer", layer)
+        done = await run_beside("reap_stale", "--format", "json", *options, *arguments)
         assert done.returncode in (0, 3), done
         report: dict[str, Any] = json.loads(done.out)
         return report
 
     async def run_both(self, *arguments: str) -> dict[str, dict[str, Any]]:
-        reports = await asyncio.gather(*(self.run(layer, *arguments) for layer in BACKENDS))
-        return dict(zip(BACKENDS, reports, strict=True))
+        return {layer: await self.run(layer, *arguments) for layer in BACKENDS}
 
 
 @pytest.fixture
-def reaper(run_command: RunCommand) -> Reaper:
-    return Reaper(run_command)
+def reaper(redis_server: EmbeddedRedis, settings: LazySettings) -> Reaper:
+    return Reaper(redis_server, settings)
 
 
 async def lease_is_older_than(client: redis.Redis, seconds: float) -> None:

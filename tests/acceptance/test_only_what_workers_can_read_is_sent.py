@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import FleetSocket, SocketFleet
@@ -15,36 +15,37 @@ from project.workers import Worker
 from tests.acceptance.memberships import channels, in_redis, let_confirm_time_pass, of_sockets, process_of
 from tests.acceptance.reach import assert_all_hear, open_layer_on
 from tests.acceptance.two_layers import BACKENDS
-from tests.conftest import RunCommand, StartRedis, StartWorker
+from tests.conftest import StartRedis, StartWorker
+from tests.in_process_commands import run_beside
+from tests.layer_builders import layer_of
 from tests.waiting import until
 
 OLD, NEW, BOTH = ["old"], ["new"], ["new", "old"]
 MERCILESS = ("--confirm-after", "0.001", "--probe-timeout", "2")
 LOOKS = {
     "channels_groups": ("--members",),
-    "reap_stale --dry-run": MERCILESS,
-    "reap_stale": MERCILESS,
     "channels_doctor": (),
     "send_heartbeat --all --depth process": ("--timeout", "2"),
+    "reap_stale --dry-run": MERCILESS,
+    "reap_stale": MERCILESS,
 }
-EACH_LOOK = pytest.mark.parametrize("look", LOOKS)
 SOCKETS_EACH = 3
 
 RunLook = Callable[..., Coroutine[Any, Any, tuple[int, dict[str, Any]]]]
 
 
 def keys(*names: str) -> dict[str, str]:
-    """The environment of a worker or a command whose layer has these encryption keys."""
+    """The environment of a worker whose layer has these encryption keys."""
     return {"CHANNEL_LAYER_OPTIONS": json.dumps({"symmetric_encryption_keys": names})}
 
 
 @pytest.fixture
-def run_look(run_command: RunCommand) -> RunLook:
+def run_look(redis_server: EmbeddedRedis, settings: LazySettings) -> RunLook:
     """`await run_look(look, *encryption_keys)`: the exit code and the document of one of LOOKS."""
 
     async def run(look: str, *encryption_keys: str) -> tuple[int, dict[str, Any]]:
-        argv = (*look.split(), "--format", "json", *LOOKS[look])
-        done = await asyncio.to_thread(run_command, *argv, env=keys(*encryption_keys))
+        settings.CHANNEL_LAYERS = layer_of(redis_server.url, symmetric_encryption_keys=list(encryption_keys))
+        done = await run_beside(*look.split(), "--format", "json", *LOOKS[look])
         assert "Traceback" not in done.err, done
         return done.returncode, json.loads(done.out)
 
@@ -71,25 +72,24 @@ def why_not_probed(look: str, document: dict[str, Any]) -> set[str]:
 # Several keys
 
 
-@EACH_LOOK
 async def test_no_socket_is_closed_while_the_commands_have_a_key_that_the_workers_lack(
-    look: str, start_worker: StartWorker, sockets: SocketFleet, redis_server: EmbeddedRedis, run_look: RunLook
+    start_worker: StartWorker, sockets: SocketFleet, redis_server: EmbeddedRedis, run_look: RunLook
 ) -> None:
     opened = await serve(start_worker, sockets, *OLD)
+    for look in LOOKS:
+        code, document = await run_look(look, *BOTH)
 
-    code, document = await run_look(look, *BOTH)
-
-    await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)
-    assert "several encryption keys" in " ".join(why_not_probed(look, document))
-    assert code == (3 if look.startswith("reap_stale") else 0)
-    if look.startswith("reap_stale"):
-        assert document["stopped"].startswith("keys: 2 processes with 6 members were not probed")
-        assert [process["state"] for process in document["processes"]] == ["unknown", "unknown"]
-        assert document["removed"] == 0
-    if look == "channels_groups":
-        assert document["totals"]["unknown"] == len(opened)
-    if look.startswith("send_heartbeat"):
-        assert (document["totals"]["sent"], document["totals"]["skipped"]) == (0, len(opened))
+        await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)
+        assert "several encryption keys" in " ".join(why_not_probed(look, document))
+        assert (look, code) == (look, 3 if look.startswith("reap_stale") else 0)
+        if look.startswith("reap_stale"):
+            assert document["stopped"].startswith("keys: 2 processes with 6 members were not probed")
+            assert [process["state"] for process in document["processes"]] == ["unknown", "unknown"]
+            assert document["removed"] == 0
+        if look == "channels_groups":
+            assert document["totals"]["unknown"] == len(opened)
+        if look.startswith("send_heartbeat"):
+            assert (document["totals"]["sent"], document["totals"]["skipped"]) == (0, len(opened))
 
 
 async def test_with_one_key_the_members_of_a_dead_worker_go_and_no_socket_is_closed(
@@ -125,9 +125,7 @@ async def leave_unread(
     return socket
 
 
-@EACH_LOOK
 async def test_no_socket_is_closed_while_messages_of_workers_with_another_key_are_waiting(
-    look: str,
     start_worker: StartWorker,
     sockets: SocketFleet,
     redis_server: EmbeddedRedis,
@@ -137,23 +135,23 @@ async def test_no_socket_is_closed_while_messages_of_workers_with_another_key_ar
     opened = await serve(start_worker, sockets, *OLD)
     dead = start_worker("uvicorn", **keys(*OLD))
     unread = await leave_unread(dead, sockets, redis_server, redis_client, symmetric_encryption_keys=OLD)
+    for look in LOOKS:
+        code, document = await run_look(look, *NEW)
 
-    code, document = await run_look(look, *NEW)
-
-    await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)
-    assert process_of(unread) in json.dumps(document)
-    assert "cannot" in " ".join(why_not_probed(look, document))
-    if look.startswith("reap_stale"):
-        assert code == 3
-        assert document["stopped"].startswith("unreadable: a message in the inbox of process " + process_of(unread))
-        assert "another serializer or encryption key" in document["stopped"]
-        assert document["removed"] == 0
-    if look == "channels_groups":
-        assert document["totals"]["unknown"] == len(opened) + 1
-    if look == "channels_doctor":
-        assert "ops.E406" in [finding["id"] for finding in document["findings"]]
-    if look.startswith("send_heartbeat"):
-        assert (document["totals"]["sent"], document["totals"]["skipped"]) == (0, len(opened) + 1)
+        await assert_all_hear(sockets, opened, redis_server, symmetric_encryption_keys=OLD)
+        assert process_of(unread) in json.dumps(document), look
+        assert "cannot" in " ".join(why_not_probed(look, document)), look
+        if look.startswith("reap_stale"):
+            assert code == 3
+            assert document["stopped"].startswith("unreadable: a message in the inbox of process " + process_of(unread))
+            assert "another serializer or encryption key" in document["stopped"]
+            assert document["removed"] == 0
+        if look == "channels_groups":
+            assert document["totals"]["unknown"] == len(opened) + 1
+        if look == "channels_doctor":
+            assert "ops.E406" in [finding["id"] for finding in document["findings"]]
+        if look.startswith("send_heartbeat"):
+            assert (document["totals"]["sent"], document["totals"]["skipped"]) == (0, len(opened) + 1)
 
 
 async def test_a_dead_worker_whose_messages_can_be_read_loses_its_members(
@@ -177,19 +175,19 @@ async def test_a_dead_worker_whose_messages_can_be_read_loses_its_members(
 
 
 async def test_a_run_stops_while_workers_join_groups_on_other_shards_than_its_own(
-    start_redis: StartRedis, start_worker: StartWorker, sockets: SocketFleet, run_command: RunCommand
+    start_redis: StartRedis, start_worker: StartWorker, sockets: SocketFleet, settings: LazySettings
 ) -> None:
     """With the hosts in another order, each group lies on the shard where the run would not look for it."""
     servers = [start_redis(), start_redis()]
-    theirs, ours = ({"REDIS_URL": " ".join(server.url for server in order)} for order in (servers[::-1], servers))
-    living, dead = (start_worker("uvicorn", wait=False, **theirs) for _ in range(2))
+    theirs, ours = ([server.url for server in order] for order in (servers[::-1], servers))
+    living, dead = (start_worker("uvicorn", redis=servers[0], wait=False, REDIS_URL=" ".join(theirs)) for _ in range(2))
     opened = await sockets.open_many([(living.wait_ready(), "lobby"), (living, "support")])
     await sockets.open_many([(dead.wait_ready(), "lobby"), (dead, "support")])
     dead.kill()
 
+    settings.CHANNEL_LAYERS = layer_of(*ours)
     for _ in range(2):
-        argv = ("reap_stale", "--format", "json", *MERCILESS)
-        done = await asyncio.to_thread(run_command, *argv, env=ours)
+        done = await run_beside("reap_stale", "--format", "json", *MERCILESS)
         document = json.loads(done.out)
         assert (done.returncode, document["removed"]) == (3, 0), done
         assert document["stopped"].startswith("hosts: ")
@@ -198,7 +196,8 @@ async def test_a_run_stops_while_workers_join_groups_on_other_shards_than_its_ow
     await assert_all_hear(sockets, opened, *servers[::-1])
 
     # The workers' own list: the dead one's members go.
-    done = await asyncio.to_thread(run_command, "reap_stale", "--wait", "--format", "json", *MERCILESS, env=theirs)
+    settings.CHANNEL_LAYERS = layer_of(*theirs)
+    done = await run_beside("reap_stale", "--wait", "--format", "json", *MERCILESS)
     document = json.loads(done.out)
     assert (document["stopped"], document["removed"]) == (None, 2), done
     await assert_all_hear(sockets, opened, *servers[::-1])

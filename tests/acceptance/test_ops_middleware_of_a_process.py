@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import time
@@ -18,7 +17,7 @@ from project.workers import Kind, Worker
 from tests.acceptance.busy_application import ROOM
 from tests.acceptance.test_busy_room import APPLICATION, GROUP, SERVERS, events, talked_to
 from tests.acceptance.test_drop_in_stops_under_broadcasts import CRASHES
-from tests.conftest import RunCommand, StartWorker
+from tests.conftest import StartWorker
 from tests.in_process_commands import run_beside
 from tests.waiting import until
 
@@ -41,12 +40,11 @@ async def test_it_says_who_it_is_and_leaves_nothing_at_sigterm(
     sockets: SocketFleet,
     channel_layer: RedisChannelLayer,
     redis_client: redis.Redis,
-    run_command: RunCommand,
 ) -> None:
     worker: Worker = start_worker(kind, asgi=APPLICATION, WITH_OPS="1")
     opened = await sockets.open_urls([f"{worker.ws_url}/"] * SOCKETS)
     await until(lambda: redis_client.exists(lease_of(opened[0].channel)) == 1)
-    [process] = json.loads(run_command("channels_groups", "--format", "json").out)["processes"]
+    [process] = json.loads((await run_beside("channels_groups", "--format", "json")).out)["processes"]
     assert (process["state"], process["host"], process["pid"]) == ("live", socket.gethostname(), str(opened[0].pid))
     assert process["server"].split()[0] == kind
     assert process["evidence"][0].startswith("renewed its lease")
@@ -112,7 +110,6 @@ async def test_a_process_whose_consumers_are_all_busy_lives_as_its_lease_tells(
     sockets: SocketFleet,
     channel_layer: RedisChannelLayer,
     redis_client: redis.Redis,
-    run_command: RunCommand,
 ) -> None:
     """None of them waits for a message, so no probe is taken. Without a lease, the process looks dead."""
     worker = start_worker("uvicorn", asgi=APPLICATION, **settings_of_worker)
@@ -126,7 +123,7 @@ async def test_a_process_whose_consumers_are_all_busy_lives_as_its_lease_tells(
     await until(lambda: redis_client.zcard(inbox_of(opened[0].channel)) == 0)
     merciless = ("--confirm-after", "0.001", "--probe-timeout", "1", "--max-share", "1")
     for _ in range(3):
-        await asyncio.to_thread(run_command, "reap_stale", *merciless)
+        await run_beside("reap_stale", *merciless)
     assert redis_client.zcard(GROUP) == (2 if settings_of_worker else 0)
     assert all(one.is_open for one in opened)
 

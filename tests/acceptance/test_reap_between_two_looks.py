@@ -16,11 +16,10 @@ from project.workers import Kind
 from tests.acceptance.memberships import channels, in_redis, let_confirm_time_pass, of_sockets, process_of, suspects
 from tests.acceptance.reach import assert_all_hear
 from tests.acceptance.runs import (
-    Reap,
     StartWorkers,
     frozen,
     markers,
-    reaper,
+    reap,
     report_of,
     state_of,
     until_alive_in_between,
@@ -31,11 +30,6 @@ from tests.waiting import until
 
 CONFIRM_AFTER_SECONDS = 4.0
 OPTIONS = ("--confirm-after", str(CONFIRM_AFTER_SECONDS), "--probe-timeout", "2")
-
-
-@pytest.fixture
-def reap(run_command: RunCommand) -> Reap:
-    return reaper(run_command)
 
 
 @pytest.fixture
@@ -54,7 +48,7 @@ def present(client: Any, sockets: Iterable[FleetSocket]) -> dict[str, set[str]]:
 
 
 async def test_a_process_that_stalls_at_every_look_and_lives_in_between_keeps_its_members(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     uvicorn, daphne, dead, live = start_workers("uvicorn", "daphne", "uvicorn", "daphne")
     stalling = [*await sockets.open(uvicorn, "lobby", 3), *await sockets.open(daphne, "lobby", 3)]
@@ -79,7 +73,11 @@ async def test_a_process_that_stalls_at_every_look_and_lives_in_between_keeps_it
 
 
 async def test_a_process_that_lives_for_a_moment_while_it_is_probed_keeps_its_members(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
+    start_workers: StartWorkers,
+    sockets: SocketFleet,
+    redis_server: EmbeddedRedis,
+    redis_client: Any,
+    run_command: RunCommand,
 ) -> None:
     """It takes one probe and its markers, and stalls again before there is a second probe."""
     stalling, dead, live = start_workers("uvicorn", "uvicorn", "daphne")
@@ -91,13 +89,14 @@ async def test_a_process_that_lives_for_a_moment_while_it_is_probed_keeps_its_me
     with frozen(stalling):
         await reap(*OPTIONS)
         await asyncio.to_thread(let_confirm_time_pass, redis_client, CONFIRM_AFTER_SECONDS)
-        run = asyncio.create_task(reap(*OPTIONS))
+        # A process of its own: this one watches without a pause.
+        run = asyncio.create_task(asyncio.to_thread(run_command, "reap_stale", "--format", "json", *OPTIONS))
         await until(lambda: redis_client.zcount(inbox, "-inf", "(0"))
         stalling.thaw()
         while markers(redis_client, living[0]) == MARKERS and not run.done():
             pass  # so that it stalls at once
         stalling.freeze()
-        report = await run
+        report = report_of(await run)
 
     assert present(redis_client, living) == of_sockets(living)
     # If it was given the time to take a second probe, it has been seen to live.
@@ -142,7 +141,7 @@ async def test_a_run_that_waits_keeps_who_lives_between_its_looks_and_removes_th
 
 
 async def test_a_run_that_waits_removes_the_members_of_a_killed_process_and_of_no_other(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     live, dead = start_workers("daphne", "uvicorn")
     living, orphans = await sockets.open(live, "lobby", 3), await sockets.open(dead, "lobby", 3)
@@ -159,7 +158,7 @@ async def test_a_run_that_waits_removes_the_members_of_a_killed_process_and_of_n
 
 
 async def test_a_process_that_joins_a_group_which_a_run_is_not_to_touch_has_the_whole_confirm_time_again(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     stalling, dead, live = start_workers("uvicorn", "daphne", "daphne")
     living = await sockets.open_many([(stalling, "a1"), (stalling, "a2"), (live, "a1")])
@@ -196,7 +195,6 @@ async def test_a_join_by_a_clock_that_was_set_back_is_a_sign_of_life_too(
     sockets: SocketFleet,
     redis_server: EmbeddedRedis,
     redis_client: Any,
-    reap: Reap,
 ) -> None:
     """The newest join of the process stays the one from before, however often it joins."""
     (tmp_path / "sitecustomize.py").write_text(WRONG_CLOCK)

@@ -19,18 +19,13 @@ from project.owned_process import OwnedProcess
 from project.sockets import SocketFleet
 from project.workers import REPOSITORY
 from tests.acceptance.reach import open_layer_on
-from tests.acceptance.runs import Reap, StartWorkers, frozen, reaper, states, worker_starter
-from tests.conftest import RunCommand, StartWorker
+from tests.acceptance.runs import StartWorkers, frozen, reap, states, worker_starter
+from tests.conftest import StartWorker
 from tests.waiting import COMES_ABOUT_WITHIN_SECONDS, POLL_SECONDS, until
 
 OPTIONS = ("--confirm-after", "600", "--probe-timeout", "2")
 UNSEEN = "unseen"
 """The prefix of a layer that no run looks at."""
-
-
-@pytest.fixture
-def reap(run_command: RunCommand) -> Reap:
-    return reaper(run_command)
 
 
 @pytest.fixture
@@ -112,7 +107,7 @@ def start_receiver(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Star
 
 @pytest.mark.parametrize("capacity", [1, 2, 5, 20])
 async def test_all_that_fits_into_the_inbox_of_a_frozen_process_arrives_once_and_in_order(
-    capacity: int, start_receiver: StartReceiver, redis_client: Any, reap: Reap
+    capacity: int, start_receiver: StartReceiver, redis_client: Any
 ) -> None:
     """The first run finds an inbox that is empty, one with a message and a full one; the second finds them full."""
     places = ("asgi", UNSEEN)
@@ -149,7 +144,7 @@ async def test_all_that_fits_into_the_inbox_of_a_frozen_process_arrives_once_and
 
 
 async def test_a_stream_of_messages_arrives_once_and_in_order_though_its_process_stalls_at_every_look(
-    start_receiver: StartReceiver, redis_client: Any, reap: Reap
+    start_receiver: StartReceiver, redis_client: Any
 ) -> None:
     """It is frozen at any moment, between taking a message and acknowledging it as well."""
     looked_at, unseen = receivers = [start_receiver(prefix, 20) for prefix in ("asgi", UNSEEN)]
@@ -185,7 +180,7 @@ async def test_a_stream_of_messages_arrives_once_and_in_order_though_its_process
 
 
 async def test_the_websockets_of_a_worker_that_stalls_at_every_look_hear_all_once_and_in_order(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis
 ) -> None:
     capacity = 20
     [worker] = start_workers("uvicorn", CHANNEL_LAYER_OPTIONS=json.dumps({"capacity": capacity}))

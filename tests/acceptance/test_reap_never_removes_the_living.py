@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 import redis
 from channels_redis.core import RedisChannelLayer
+from django.conf import LazySettings
 
 from ops.model.liveness.evidence import ProbesTaken
 from ops.model.liveness.stops import IDLE_SHOWS_AFTER_SECONDS
@@ -30,8 +31,9 @@ from tests.acceptance.held_up import holding_up
 from tests.acceptance.interrupted_command import Interruptible
 from tests.acceptance.memberships import channels, in_redis, of_sockets, process_of, suspects
 from tests.acceptance.reach import assert_all_hear, open_layer_on
-from tests.conftest import CommandResult, RunCommand, StartRedis, StartWorker
-from tests.layer_builders import let_time_pass
+from tests.acceptance.runs import reap, report_of, states
+from tests.conftest import RunCommand, StartRedis, StartWorker
+from tests.layer_builders import layer_of, let_time_pass
 from tests.waiting import until
 
 KINDS: tuple[Kind, ...] = ("uvicorn", "daphne", "uvicorn")
@@ -45,28 +47,6 @@ PATIENT = ("--confirm-after", "0.001", "--probe-timeout", "10")
 HASTY = ("--confirm-after", "0.001", "--probe-timeout", "1")
 HELD_UP_SECONDS = 3.0  # by far longer than the probe timeout
 WITHIN_SECONDS = 30.0
-
-Reap = Callable[..., Coroutine[Any, Any, dict[str, Any]]]
-
-
-@pytest.fixture
-def reap(run_command: RunCommand) -> Reap:
-    """`await reap(*options, exits=(0,))`: one run of `reap_stale`, whose report it returns."""
-
-    async def run(*options: str, exits: tuple[int, ...] = (0,), **how: Any) -> dict[str, Any]:
-        return report_of(await asyncio.to_thread(run_command, "reap_stale", "--format", "json", *options, **how), exits)
-
-    return run
-
-
-def report_of(done: CommandResult, exits: tuple[int, ...] = (0,)) -> dict[str, Any]:
-    assert done.returncode in exits, done
-    report: dict[str, Any] = json.loads(done.out)
-    return report
-
-
-def states(report: dict[str, Any]) -> Counter[str]:
-    return Counter(process["state"] for process in report["processes"])
 
 
 @asynccontextmanager
@@ -93,7 +73,7 @@ async def test_neither_a_busy_process_nor_an_idle_one_loses_a_member_while_a_dea
     redis_server: EmbeddedRedis,
     redis_client: Any,
     channel_layer: RedisChannelLayer,
-    reap: Reap,
+    run_command: RunCommand,
 ) -> None:
     busy, idle, dead = ready(*(start_worker(kind, wait=False) for kind in KINDS))
     living = [*await sockets.open(busy, "busy", 10), *await sockets.open(idle, "idle", 10)]
@@ -105,7 +85,8 @@ async def test_neither_a_busy_process_nor_an_idle_one_loses_a_member_while_a_dea
         while runs < 4 or not removed or not all_seen_live:
             assert runs < 12
             # A machine that starves the reaper too makes it stop (3), which is right, and no subject of this test.
-            report = await reap(*MERCILESS, exits=(0, 3))
+            argv = ("reap_stale", "--format", "json", *MERCILESS)
+            report = report_of(await asyncio.to_thread(run_command, *argv), exits=(0, 3))
             runs, removed = runs + 1, removed + report["removed"]
             all_seen_live += states(report)["live"] == 2
             present = channels(in_redis(redis_client))
@@ -129,7 +110,6 @@ async def test_a_process_frozen_for_less_than_the_confirm_time_is_suspected_and_
     sockets: SocketFleet,
     redis_server: EmbeddedRedis,
     redis_client: Any,
-    reap: Reap,
 ) -> None:
     worker = start_worker(kind)
     opened = await sockets.open(worker, "lobby", 5)
@@ -278,7 +258,7 @@ async def test_a_process_that_was_held_up_together_with_the_reaper_is_given_time
 
 
 async def test_members_whose_process_nobody_can_know_stay(
-    start_worker: StartWorker, sockets: SocketFleet, redis_client: Any, reap: Reap
+    start_worker: StartWorker, sockets: SocketFleet, redis_client: Any
 ) -> None:
     worker = start_worker("uvicorn")
     orphans = await sockets.open(worker, "lobby", 3)
@@ -314,29 +294,35 @@ async def test_members_whose_process_nobody_can_know_stay(
 @pytest.mark.parametrize("how", ["frozen", "stopped"])
 @pytest.mark.parametrize("silent", [0, 1])
 async def test_while_one_shard_does_not_answer_nothing_is_removed_on_any(
-    how: str, silent: int, start_redis: StartRedis, start_worker: StartWorker, sockets: SocketFleet, reap: Reap
+    how: str,
+    silent: int,
+    start_redis: StartRedis,
+    start_worker: StartWorker,
+    sockets: SocketFleet,
+    settings: LazySettings,
 ) -> None:
     shards = [start_redis(), start_redis()]
-    settings = {"REDIS_URL": " ".join(server.url for server in shards)}
+    urls = [server.url for server in shards]
+    settings.CHANNEL_LAYERS = layer_of(*urls)
     async with open_layer_on(shards, "asgi") as layer:
         rooms = [
             next(name for name in map("room{}".format, count()) if layer.consistent_hash(f"room.{name}") == shard)
             for shard in (0, 1)
         ]
-    worker = start_worker("uvicorn", **settings)
+    worker = start_worker("uvicorn", redis=shards[0], REDIS_URL=" ".join(urls))
     orphans = await sockets.open_many([(worker, room) for room in rooms * 3])
     worker.kill()
 
     def present() -> dict[str, set[str]]:
         return {group: members for server in shards for group, members in members_on(server).items()}
 
-    await reap(*MERCILESS, *NO_STOP, env=settings)
+    await reap(*MERCILESS, *NO_STOP)
     if how == "frozen":
         shards[silent].pause()
     else:
         shards[silent].save()
         shards[silent].kill()
-    report = await reap(*MERCILESS, *NO_STOP, env=settings, exits=(1,))
+    report = await reap(*MERCILESS, *NO_STOP, exits=(1,))
     assert (report["complete"], report["removed"]) == (False, 0)
     assert members_on(shards[1 - silent])
     if how == "frozen":
@@ -346,11 +332,11 @@ async def test_while_one_shard_does_not_answer_nothing_is_removed_on_any(
     assert present() == of_sockets(orphans)
 
     # What a restart may have done to living connections needs a confirm time of its own.
-    report = await reap(*MERCILESS, *NO_STOP, env=settings, exits=(0,) if how == "frozen" else (3,))
+    report = await reap(*MERCILESS, *NO_STOP, exits=(0,) if how == "frozen" else (3,))
     if how == "stopped":
         assert report["stopped"].startswith("restart")
         assert present() == of_sockets(orphans)
-        report = await reap(*MERCILESS, *NO_STOP, env=settings)
+        report = await reap(*MERCILESS, *NO_STOP)
     assert report["removed"] == len(orphans)
     assert present() == {}
 

@@ -18,8 +18,8 @@ from project.sockets import SocketFleet
 from project.workers import REPOSITORY, Kind, Worker
 from tests.acceptance.memberships import channels, in_redis, let_confirm_time_pass, of_sockets
 from tests.acceptance.reach import assert_all_hear, open_layer_on
-from tests.acceptance.runs import Reap, StartWorkers, frozen, reaper, states, worker_starter
-from tests.conftest import RunCommand, StartWorker
+from tests.acceptance.runs import StartWorkers, frozen, reap, states, worker_starter
+from tests.conftest import StartWorker
 from tests.layer_builders import let_time_pass
 from tests.waiting import until
 
@@ -28,11 +28,6 @@ OPTIONS = ("--confirm-after", str(CONFIRM_AFTER_SECONDS), "--probe-timeout", "2"
 ANYHOW = (0, 3)
 RUNS_AT_MOST = 3
 FIVE: tuple[Kind, ...] = ("uvicorn", "daphne", "daphne", "uvicorn", "daphne")
-
-
-@pytest.fixture
-def reap(run_command: RunCommand) -> Reap:
-    return reaper(run_command)
 
 
 @pytest.fixture
@@ -53,7 +48,7 @@ async def let_the_confirm_time_pass(client: Any) -> None:
     await asyncio.to_thread(let_confirm_time_pass, client, CONFIRM_AFTER_SECONDS)
 
 
-async def run_until_removed(reap: Reap, client: Any, removed: int) -> list[dict[str, Any]]:
+async def run_until_removed(client: Any, removed: int) -> list[dict[str, Any]]:
     """Runs until so many members are gone, RUNS_AT_MOST of them: far enough apart for a frozen receiver to be idle."""
     reports: list[dict[str, Any]] = []
     while sum(report["removed"] for report in reports) < removed and len(reports) < RUNS_AT_MOST:
@@ -67,7 +62,7 @@ async def run_until_removed(reap: Reap, client: Any, removed: int) -> list[dict[
 
 
 async def test_if_all_are_frozen_at_the_first_run_ever_nothing_is_removed(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     workers = start_workers("uvicorn", "daphne")
     opened = await sockets.open_many([(worker, "lobby") for worker in workers * 2])
@@ -90,7 +85,7 @@ async def test_if_all_are_frozen_at_the_first_run_ever_nothing_is_removed(
 
 
 async def test_if_all_froze_right_before_the_first_run_ever_nothing_is_removed(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_client: Any, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_client: Any
 ) -> None:
     """Their connections are not listed as idle by any of these runs, whose confirm time is short."""
     workers = start_workers("uvicorn", "daphne")
@@ -104,7 +99,7 @@ async def test_if_all_froze_right_before_the_first_run_ever_nothing_is_removed(
 
 @pytest.mark.parametrize("text", ["block", "count and block"])
 async def test_if_all_block_in_the_handler_of_one_broadcast_nothing_is_removed(
-    text: str, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap, tmp_path: Path
+    text: str, redis_server: EmbeddedRedis, redis_client: Any, tmp_path: Path
 ) -> None:
     """They have taken the message, and so no connection of theirs waits for one."""
     config = {"hosts": [{"address": redis_server.url, "socket_timeout": None}]}
@@ -129,14 +124,14 @@ async def test_if_all_block_in_the_handler_of_one_broadcast_nothing_is_removed(
 
 
 async def test_if_all_were_killed_before_the_first_run_ever_their_members_go(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_client: Any, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_client: Any
 ) -> None:
     workers = start_workers("uvicorn", "daphne")
     opened = await sockets.open_many([(worker, "lobby") for worker in workers * 2])
     for worker in workers:
         worker.kill()
 
-    reports = await run_until_removed(reap, redis_client, len(opened))
+    reports = await run_until_removed(redis_client, len(opened))
 
     assert channels(in_redis(redis_client)) == {}, [report["stopped"] for report in reports]
 
@@ -164,7 +159,6 @@ async def test_after_a_deploy_to_fewer_workers_the_members_of_the_old_ones_go(
     sockets: SocketFleet,
     redis_server: EmbeddedRedis,
     redis_client: Any,
-    reap: Reap,
 ) -> None:
     old = start_workers(kind, kind, kind)
     orphans = await sockets.open_many([(worker, "lobby") for worker in old * 2])
@@ -173,21 +167,21 @@ async def test_after_a_deploy_to_fewer_workers_the_members_of_the_old_ones_go(
     new = start_workers(kind, kind)
     living = await sockets.open_many([(worker, "lobby") for worker in new * 2])
 
-    reports = await run_until_removed(reap, redis_client, len(orphans))
+    reports = await run_until_removed(redis_client, len(orphans))
 
     assert channels(in_redis(redis_client)) == of_sockets(living), [report["stopped"] for report in reports]
     await assert_all_hear(sockets, living, redis_server)
 
 
 async def test_when_four_workers_of_five_were_killed_their_members_go(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     left, *others = workers = start_workers(*FIVE)
     await sockets.open_many([(worker, "lobby") for worker in workers])
     assert states(await reap(*OPTIONS)) == {"live": 5}
     kill(others)
 
-    reports = await run_until_removed(reap, redis_client, len(others))
+    reports = await run_until_removed(redis_client, len(others))
 
     living = sockets.of_worker(left)
     assert channels(in_redis(redis_client)) == of_sockets(living), [report["stopped"] for report in reports]
@@ -195,7 +189,7 @@ async def test_when_four_workers_of_five_were_killed_their_members_go(
 
 
 async def test_when_four_workers_of_five_are_frozen_their_members_stay(
-    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any, reap: Reap
+    start_workers: StartWorkers, sockets: SocketFleet, redis_server: EmbeddedRedis, redis_client: Any
 ) -> None:
     _, *others = workers = start_workers(*FIVE)
     opened = await sockets.open_many([(worker, "lobby") for worker in workers])

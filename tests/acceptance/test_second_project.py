@@ -27,6 +27,7 @@ from tests.acceptance.memberships import (
 from tests.acceptance.reach import assert_all_hear
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.xdist_group("the wheel")  # which is built and installed once
 SOCKETS_OF_EACH = 50
 CONFIRM_AFTER_SECONDS = 2  # as the project's settings say
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -11,18 +12,33 @@ import redis
 from project import workers
 from project.embedded_redis import EmbeddedRedis
 from project.sockets import SocketFleet
-from project.workers import Kind, Worker, WorkerNotReady
-from tests.conftest import StartWorker
+from project.workers import Kind, Worker, WorkerNotReady, start_together
+from tests.conftest import SharedServers, StartWorker
 
 ROOM = "asgi:group:room.lobby"
-BOTH = pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+KINDS: tuple[Kind, ...] = ("daphne", "uvicorn")
+BOTH = pytest.mark.parametrize("kind", KINDS)
+USED = pytest.mark.xdist_group("standing workers")  # and not ended: one process starts them for all
+
+Standing = dict[Kind, Worker]
 
 
+@pytest.fixture(scope="module")
+def standing(shared_servers: SharedServers) -> Iterator[Standing]:
+    """A worker of each kind, on the Redis of `redis_server`, for tests that leave it as it was."""
+    env = {"REDIS_URL": shared_servers.empty(None).url}
+    workers = start_together(Worker(kind, env=env) for kind in KINDS)
+    yield dict(zip(KINDS, workers, strict=True))
+    for worker in workers:
+        worker.close()
+
+
+@USED
 @BOTH
 async def test_sockets_are_welcomed_by_name_and_hear_their_room(
-    kind: Kind, start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis
+    kind: Kind, standing: Standing, sockets: SocketFleet, redis_client: redis.Redis
 ) -> None:
-    worker = start_worker(kind)
+    worker = standing[kind]
     here = await sockets.open(worker, "lobby", 5)
     elsewhere = await sockets.open(worker, "attic", 1)
 
@@ -34,27 +50,29 @@ async def test_sockets_are_welcomed_by_name_and_hear_their_room(
     assert not elsewhere[0].received
 
 
+@USED
 @BOTH
 async def test_one_channel_may_be_in_several_groups(
-    kind: Kind, start_worker: StartWorker, sockets: SocketFleet, redis_client: redis.Redis
+    kind: Kind, standing: Standing, sockets: SocketFleet, redis_client: redis.Redis
 ) -> None:
-    worker = start_worker(kind)
-    [socket] = await sockets.open_urls([f"{worker.ws_url}/ws/groups/?groups=a,b"])
+    [socket] = await sockets.open_urls([f"{standing[kind].ws_url}/ws/groups/?groups=a,b"])
     assert redis_client.zrange("asgi:group:a", 0, -1) == redis_client.zrange("asgi:group:b", 0, -1)
     assert redis_client.zrange("asgi:group:a", 0, -1) == [socket.channel.encode()]
 
 
+@USED
 @BOTH
-def test_the_chat_page_is_served(kind: Kind, start_worker: StartWorker) -> None:
-    with urllib.request.urlopen(start_worker(kind).http_url, timeout=10) as page:
+def test_the_chat_page_is_served(kind: Kind, standing: Standing) -> None:
+    with urllib.request.urlopen(standing[kind].http_url, timeout=10) as page:
         assert "<title>Channels demo chat</title>" in page.read().decode()
 
 
+@USED
 @BOTH
 async def test_what_is_no_message_is_answered_and_closes_nothing(
-    kind: Kind, start_worker: StartWorker, sockets: SocketFleet
+    kind: Kind, standing: Standing, redis_server: EmbeddedRedis, sockets: SocketFleet
 ) -> None:
-    [socket] = await sockets.open(start_worker(kind), "lobby")
+    [socket] = await sockets.open(standing[kind], "lobby")
     for text in ("not json", "[" * 100_000):
         await socket.connection.send(text)
     await socket.send({"text": 1})

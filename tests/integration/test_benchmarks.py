@@ -21,6 +21,7 @@ from benchmarks.report import BEGIN, END, beside, write_docs
 from project.embedded_redis import NoRedisServer, find_redis_server
 from tests.conftest import REPOSITORY, started_redis
 
+pytestmark = pytest.mark.xdist_group("benchmarks")  # They need the processor: no two at a time.
 # The time-out: a hundred layers that must answer share one process, on a machine that is busy.
 TINY = ("--members", "2000", "--repeat", "1", "--probe-timeout", "2")
 ENDS_WITHIN_SECONDS = 240  # the longest takes 50 s where nothing else goes on

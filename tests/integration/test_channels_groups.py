@@ -193,7 +193,6 @@ async def test_the_table_shows_groups_processes_and_totals(small_layer: dict[str
     assert re.search(r"^lobby\s+6\s+2\s+0\s+3\s+1\s+\d", result.out, re.MULTILINE)
     assert re.search(rf"^{small_layer['dead'].name}\s+dead\s+6", result.out, re.MULTILINE)
     assert "2 groups, 9 members of 2 processes: 2 live, 0 suspect, 6 orphan, 1 unknown" in result.out
-    assert max(map(len, result.out.splitlines())) <= 80
     members = await groups("--members")
     for channel in ("thumbnails",):
         assert channel in members.out
@@ -488,17 +487,23 @@ async def test_hostile_names_are_shown_escaped_in_every_format(
         assert {len(row) for row in rows} == {7}
 
 
-async def test_long_names_are_shown_in_full_in_a_table_of_80_columns(redis_client: redis.Redis) -> None:
+async def test_no_line_is_folded_that_does_not_go_to_a_terminal(
+    redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "".join(f"{number:02d}-" for number in range(33)) + "x"
     assert len(name) == 100
     channel = f"specific.{new_process_name()}!{'y' * 57}"
     add_members(redis_client, name, [channel])
+    monkeypatch.setenv("COLUMNS", "80")
     for argv in ((), ("--members",)):
         result = await groups("--no-probe", *argv)
-        assert max(map(len, result.out.splitlines())) <= 80
-        assert name in joined_first_column(result.out) or name in result.out.replace("\n", "")
-        if argv:
-            assert channel in re.sub(r"\s", "", result.out)
+        assert name in result.out
+        assert (channel in result.out) == bool(argv)
+        for_a_terminal = await groups("--no-probe", "--force-color", *argv)
+        text = re.sub(r"\x1b\[[\d;]*m", "", for_a_terminal.out)
+        assert max(map(len, text.splitlines())) <= 80
+        assert name in joined_first_column(text) or name in text.replace("\n", "")
+        assert (channel in re.sub(r"\s", "", text)) == bool(argv)
 
 
 def joined_first_column(table: str) -> str:

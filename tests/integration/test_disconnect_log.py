@@ -113,7 +113,7 @@ async def remove(opened: Any, shard: Shard, run_id: str, channels: list[str]) ->
     scores = [await shard.client.zscore(key, name) for name in names]
     async with shard.wire() as wire:
         judgement = Judgement(opened, run_id, NoLock())
-        purge = journal.Purge(wire, shard, opened.keyspace.journal(run_id), 60, judgement)
+        purge = journal.Remover(wire, shard, opened.keyspace.journal(run_id), 60, judgement)
         await purge.load()
         await purge.remove(key, names, scores)
         assert (await purge.finish()).removed == len(channels)

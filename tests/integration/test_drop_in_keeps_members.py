@@ -24,7 +24,7 @@ from django.conf import LazySettings
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ops.application.layer import keeper as keeper_module
-from ops.application.layer import memberships, repairs
+from ops.application.layer import memberships, own_index, repairs
 from ops.layers import RedisChannelLayer
 from ops.model.keys import index_entry
 from ops.model.settings import DEFAULTS
@@ -41,6 +41,7 @@ from tests.layer_builders import (
     ASGI,
     MakeLayer,
     has_a_lease,
+    keeper_of,
     layer_of,
     members_of,
     run_reap,
@@ -121,7 +122,7 @@ async def test_what_was_left_stays_left_when_a_server_returns_with_an_older_snap
     parts_before: int, start_redis: StartRedis, make_layer: MakeLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memberships, "INDEXED_CHANNELS", 1)
-    monkeypatch.setattr(keeper_module, "PARTS_AT_ONCE", 2)
+    monkeypatch.setattr(own_index, "PARTS_AT_ONCE", 2)
     server = await asyncio.to_thread(start_redis)
     layer = make_layer(server)
     for _ in range(parts_before):
@@ -151,7 +152,7 @@ async def test_so_does_it_where_the_snapshot_was_written_while_members_were_put_
 
         monkeypatch.setattr(repairs, "execute", save_first)
         client.delete(ASGI.lease(layer.client_prefix))
-        await layer._keeper.look()
+        await keeper_of(layer).look()
         await leave_and_restart(server, client, layer, channel)
 
 
@@ -164,7 +165,7 @@ async def test_members_that_are_put_back_are_in_the_index_once_even_if_something
         if put_in_its_place:
             redis_client.set(layer.index_key(channel), put_in_its_place)
         redis_client.delete(ASGI.lease(layer.client_prefix))
-        await layer._keeper.look()
+        await keeper_of(layer).look()
         assert sorted(redis_client.lrange(layer.index_key(channel), 0, -1)) == [
             index_entry("a", channel),
             index_entry("b", channel),
@@ -185,7 +186,7 @@ async def test_who_was_reaped_when_one_shard_had_lost_its_lease_puts_back_what_i
         await layer.group_add(group, channel)
     await has_a_lease(layer)
     clients = [redis.Redis.from_url(server.url) for server in servers]
-    await layer._keeper.stop()
+    await keeper_of(layer).stop()
     receiving.cancel()
 
     clients[0].flushdb()
@@ -194,7 +195,7 @@ async def test_who_was_reaped_when_one_shard_had_lost_its_lease_puts_back_what_i
     assert report.removed == sum(layer.consistent_hash(group) == 1 for group in groups) > 0
     assert not any(client.exists(ASGI.group(group)) for client in clients for group in groups)
 
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     for group in groups:
         assert set(members_of(clients[layer.consistent_hash(group)], group)) == {channel}
     for client in clients:
@@ -232,7 +233,7 @@ async def go_silent(layer: RedisChannelLayer, client: Any, *groups: str) -> str:
     for group in groups:
         await layer.group_add(group, channel)
     await has_a_lease(layer)
-    await layer._keeper.stop()
+    await keeper_of(layer).stop()
     receiving.cancel()
     client.hset(ASGI.lease(layer.client_prefix), "renewed_at", f"{time.time() - 100:.6f}")
     await suspect_everybody()
@@ -249,7 +250,7 @@ async def test_who_comes_back_while_it_is_being_reaped_keeps_the_index_that_it_w
 
     async def come_back_first(*arguments: Any) -> None:
         assert members_of(redis_client, "room") == {}
-        await layer._keeper.look()
+        await keeper_of(layer).look()
         await forget_index(*arguments)
 
     monkeypatch.setattr(purge, "forget_index", come_back_first)
@@ -270,7 +271,7 @@ async def test_an_undo_brings_back_whom_another_process_had_put_in_and_not_who_h
     assert report.removed == 3
     assert report.run_id is not None
     await layer.group_discard("left", channel)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert set(members_of(redis_client, "stays")) == {channel}
 
     async with open_layer("default") as opened:
@@ -287,13 +288,13 @@ async def test_who_joins_while_it_is_being_reaped_is_counted_once(
 ) -> None:
     layer = make_layer(redis_server)
     channel = await go_silent(layer, redis_client, "joins", "does.not")
-    send = journal.Purge._send
+    send = journal.Remover._send
 
-    async def join_first(script: journal.Purge) -> None:
+    async def join_first(script: journal.Remover) -> None:
         await layer.group_add("joins", channel)
         await send(script)
 
-    monkeypatch.setattr(journal.Purge, "_send", join_first)
+    monkeypatch.setattr(journal.Remover, "_send", join_first)
     report = await run_reap()
     assert (report.removed, report.kept) == (1, 1)
 
@@ -308,7 +309,7 @@ async def test_who_left_a_group_that_another_process_had_taken_it_out_of_is_in_t
     await layer.group_discard("room", channel)
     await other.group_add("room", channel)
     redis_client.delete(ASGI.lease(layer.client_prefix))
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert set(members_of(redis_client, "room")) == {channel}
 
 
@@ -334,9 +335,9 @@ async def test_nothing_is_said_of_memberships_that_were_never_lost(
     for _ in range(5):
         await consume(layer, "a")
     for _ in range(3):
-        await layer._keeper.look()
+        await keeper_of(layer).look()
     assert caplog.messages == []
-    assert layer._keeper.members_put_back == 0
+    assert keeper_of(layer).members_put_back == 0
 
 
 async def test_a_put_back_that_was_cut_short_is_done_again(
@@ -376,7 +377,7 @@ async def test_who_leaves_during_a_put_back_is_not_resurrected_even_if_that_is_c
     redis_client.flushall()
     monkeypatch.setattr(repairs, "execute", leave_meanwhile)
     await until(lambda: set(members_of(redis_client, "a")) == {stays})
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert set(members_of(redis_client, "a")) == {stays}
 
 
@@ -386,7 +387,7 @@ async def test_whoever_joins_again_while_a_doubt_is_settled_stays_a_member(
     layer = make_layer(redis_server)
     channel = await consume(layer, "a")
     await layer.group_discard("a", channel)
-    layer._keeper.repairs.doubt(("a", channel))
+    keeper_of(layer).repairs.doubt(("a", channel))
     real = repairs.execute
 
     async def join_meanwhile(pipe: Any) -> None:
@@ -395,7 +396,7 @@ async def test_whoever_joins_again_while_a_doubt_is_settled_stays_a_member(
         await real(pipe)
 
     monkeypatch.setattr(repairs, "execute", join_meanwhile)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert set(members_of(redis_client, "a")) == {channel}
 
 
@@ -411,7 +412,7 @@ async def test_whoever_joins_or_leaves_during_a_repair_has_the_last_word_when_th
     channel = await consume(layer, "a")
     if joins:
         await layer.group_discard("a", channel)
-        layer._keeper.repairs.doubt(("a", channel))
+        keeper_of(layer).repairs.doubt(("a", channel))
     else:
         redis_client.flushall()
     real = repairs.execute
@@ -427,7 +428,7 @@ async def test_whoever_joins_or_leaves_during_a_repair_has_the_last_word_when_th
         undone.append(bool(done) and (channel in members_of(redis_client, "a")) is not joins)
 
     monkeypatch.setattr(repairs, "execute", decide_meanwhile)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     await deciding[0]
     assert undone == [False]
     assert (channel in members_of(redis_client, "a")) is joins
@@ -463,7 +464,7 @@ async def test_a_join_whose_answer_was_lost_leaves_no_member_that_nobody_knows_o
     with pytest.raises(redis.ConnectionError):
         await layer.group_add("b", channel)
     assert channel in members_of(redis_client, "b")
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert members_of(redis_client, "b") == {}
     assert set(members_of(redis_client, "a")) == {channel}
 
@@ -478,7 +479,7 @@ async def test_a_join_that_is_cancelled_takes_nothing_from_another_that_returned
     first.cancel()
     await second
     assert first.cancelled()
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert set(members_of(redis_client, "a")) == {channel}
 
 
@@ -488,7 +489,7 @@ async def test_what_comes_into_doubt_while_doubts_are_settled_is_settled_too(
     layer = make_layer(redis_server, lease_seconds=60)
     channel = await consume(layer, "a")
     await layer.group_discard("a", channel)
-    layer._keeper.repairs.doubt(("a", channel))
+    keeper_of(layer).repairs.doubt(("a", channel))
     real = repairs.execute
 
     async def be_left_in_it(pipe: Any) -> None:
@@ -496,11 +497,11 @@ async def test_what_comes_into_doubt_while_doubts_are_settled_is_settled_too(
         await real(pipe)
         # Its leave was not answered, and not done.
         redis_client.zadd("asgi:group:a", {channel: time.time()})
-        layer._keeper.repairs.doubt(("a", channel))
+        keeper_of(layer).repairs.doubt(("a", channel))
 
     monkeypatch.setattr(repairs, "execute", be_left_in_it)
-    await layer._keeper.look()
-    await layer._keeper.look()
+    await keeper_of(layer).look()
+    await keeper_of(layer).look()
     assert members_of(redis_client, "a") == {}
 
 
@@ -523,7 +524,7 @@ async def test_a_lease_of_another_type_is_complained_of_once_and_harms_nothing(
     redis_client.set(ASGI.lease(layer.client_prefix), "text")
     await until(lambda: "cannot be kept" in caplog.text)
     for _ in range(3):
-        await layer._keeper.look()
+        await keeper_of(layer).look()
     assert caplog.text.count("cannot be kept") == 1
     redis_client.delete(ASGI.lease(layer.client_prefix))
     await until(lambda: bool(redis_client.exists(ASGI.lease(layer.client_prefix))))
@@ -545,7 +546,7 @@ async def test_many_memberships_are_put_back_in_few_round_trips(
 
     monkeypatch.setattr(repairs, "execute", count)
     redis_client.flushall()
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert sum(round_trips) >= 2000
     assert len(round_trips) <= 25
     assert len(redis_client.keys("asgi:group:*")) == 2000
@@ -563,7 +564,7 @@ async def test_members_of_a_group_that_was_evicted_or_deleted_come_back_with_the
     redis_client.delete("asgi:group:a")
     await until(lambda: set(members_of(redis_client, "a")) == channels)
     assert "evicted or deleted; 3 were put back" in caplog.text
-    assert layer._keeper.leases_lost == 0
+    assert keeper_of(layer).leases_lost == 0
     first = min(channels)
     assert redis_client.lrange(layer.index_key(first), 0, -1).count(index_entry("a", first)) == 1
 
@@ -588,7 +589,7 @@ async def test_all_memberships_are_verified_in_turn(
     redis_client.delete(*(f"asgi:group:{group}" for group in groups))
     left = []
     for _ in range(4):
-        await layer._keeper.look()
+        await keeper_of(layer).look()
         left.append(35 - len(redis_client.keys("asgi:group:*")))
     assert left == [25, 15, 5, 0]
 
@@ -602,7 +603,7 @@ async def test_members_come_back_to_a_group_that_others_have_joined_since_it_was
     redis_client.delete("asgi:group:a")
     newcomer = await other.new_channel()
     await other.group_add("a", newcomer)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert set(members_of(redis_client, "a")) == {channel, newcomer}
 
 
@@ -615,7 +616,7 @@ async def test_whom_another_process_took_out_is_not_put_back(
     await until(lambda: settled(layer))
     await other.group_discard("a", goes)
     for _ in range(2):
-        await layer._keeper.look()
+        await keeper_of(layer).look()
         assert set(members_of(redis_client, "a")) == {oldest}
     await other.close_pools()
 
@@ -627,13 +628,13 @@ async def test_whom_another_process_with_this_layer_took_out_stays_out_though_no
     channel = await consume(layer, "a")
     await until(lambda: settled(layer))
     await other.group_discard("a", channel)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert (members_of(redis_client, "a"), len(layer.memberships)) == ({}, 0)
     assert redis_client.lrange(layer.index_key(channel), 0, -1) == []
     assert not redis_client.exists(layer.taken_out_key(channel))
     # And all is lost: it is not put back with what is.
     redis_client.delete(ASGI.lease(layer.client_prefix))
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert members_of(redis_client, "a") == {}
 
 
@@ -644,7 +645,7 @@ async def test_who_was_put_in_again_after_another_process_had_taken_it_out_is_st
     channel = await consume(layer, "a")
     await other.group_discard("a", channel)
     await other.group_add("a", channel)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert layer.memberships.is_member("a", channel)
     assert set(members_of(redis_client, "a")) == {channel}
 
@@ -664,10 +665,10 @@ async def test_a_join_that_is_under_way_at_the_renewal_is_not_forgotten_for_what
     monkeypatch.setattr(layer, "_run", late)
     joining = asyncio.create_task(layer.group_add("a", channel))
     await asyncio.sleep(0)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     go_on.set()
     await joining
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert layer.memberships.is_member("a", channel)
     assert set(members_of(redis_client, "a")) == {channel}
     assert not redis_client.exists(layer.taken_out_key(channel))
@@ -683,7 +684,7 @@ async def test_a_join_that_a_failover_lost_without_cutting_connections_is_repair
     oldest, channel = await layer.new_channel(), await layer.new_channel()
     with redis.Redis.from_url(server.url) as client, redis.Redis.from_url(other.url) as spare:
         await layer.group_add("a", oldest)
-        await layer._keeper.look()
+        await keeper_of(layer).look()
         spare.replicaof("127.0.0.1", server.port)
         await until(lambda: spare.info("replication")["master_link_status"] == "up" and members_of(spare, "a"))
         spare.replicaof("NO", "ONE")
@@ -695,7 +696,7 @@ async def test_a_join_that_a_failover_lost_without_cutting_connections_is_repair
         await until(lambda: set(members_of(client, "a")) == {oldest})
         client.replicaof("NO", "ONE")
         await until(lambda: settled(layer))
-        await layer._keeper.look()
+        await keeper_of(layer).look()
         assert set(members_of(client, "a")) == {oldest, channel}
         assert client.info("server")["run_id"] == run
 
@@ -710,8 +711,8 @@ async def test_members_are_refreshed_before_a_group_send_would_drop_them(
     channel = await consume(layer, "a")
     first = members_of(redis_client, "a")[channel]
     await until(lambda: members_of(redis_client, "a").get(channel, 0) > first)
-    await until(lambda: layer._keeper.members_refreshed >= 1)
-    assert layer._keeper.members_put_back == 0
+    await until(lambda: keeper_of(layer).members_refreshed >= 1)
+    assert keeper_of(layer).members_put_back == 0
 
 
 async def test_whom_another_process_took_out_is_neither_refreshed_nor_put_back_with_the_first_lease(
@@ -738,7 +739,7 @@ async def test_a_refresh_that_comes_too_late_puts_back_who_was_dropped_for_age(
     channel = await consume(layer, "a")
     redis_client.delete("asgi:group:a")
     layer.memberships.joined("a", channel, time.time() - 3)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert set(members_of(redis_client, "a")) == {channel}
 
 
@@ -769,7 +770,7 @@ async def test_whoever_joins_for_a_consumer_that_has_ended_is_no_member(
     dead = await consumer_that_dies(layer, "a")
     await asyncio.to_thread(async_to_sync(layer.group_add), "b", dead)
     await until(lambda: not redis_client.keys("asgi:group:*"))
-    assert (len(layer.memberships), layer._keeper.repairs.joining) == (0, {})
+    assert (len(layer.memberships), keeper_of(layer).repairs.joining) == (0, {})
 
 
 async def test_a_join_that_is_under_way_when_its_consumer_ends_is_undone(
@@ -791,7 +792,7 @@ async def test_a_join_that_is_under_way_when_its_consumer_ends_is_undone(
     await until(lambda: layer.memberships.has_ended(dead) and not members_of(redis_client, "a"))
     ended.set()
     await joining[0]
-    await until(lambda: not redis_client.keys("asgi:group:*") and not layer._keeper.repairs.unsettled)
+    await until(lambda: not redis_client.keys("asgi:group:*") and not keeper_of(layer).repairs.unsettled)
 
 
 class HandsItsChannelOver(AsyncConsumer):
@@ -842,7 +843,7 @@ async def test_a_channel_that_a_consumer_hands_to_a_task_loses_nothing_when_the_
     for number in range(5):
         await layer.group_send("jobs", {"type": "job", "number": number})
         await asyncio.sleep(0.1)
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     await until(lambda: [message["number"] for message in consumer.received] == list(range(5)))
     assert set(members_of(redis_client, "jobs")) == set(consumer.handed_over)
 
@@ -883,7 +884,7 @@ async def test_no_channel_is_discarded_that_is_merely_not_being_received_on(
     ]
     await layer.group_add("a", in_tasks_that_are_done[2])
     for _ in range(3):
-        await layer._keeper.look()
+        await keeper_of(layer).look()
     assert set(members_of(redis_client, "a")) == set(in_tasks_that_are_done)
 
 
@@ -908,8 +909,8 @@ async def test_at_exit_goes_also_who_was_being_taken_out_when_the_loop_stopped_i
     await stopped.wait()
     assert (len(redis_client.keys("asgi:group:*")), len(layer.memberships)) == (1, 0)
     monkeypatch.setattr(repairs, "execute", real)
-    assert layer._keeper.holds_something
-    await layer._keeper.leave()
+    assert keeper_of(layer).holds_something
+    await keeper_of(layer).leave()
     assert redis_client.keys("asgi:group:*") == redis_client.keys("asgi:ops:*") == []
     if how == "leaves":
         leaving.cancel()
@@ -928,7 +929,7 @@ async def test_channels_that_come_and_go_leave_nothing_in_memory(
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(layer.receive(channel), 0.001)
         await layer.group_discard("a", channel)
-    kept = [layer._pops, layer.receive_buffer, layer.receive_clean_locks.locks, layer._keeper.repairs.in_doubt]
+    kept = [layer._pops, layer.receive_buffer, layer.receive_clean_locks.locks, keeper_of(layer).repairs.in_doubt]
     await until(lambda: not any(kept))
     assert (layer.memberships.channels, len(layer.memberships)) == (0, 0)
     assert len(layer._receivers) <= 20
@@ -1143,7 +1144,7 @@ async def test_a_user_who_may_not_ask_which_server_it_is_has_a_lease_all_the_sam
         client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-info")
     layer = RedisChannelLayer(hosts=[server.url.replace("redis://", "redis://app:secret@")], lease_seconds=1.0)
     await consume(layer, "a")
-    await layer._keeper.look()
+    await keeper_of(layer).look()
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     await layer.flush()
 

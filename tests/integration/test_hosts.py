@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from django.conf import LazySettings
 
+from ops.store.connection import shards
 from ops.store.connection.addresses import is_direct
-from ops.store.connection.shards import Shard, open_layer
+from ops.store.connection.shards import open_layer
 from project.embedded_redis import EmbeddedRedis, available_redis_servers
 from project.owned_process import OwnedProcess, delete_folder, free_port, make_folder
 from tests.conftest import CommandResult, StartRedis
@@ -281,7 +282,7 @@ async def test_tls_with_a_certificate_that_nobody_vouches_for_is_refused_in_one_
 async def test_tls_to_a_server_that_speaks_none_is_refused_in_one_line(
     redis_server: EmbeddedRedis, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(Shard.execute.__kwdefaults__ or {}, "timeout_seconds", 0.3)
+    monkeypatch.setattr(shards, "ANSWER_TIMEOUT_SECONDS", 0.3)
     settings.CHANNEL_LAYERS = layer_of(f"rediss://:{SECRET}@127.0.0.1:{redis_server.port}")
     assert (await fails_with_one_line()).startswith(f"shard 0 (rediss://127.0.0.1:{redis_server.port}/0) ")
 

@@ -403,7 +403,7 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
     """Set the places up where a step may come in between; all that they stand around is real."""
     server = shared_servers.empty(None)
     virtual, patch = VirtualTime(), pytest.MonkeyPatch()
-    real_probe, real_purge, real_send = probes.probe_processes, purge.purge, journal.Purge._send
+    real_probe, real_purge, real_send = probes.probe_processes, purge.purge, journal.Remover._send
     real_call, real_census, real_markers = probes.call_script, observe.take_census, reap.place_markers
 
     async def take_census(*args: Any) -> Any:
@@ -432,7 +432,7 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
         await bench.world.comes_between("judged")
         await real_purge(*args, **options)
 
-    async def send(self: journal.Purge) -> None:
+    async def send(self: journal.Remover) -> None:
         if self._batch:
             await bench.world.comes_between("removing")
         await real_send(self)
@@ -447,7 +447,7 @@ def the_bench(shared_servers: SharedServers) -> Iterator[None]:
     patch.setattr(reap, "place_markers", place_markers)
     patch.setattr(reap, "purge", purge_)
     patch.setattr(reap, "run_lock", lambda opened: NoLock())
-    patch.setattr(journal.Purge, "_send", send)
+    patch.setattr(journal.Remover, "_send", send)
     patch.setattr(django_settings, "CHANNEL_LAYERS", layer_of(server.url))
     bench.loop, stack = asyncio.new_event_loop(), AsyncExitStack()
     bench.opened = bench.run(stack.enter_async_context(open_layer("default")))
@@ -511,10 +511,10 @@ def by_the_clock_of_this_host(patch: pytest.MonkeyPatch) -> None:
     """Who joined before the verdict by our clock may go, whatever the clock of its own host said."""
     real = reap.purge
 
-    async def purge_by_our_clock(opened: Any, doom: Any, *args: Any, **options: Any) -> None:
-        for tally in doom.observation.census.processes.values():
+    async def purge_by_our_clock(opened: Any, removal: Any, *args: Any, **options: Any) -> None:
+        for tally in removal.observation.census.processes.values():
             tally.newest_joined_at = 1_000_000.0 + bench.world.clock + 1.0
-        await real(opened, doom, *args, **options)
+        await real(opened, removal, *args, **options)
 
     patch.setattr(reap, "purge", purge_by_our_clock)
 

@@ -58,14 +58,14 @@ def present(shards: Clients) -> list[int]:
 
 def after_some_batches(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None], batches: int = 6) -> None:
     """Have something happen in the middle of the removal."""
-    call, calls = journal.Purge._call, iter(range(10**9))
+    call, calls = journal.Remover._call, iter(range(10**9))
 
-    async def call_after(purge: journal.Purge, *args: object) -> None:
+    async def call_after(purge: journal.Remover, *args: object) -> None:
         if next(calls) == batches:
             do()
         await call(purge, *args)
 
-    monkeypatch.setattr(journal.Purge, "_call", call_after)
+    monkeypatch.setattr(journal.Remover, "_call", call_after)
 
 
 def assert_stopped_halfway(report: ReapReport, shards: Clients, reason: str) -> None:

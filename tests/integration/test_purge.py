@@ -13,7 +13,7 @@ import redis
 from ops.model.keys import inbox_part
 from ops.store.connection.scripts import script
 from ops.store.connection.shards import OpenLayer, open_layer
-from ops.store.removal.journal import Doomed, Purge, Purged, parse_receipt, restore_members, set_aside
+from ops.store.removal.journal import GroupMembers, RemovalTally, Remover, parse_receipt, restore_members, set_aside
 from ops.store.removal.judgement import Judgement
 from ops.store.removal.retention import read_retention
 from project.embedded_redis import EmbeddedRedis
@@ -29,10 +29,10 @@ async def opened(redis_server: EmbeddedRedis) -> AsyncIterator[OpenLayer]:
         yield layer
 
 
-async def purge(opened: OpenLayer, *doomed: Doomed, journal_seconds: int = 1000) -> Purged:
+async def purge(opened: OpenLayer, *doomed: GroupMembers, journal_seconds: int = 1000) -> RemovalTally:
     async with opened.home.wire() as wire:
         judgement = Judgement(opened, RUN, NoLock())
-        purge = Purge(wire, opened.home, opened.keyspace.journal(RUN), journal_seconds, judgement)
+        purge = Remover(wire, opened.home, opened.keyspace.journal(RUN), journal_seconds, judgement)
         await purge.load()
         for key, members, scores in doomed:
             await purge.remove(key, members, scores)
@@ -187,7 +187,7 @@ async def test_a_judgement_that_is_too_old_removes_nothing_and_says_so(
                 return await now() + seconds
 
             monkeypatch.setattr(opened.home, "now", at_another_time)
-            script = Purge(wire, opened.home, opened.keyspace.journal(RUN), 1000, judgement)
+            script = Remover(wire, opened.home, opened.keyspace.journal(RUN), 1000, judgement)
             await script.load()
             await script.remove(ROOM, members, [1.0] * 3)
             purged = await script.finish()
@@ -310,14 +310,14 @@ async def test_a_server_that_forgets_the_scripts_during_the_removal_gets_them_ag
     with redis.Redis.from_url(each_redis_server.url) as client:
         expected = {name: 1000.0 + at for at, name in enumerate(names(3000))}
         client.zadd(ROOM, expected)
-        send, sent = Purge._send, iter(range(10**9))
+        send, sent = Remover._send, iter(range(10**9))
 
-        async def forget_now_and_then(purge: Purge) -> None:
+        async def forget_now_and_then(purge: Remover) -> None:
             if next(sent) in (3, 4, 11, 27):
                 client.script_flush()
             await send(purge)
 
-        monkeypatch.setattr(Purge, "_send", forget_now_and_then)
+        monkeypatch.setattr(Remover, "_send", forget_now_and_then)
         async with open_layer("default") as opened:
             purged = await purge(opened, (ROOM, list(expected), list(expected.values())))
 

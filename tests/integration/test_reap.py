@@ -279,13 +279,13 @@ async def test_reap_keeps_a_member_that_rejoined_after_it_was_read_for_removal(
     process = await start_process()
     rejoining, _ = await process.join("room", count=2)
     await suspect_everybody()
-    send = journal.Purge._send
+    send = journal.Remover._send
 
-    async def rejoin_then_send(purge: journal.Purge) -> None:
+    async def rejoin_then_send(purge: journal.Remover) -> None:
         redis_client.zadd(ASGI.group("room"), {rejoining: time.time()})
         await send(purge)
 
-    monkeypatch.setattr(journal.Purge, "_send", rejoin_then_send)
+    monkeypatch.setattr(journal.Remover, "_send", rejoin_then_send)
     report = await run_reap()
 
     assert list(members_of(redis_client, "room")) == [rejoining]

@@ -109,6 +109,7 @@ async def test_two_runs_and_what_they_say(redis_client: redis.Redis, start_proce
     first = await reap("--confirm-after", "0.01")
     assert (first.err, first.returncode) == ("", 0)
     assert "0 removed, 2 under suspicion" in first.out
+    assert "Run it again in 0.01 s or more, or use --wait." in first.out
     assert re.search(rf"^{dead.name}\s+suspect\s+2\s+0\s+took no probe", first.out, re.MULTILINE)
 
     let_time_pass(redis_client, IDLE_SHOWS_AFTER_SECONDS)

@@ -19,7 +19,8 @@ from ops.model.runs import ReapReport
 from ops.operations.reaping import reap as reap_module
 from ops.operations.reaping.reap import ReapOptions, reap
 from ops.operations.reaping.undo import read_history, undo
-from ops.store.connection.shards import OpenLayer, Shard, open_layer
+from ops.store.connection import shards
+from ops.store.connection.shards import OpenLayer, open_layer
 from ops.store.liveness import receivers, suspects
 from ops.store.removal import journal
 from ops.testing import override_redis_config
@@ -541,13 +542,13 @@ async def test_what_went_before_a_shard_failed_in_the_middle_of_the_removal_is_r
     with redis.Redis.from_url(two_shards[down].url) as client:
         client.save()
     before = members_on(two_shards)
-    load = journal.Purge.load
+    load = journal.Remover.load
 
-    async def kill_then_load(purge: journal.Purge) -> None:
+    async def kill_then_load(purge: journal.Remover) -> None:
         two_shards[down].kill()
         await load(purge)
 
-    monkeypatch.setattr(journal.Purge, "load", kill_then_load)
+    monkeypatch.setattr(journal.Remover, "load", kill_then_load)
     report = await run_reap()
 
     assert report.complete is False
@@ -565,8 +566,7 @@ async def test_what_went_before_a_shard_failed_in_the_middle_of_the_removal_is_r
 async def test_a_shard_that_does_not_answer_in_time_counts_as_down(
     two_shards: tuple[EmbeddedRedis, EmbeddedRedis], start_process: StartProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Shard.ask, "__defaults__", (0.3,))
-    monkeypatch.setitem(Shard.execute.__kwdefaults__ or {}, "timeout_seconds", 0.3)
+    monkeypatch.setattr(shards, "ANSWER_TIMEOUT_SECONDS", 0.3)
     await start_process(*GROUPS, count=2)
     await suspect_everybody()
     two_shards[1].pause()
@@ -598,15 +598,15 @@ async def test_a_server_that_runs_out_of_memory_before_the_removal_loses_no_memb
     """The receipt is written first: where it cannot be, the member stays."""
     await start_process("room", count=300)
     await suspect_everybody()
-    load = journal.Purge.load
+    load = journal.Remover.load
 
     with redis.Redis.from_url(each_redis_server.url) as client:
 
-        async def load_then_fill_memory(purge: journal.Purge) -> None:
+        async def load_then_fill_memory(purge: journal.Remover) -> None:
             await load(purge)
             client.config_set("maxmemory", "1")
 
-        monkeypatch.setattr(journal.Purge, "load", load_then_fill_memory)
+        monkeypatch.setattr(journal.Remover, "load", load_then_fill_memory)
         report = await report_or_error()
         client.config_set("maxmemory", "0")
 

@@ -258,17 +258,17 @@ async def test_a_run_that_was_interrupted_is_listed_with_what_its_receipts_say_a
     class Killed(BaseException):
         """Stands for the end of the process at this point: no handler of the toolkit knows it."""
 
-    send = journal.Purge._send
+    send = journal.Remover._send
     calls: list[int] = []
 
-    async def send_twice_then_die(purge: journal.Purge) -> None:
+    async def send_twice_then_die(purge: journal.Remover) -> None:
         calls.append(len(purge._batch))
         if len(calls) == 3:
             await purge._collect(len(purge._under_way))
             raise Killed
         await send(purge)
 
-    monkeypatch.setattr(journal.Purge, "_send", send_twice_then_die)
+    monkeypatch.setattr(journal.Remover, "_send", send_twice_then_die)
     with pytest.raises(Killed):
         await run_reap()
     monkeypatch.undo()

@@ -28,7 +28,7 @@ CONNECTS = {"store"}
 REDIS_WITHOUT_CONNECTION: dict[str, set[str]] = {
     "compat": {"hiredis"},
     "management.command": {"redis.exceptions"},
-    "layer_settings": {"redis", "channels_redis.core", "channels_redis.pubsub", "channels_redis.utils"},
+    "layer_settings": {"redis", "channels_redis.utils"},
     "layer_options": {"channels_redis.core", "channels_redis.pubsub", "channels_redis.utils"},
 }
 # Inside the application's processes: its own layer, on that layer's own connections.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from ops.model.groups import Inspection, ShardInfo, StateCounts
+from ops.model.groups import Inspection, Process, ShardInfo, StateCounts
+from ops.model.liveness.evidence import SeveralKeys
+from ops.model.liveness.judge import State, Verdict
 from ops.output.plugin import CRITICAL, OK, UNKNOWN, WARNING, plugin_line, plugin_result
 
 
@@ -60,7 +63,19 @@ def test_the_line_and_its_performance_data() -> None:
 def test_what_was_not_seen_is_unknown_whatever_the_rest_says() -> None:
     code, line = plugin_result(inspection(100, problem="shard 1 is down"), 0, 0)
     assert code == UNKNOWN
-    assert line.startswith("CHANNELS_GROUPS UNKNOWN - shard 1 is down | silent=100;0;0;0; ")
+    figures = "silent=U;0;0;0; orphans=U suspects=U members=U groups=U processes=U"
+    assert line == f"CHANNELS_GROUPS UNKNOWN - shard 1 is down | {figures}"
+
+
+def test_members_that_could_not_be_judged_are_unknown_unless_enough_others_are_silent() -> None:
+    verdict = Verdict(State.UNKNOWN, (SeveralKeys(),))
+    look = replace(inspection(1), processes=(Process("a" * 32, verdict, 1098),))
+    code, line = plugin_result(look, 5, None)
+    assert code == UNKNOWN
+    assert line.startswith(
+        "CHANNELS_GROUPS UNKNOWN - 1,098 members of 1 process could not be judged: not probed: there "
+    )
+    assert plugin_result(look, 0, None)[0] == WARNING
 
 
 def test_a_problem_is_unknown() -> None:
@@ -71,4 +86,4 @@ def test_what_is_said_does_not_begin_the_performance_data() -> None:
     problem = "add to its ACL: +pubsub|channels"
     assert plugin_line(UNKNOWN, problem) == "CHANNELS_GROUPS UNKNOWN - add to its ACL: +pubsub/channels"
     _, line = plugin_result(inspection(problem=problem), 0, None)
-    assert line.partition("|")[2].startswith(" silent=0;")
+    assert line.partition("|")[2].startswith(" silent=U;")

@@ -107,8 +107,22 @@ def test_the_processes_that_need_attention_come_first_and_the_rest_is_counted() 
     found = re.findall(r"^([0-9a-f]{32})\s", text, re.MULTILINE)
     assert found[0] == PROCESS
     assert len(found) == 20
-    assert re.search(r"^… 11 more\s+22\s*$", text, re.MULTILINE)
+    assert re.search(r"^… 11 more\s+live\s+22\s*$", text, re.MULTILINE)
     assert fits(text)
+    whole = shown(inspection_report(look, members=False, summary=True, for_a_terminal=False))
+    assert len(re.findall(r"^([0-9a-f]{32})\s", whole, re.MULTILINE)) == 31
+
+
+def test_some_processes_of_each_state_are_shown_and_the_others_are_summed_up() -> None:
+    look = inspection(group_of("room"))
+    live, dead = Verdict(State.LIVE, (ProbesTaken(1.0),)), Verdict(State.DEAD, (ProbeUnanswered(10, 0),))
+    look.processes[:] = [Process(f"{number:032x}", dead, 1000 - number) for number in range(31)]
+    look.processes[:] += [Process(f"{number:032x}", live, 2) for number in range(31, 60)]
+    text = shown(inspection_report(look, members=False, summary=True))
+    states = re.findall(r"^[0-9a-f]{32}\s+(\w+)", text, re.MULTILINE)
+    assert states == ["dead"] * 5 + ["live"] * 15
+    assert re.search(rf"^… 26 more\s+dead\s+{sum(1000 - number for number in range(5, 31)):,}\s*$", text, re.MULTILINE)
+    assert re.search(r"^… 14 more\s+live\s+28\s*$", text, re.MULTILINE)
 
 
 def test_a_reap_report_says_what_went_and_how_to_get_it_back() -> None:
@@ -153,3 +167,14 @@ def test_the_history_fits_too() -> None:
     assert text.count("20231114T221320Z-abcdef") == 3
     assert text.count("2023-11-14 22:13 ") == 3
     assert "No run has removed anything" in shown(history_table([]))
+
+
+def test_a_look_says_what_to_do_about_orphans_and_suspects_and_if_no_group_has_such_members() -> None:
+    def text_of(totals: StateCounts) -> str:
+        look = Inspection("default", "x", NOW, True, (), total_groups=1, totals=totals)
+        return shown(inspection_report(look, members=False, summary=False))
+
+    assert "manage.py reap_stale removes the orphans." in text_of(StateCounts(orphan=1, suspect=1))
+    assert "manage.py reap_stale --wait finds out whether the suspects are dead" in text_of(StateCounts(suspect=1))
+    assert "reap_stale" not in text_of(StateCounts(live=1))
+    assert "No group has such members." in text_of(StateCounts(live=1))

@@ -14,15 +14,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from channels.layers import channel_layers
-from channels_redis.core import RedisChannelLayer
 
 from ops import compat
 from ops.application.background import start_task
 from ops.application.observation import Channel, Websocket, hear_of_channels, server_name
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.conclusions import describe_exception
-from ops.model.keys import Keyspace
 from ops.model.liveness.lease import renewal_seconds, shard_of_hosts
+from ops.store.connection.backends import backend_of
 from ops.store.connection.failures import will_pass
 from ops.store.connection.waiting import spread, within
 from ops.store.liveness.leases import STOCK, describe_process, mark_lease_ended, renew_lease
@@ -43,9 +42,9 @@ def keep_cards() -> None:
 class Card:
     """The leases of one layer instance, one on each shard."""
 
-    def __init__(self, layer: RedisChannelLayer) -> None:
+    def __init__(self, layer: Any) -> None:
         self.layer = layer
-        self._keyspace = Keyspace(layer.prefix)
+        self._keyspace = backend_of(layer).keyspace
         self._complaints: set[str] = set()
         self._description = describe_process(layer, LEASE_SECONDS, server_name()) | {"layer": STOCK}
         self._task: asyncio.Task[None] | None = None
@@ -95,7 +94,7 @@ _cards: dict[str, Card] = {}
 def _keep_card(_: Websocket, channel: Channel) -> None:
     """Called for each channel, so it must be cheap."""
     layer = channel.layer
-    if not isinstance(layer, RedisChannelLayer) or hasattr(layer, "holds_lease"):
+    if not backend_of(layer).lacks_keeper:
         return  # The drop-in layer has its own; a publish/subscribe layer has no name for its process.
     card = _cards.get(channel.alias)
     if card is None or card.layer is not layer:
@@ -127,7 +126,7 @@ def name_children_anew() -> None:
 def _begin_in_child() -> None:
     _cards.clear()
     for layer in list(channel_layers.backends.values()):
-        if isinstance(layer, RedisChannelLayer) and not hasattr(layer, "begin_in_child"):
+        if backend_of(layer).lacks_keeper:
             with contextlib.suppress(Exception):
                 layer.client_prefix = uuid.uuid4().hex
                 compat.forget_receivers(layer)

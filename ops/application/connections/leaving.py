@@ -13,8 +13,6 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context
 from typing import Any
 
-from channels_redis.core import RedisChannelLayer
-
 from ops import compat
 from ops.application import outbox
 from ops.application.observation import (
@@ -28,6 +26,7 @@ from ops.application.observation import (
 )
 from ops.application.outbox import Outbox
 from ops.application.process_exit import at_exit
+from ops.store.connection.backends import backend_of
 from ops.store.connection.failures import will_pass
 
 logger = logging.getLogger("ops.middleware")
@@ -104,7 +103,7 @@ class Leaver(Outbox[Member]):
             asyncio.get_running_loop().call_later(CERTAIN_SECONDS, self.put, member, context=Context())
 
     async def _send(self, client: Any, batch: Sequence[Member]) -> None:
-        if _keeps_members_in_a_zset(self.layer):
+        if self.backend.discard_is_zrem:
             pipe = client.pipeline(transaction=False)
             for group, channel in batch:
                 pipe.zrem(compat.group_key(self.layer, group), channel)
@@ -118,11 +117,6 @@ class Leaver(Outbox[Member]):
                 await self.layer.group_discard(group, channel)
 
 
-def _keeps_members_in_a_zset(layer: Any) -> bool:
-    """Whether that is all that leaving a group takes: not for a layer with a ``group_discard()`` of its own."""
-    return getattr(type(layer), "group_discard", None) is RedisChannelLayer.group_discard
-
-
 # The leavers of this process
 
 _leavers: dict[tuple[str, int], Leaver] = {}
@@ -130,7 +124,7 @@ _leavers: dict[tuple[str, int], Leaver] = {}
 
 def _leaver_of(channel: Channel, group: str) -> Leaver:
     layer = channel.layer
-    shard = layer.consistent_hash(group) if _keeps_members_in_a_zset(layer) else 0
+    shard = layer.consistent_hash(group) if backend_of(layer).discard_is_zrem else 0
     leaver = _leavers.get((channel.alias, shard))
     if leaver is None or leaver.layer is not layer:
         leaver = _leavers[channel.alias, shard] = Leaver(layer, shard)
@@ -151,8 +145,4 @@ def _leave_at_exit() -> Coroutine[Any, Any, None] | None:
         if PART in websocket.parts:
             _leave(websocket)
     # The keeper of a drop-in layer takes all of its members with it.
-    return outbox.send_the_rest(
-        leaver
-        for leaver in _leavers.values()
-        if isinstance(leaver.layer, RedisChannelLayer) and not getattr(leaver.layer, "holds_lease", False)
-    )
+    return outbox.send_the_rest(leaver for leaver in _leavers.values() if leaver.backend.lacks_keeper)

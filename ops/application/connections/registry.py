@@ -19,11 +19,11 @@ from typing import Any
 from ops import compat
 from ops.application.background import start_task
 from ops.application.observation import Application, Channel, Websocket, hear_of_channels, server_name, websocket_of
-from ops.application.outbox import Outbox, close_client, has_redis, redis_of
+from ops.application.outbox import Outbox, close_client
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.record import MAX_TEXT
-from ops.model.keys import Keyspace
 from ops.model.tracking import CloseRequest
+from ops.store.connection.backends import backend_of
 from ops.store.connection.waiting import spread, within
 from ops.store.tracking import Change, forget_tracking, renew_tracking, take_request, write_changes
 
@@ -68,9 +68,9 @@ class Registry(Outbox[Change]):
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer, 0, ROOM)
-        self.keyspace = Keyspace(str(layer.prefix))
+        self.keyspace = self.backend.keyspace
         # A publish/subscribe layer has no name for its process.
-        self.process = str(getattr(layer, "client_prefix", None) or uuid.uuid4().hex)
+        self.process = self.backend.process_name or uuid.uuid4().hex
         self._open: dict[str, tuple[Websocket, str]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._renew_at = 0.0
@@ -97,7 +97,7 @@ class Registry(Outbox[Change]):
             self._listener = start_task(self._listen(), "registry")
 
     async def _listen(self) -> None:
-        client = redis_of(self.layer, self._shard)
+        client = self.backend.new_client(self._shard)
         timeout = compat.pool_options(client.connection_pool).get("socket_timeout")
         wait = WAIT_SECONDS if timeout is None else min(WAIT_SECONDS, timeout / 2)
         try:
@@ -135,7 +135,7 @@ class Registry(Outbox[Change]):
 
     async def forget(self) -> None:
         """The process ends."""
-        client = redis_of(self.layer, self._shard)
+        client = self.backend.new_client(self._shard)
         try:
             await forget_tracking(client, self.keyspace, self.process)
         finally:
@@ -168,7 +168,7 @@ _registries: dict[str, Registry] = {}
 def _register(websocket: Websocket, channel: Channel) -> None:
     users = _tracked.get(websocket.number)
     layer = channel.layer
-    if users is None or not has_redis(layer):
+    if users is None or not backend_of(layer).has_redis:
         return
     registry = _registries.get(channel.alias)
     if registry is None or registry.layer is not layer:

@@ -17,12 +17,12 @@ from ops import compat
 from ops.application import outbox
 from ops.application.disconnects.recorder import Recorder
 from ops.application.observation import Application, Websocket, websocket_of
-from ops.application.outbox import has_redis
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.conclusions import Seen, conclude, describe_exception
 from ops.model.disconnects.record import MAX_TEXT, Disconnect, bounded
 from ops.model.keys import inbox_of
 from ops.model.settings import OpsSettings
+from ops.store.connection.backends import backend_of
 from ops.store.connection.waiting import within
 
 logger = logging.getLogger("ops.middleware")
@@ -267,7 +267,7 @@ def _prepare(settings: OpsSettings) -> None:
         try:
             layer = channel_layers[alias]
             if alias not in _recorders or _recorders[alias][0] is not layer:
-                wanted = settings.disconnect_log_stream and has_redis(layer)
+                wanted = settings.disconnect_log_stream and backend_of(layer).has_redis
                 _recorders[alias] = layer, Recorder(layer, settings.disconnect_log_length) if wanted else None
         except Exception:
             # Whoever uses that layer is told so; nobody else is to be kept from what he does.

@@ -10,7 +10,6 @@ from typing import Any
 
 from ops.application.outbox import Outbox
 from ops.model.disconnects.record import Disconnect
-from ops.model.keys import Keyspace
 from ops.store.disconnects.log import append_records
 
 QUEUE_LENGTH = 10_000
@@ -31,7 +30,7 @@ class Recorder(Outbox[Disconnect]):
         self._dropped_said = 0
 
     async def _send(self, client: Any, batch: Sequence[Disconnect]) -> None:
-        key, dropped = Keyspace(str(self.layer.prefix)).disconnects, self.dropped
+        key, dropped = self.backend.keyspace.disconnects, self.dropped
         first = replace(batch[0], dropped_before=dropped - self._dropped_said)
         await append_records(client, key, [first, *batch[1:]], self._length)
         self._dropped_said = dropped

@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 
 from ops.application.background import start_task
+from ops.application.layer.protocol import DropInLayer
 from ops.model.heartbeats.message import Heartbeat, parse_heartbeat
 from ops.model.keys import Keyspace
 
@@ -32,7 +33,7 @@ ANSWERED, NOT_CAPABLE = True, False
 class Acknowledger:
     """Answers the heartbeats of one layer instance."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: DropInLayer) -> None:
         self._layer = weakref.ref(layer)
         self._keyspace = Keyspace(layer.prefix)
         self._pings: dict[str, Ping] = {}

@@ -11,18 +11,20 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
 from ops import compat
 from ops.application.background import start_task
 from ops.application.layer.outages import LONGEST_WAIT_SECONDS
-from ops.application.layer.repairs import MEMBERS_AT_ONCE, Member, Repairs, execute, on_shard
+from ops.application.layer.own_index import forget_index, has_index, members_in, read_index, take_out_all
+from ops.application.layer.protocol import DropInLayer
+from ops.application.layer.repairs import Member, Repairs, on_shard
 from ops.application.observation import server_name
 from ops.application.process_exit import at_exit
 from ops.model.disconnects.conclusions import describe_exception
-from ops.model.keys import Keyspace, parse_index_entry
+from ops.model.keys import Keyspace
 from ops.model.liveness.lease import LEASE_COUNTS, RENEWALS_PER_LEASE, renewal_seconds, shard_of_hosts
 from ops.store.connection.failures import will_pass
 from ops.store.connection.scripts import run_script
@@ -39,7 +41,6 @@ from ops.store.liveness.leases import (
 logger = logging.getLogger("ops.layers")
 
 LOOKS_PER_GROUP_EXPIRY = 4
-PARTS_AT_ONCE = 100
 VERIFIED_EACH_TIME = 1000  # of each shard at each look
 VERIFIED_AT_ONCE = 500  # of one script: at most some 1 ms of the server's time, if each is of another group
 SETTLED_SECONDS = 1.0
@@ -49,7 +50,7 @@ END_SECONDS = 2.0
 class Keeper:
     """Looks after the memberships of one layer instance, in the event loop that receives."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: DropInLayer) -> None:
         self._layer = weakref.ref(layer)
         self._keyspace = Keyspace(layer.prefix)
         self._complaints: set[str] = set()
@@ -76,6 +77,13 @@ class Keeper:
         self.channels_discarded = 0
 
     @property
+    def _held(self) -> DropInLayer:
+        """The layer, for whoever is called by it or works for it."""
+        layer = self._layer()
+        assert layer is not None
+        return layer
+
+    @property
     def holds_something(self) -> bool:
         """Whether anything of this process is in Redis that would be left over."""
         layer = self._layer()
@@ -86,7 +94,7 @@ class Keeper:
         loop, task = asyncio.get_running_loop(), self._task
         if task is not None and not task.done() and task.get_loop() is loop:
             return
-        layer: Any = self._layer()
+        layer = self._held
         if not layer.holds_lease:
             return
         if not self._description:
@@ -114,7 +122,7 @@ class Keeper:
         What takes longer goes on meanwhile, and is not begun again by the next round. So no shard that is slow keeps
         this process from renewing its leases on the others.
         """
-        layer: Any = self._layer()
+        layer = self._held
         for index in range(layer.ring_size):
             if index not in self._under_way or self._under_way[index].done():
                 self._under_way[index] = start_task(self._look_at(layer, index), f"shard {index}")
@@ -122,7 +130,7 @@ class Keeper:
         await asyncio.wait(tasks, timeout=within_seconds)
         return all(task.done() and not task.cancelled() and task.result() for task in tasks)
 
-    async def _look_at(self, layer: Any, index: int) -> bool:
+    async def _look_at(self, layer: DropInLayer, index: int) -> bool:
         try:
             await self._renew(layer, index)
             self.repairs.doubt_again()
@@ -139,7 +147,7 @@ class Keeper:
                 logger.error("the lease on Redis shard %d cannot be kept: %s", index, describe_exception(error)[0])
         return True
 
-    async def _renew(self, layer: Any, index: int) -> None:
+    async def _renew(self, layer: DropInLayer, index: int) -> None:
         keep_seconds, began = max(layer.group_expiry, RENEWALS_PER_LEASE * layer.lease_seconds), time.time()
         client = layer.connection(index)
         try:
@@ -159,24 +167,24 @@ class Keeper:
         if not first_time:
             self._server_runs[index] = None
         # What joined before there was a lease may be gone, unless its index is there.
-        if not (first_time and await _has_index(layer, client)):
+        if not (first_time and await has_index(layer, client)):
             why = None if first_time else await self._why_lost(layer, index, renewal)
             await self._put_back(layer, index, why)
         self._server_runs[index] = renewal.history
         self._renewed_at[index] = renewal.at
 
-    async def _heed(self, layer: Any, client: Any, taken_out: Sequence[bytes], began: float) -> None:
+    async def _heed(self, layer: DropInLayer, client: Any, taken_out: Sequence[bytes], began: float) -> None:
         """Know no more as members whom other processes took out.
 
         Not who has joined again since ``began``, when this was asked for, or is joining: a join that is done takes its
         own entry away.
         """
-        for member in _members(layer.client_prefix, taken_out):
+        for member in members_in(layer.client_prefix, taken_out):
             joined_at = layer.memberships.joined_at(*member)
             if member not in self.repairs.joining and (joined_at is None or joined_at < began):
                 await self.repairs.forget(layer, client, member)
 
-    async def _why_lost(self, layer: Any, index: int, renewal: Renewal) -> str:
+    async def _why_lost(self, layer: DropInLayer, index: int, renewal: Renewal) -> str:
         before = self._renewed_at.get(index, renewal.at)
         silent_seconds = renewal.at - before
         if not renewal.was_there and silent_seconds > layer.lease_seconds:
@@ -187,19 +195,19 @@ class Keeper:
                 )
         return f"Redis shard {index} may have lost memberships"
 
-    def _describe(self, layer: Any, index: int) -> dict[str, str]:
+    def _describe(self, layer: DropInLayer, index: int) -> dict[str, str]:
         counts = {name: getattr(self, name) for name in LEASE_COUNTS if name != "outages"}
         now = {"index_parts": layer.memberships.index_parts, "outages": layer.outages.count, **counts}
         place = {"shard": shard_of_hosts(index, layer.ring_size)}
         return {**self._description, **place, **{name: str(count) for name, count in now.items()}}
 
-    async def _put_back(self, layer: Any, index: int, why: str | None) -> None:
+    async def _put_back(self, layer: DropInLayer, index: int, why: str | None) -> None:
         """The shard is new, was emptied or lost its latest writes, or this process was taken for dead.
 
         What its index names beyond the memberships of now was left, and the shard has lost that. The index stays while
         it is written again: the server may go at any time, and return with what it has now.
         """
-        indexed = await _read_index(layer, layer.connection(index))
+        indexed = await read_index(layer, layer.connection(index))
         self.repairs.in_doubt.update(member for member in indexed if not layer.memberships.is_member(*member))
         lost = on_shard(layer, index, layer.memberships.joined_before(float("inf")))
         await self.repairs.join(layer, index, lost, anew=True)
@@ -211,7 +219,7 @@ class Keeper:
         self.members_put_back += count
         logger.warning("%s; %d were put back", why, count)
 
-    async def _verify(self, layer: Any, index: int) -> None:
+    async def _verify(self, layer: DropInLayer, index: int) -> None:
         """Put back members whose group was evicted or deleted: a part of all at each look, one after the other."""
         unverified = self._unverified.get(index)
         if not unverified:
@@ -232,7 +240,7 @@ class Keeper:
                     f"Redis shard {index} lost memberships with their groups, which were evicted or deleted", len(lost)
                 )
 
-    async def _lost_among(self, layer: Any, index: int, members: Sequence[Member]) -> list[Member]:
+    async def _lost_among(self, layer: DropInLayer, index: int, members: Sequence[Member]) -> list[Member]:
         by_group: dict[str, list[tuple[str, float]]] = {}
         for group, channel in members:
             joined_at = layer.memberships.joined_at(group, channel)
@@ -248,7 +256,7 @@ class Keeper:
         lost = await run_script(layer.connection(index), "find_lost_members", keys, args)
         return [asked[position - 1] for position in lost]
 
-    async def _refresh(self, layer: Any, index: int) -> None:
+    async def _refresh(self, layer: DropInLayer, index: int) -> None:
         """Renew memberships that have lived half their time, which ``group_send`` would otherwise cut off."""
         joined_before, now = layer.memberships.joined_before, time.time()
         # Of those that come too late, as after a long sleep, somebody may have taken them out for their age.
@@ -283,19 +291,21 @@ class Keeper:
             self._settle_again = False
             await self._settle_all(layer)
 
-    async def _settle_all(self, layer: Any) -> None:
+    async def _settle_all(self, layer: DropInLayer) -> None:
         shards = range(layer.ring_size)
         await asyncio.gather(*(self.repairs.settle(layer, index) for index in shards), return_exceptions=True)
 
     async def end_with_loop(self) -> None:
         """The loop ends, and its consumers with it. Quickly and quietly: nobody waits for this."""
-        layer: Any = self._layer()
+        layer = self._held
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._end(layer), END_SECONDS)
 
-    async def _end(self, layer: Any) -> None:
+    async def _end(self, layer: DropInLayer) -> None:
         loop = asyncio.get_running_loop()
-        owners = [owner for owner in layer.memberships.owners() if owner.get_loop() is loop and not owner.done()]
+        owners: list[Any] = [
+            owner for owner in layer.memberships.owners() if owner.get_loop() is loop and not owner.done()
+        ]
         if owners:
             await asyncio.wait(owners, timeout=END_SECONDS / 2)
         at_work = [task for task in (*self._under_way.values(), self._settling) if task and task.get_loop() is loop]
@@ -312,24 +322,24 @@ class Keeper:
 
     def begin_in_child(self) -> None:
         """This process was forked: channels and memberships are its parent's."""
-        layer: Any = self._layer()
+        layer = self._layer()
         if layer is not None:
             self._begin()
             layer.begin_in_child()
 
     async def leave(self) -> None:
         """Take every membership along. Marked first: if this is cut short, the rest is known to be dead."""
-        layer: Any = self._layer()
+        layer = self._held
         await asyncio.gather(*(self._leave(layer, index) for index in range(layer.ring_size)), return_exceptions=True)
 
-    async def _leave(self, layer: Any, index: int) -> None:
+    async def _leave(self, layer: DropInLayer, index: int) -> None:
         connection, process = layer.connection(index), layer.client_prefix
         await mark_lease_ended(connection, self._keyspace, process, layer.group_expiry)
         known = {*layer.memberships.joined_before(float("inf")), *self.repairs.unsettled}
-        await _take_out_all(layer, connection, on_shard(layer, index, known))
+        await take_out_all(layer, connection, on_shard(layer, index, known))
         # What was being left when the loop stopped in the middle of it, as Granian's does.
-        await _take_out_all(layer, connection, [*{*await _read_index(layer, connection)} - known])
-        await _forget_index(layer, connection)
+        await take_out_all(layer, connection, [*{*await read_index(layer, connection)} - known])
+        await forget_index(layer, connection)
         await delete_lease(connection, self._keyspace, process)
 
 
@@ -353,56 +363,6 @@ async def _keep(reference: "weakref.ref[Any]", wake: asyncio.Event) -> None:
         if layer is not None and layer._keeper._task is me:
             await layer._keeper.end_with_loop()
         raise
-
-
-def _index_parts(layer: Any) -> Iterator[list[bytes]]:
-    """The keys of this process's index: one that made a million channels has thousands, most of them empty."""
-    parts = layer.memberships.index_parts
-    return Keyspace(layer.prefix).index_in_parts(layer.client_prefix, range(parts), PARTS_AT_ONCE)
-
-
-async def _has_index(layer: Any, connection: Any) -> bool:
-    for keys in _index_parts(layer):
-        if await connection.exists(*keys):
-            return True
-    return False
-
-
-async def _read_index(layer: Any, connection: Any) -> list[Member]:
-    """What the shard has as this process's memberships. What cannot be read is passed over; what is no list goes."""
-    found: list[Member] = []
-    for keys in _index_parts(layer):
-        pipe = connection.pipeline(transaction=False)
-        for key in keys:
-            pipe.lrange(key, 0, -1)
-        for key, entries in zip(keys, await pipe.execute(raise_on_error=False), strict=True):
-            if isinstance(entries, Exception):
-                if "WRONGTYPE" not in str(entries):
-                    raise entries
-                await connection.unlink(key)
-                continue
-            found.extend(_members(layer.client_prefix, entries))
-    return found
-
-
-def _members(process: str, entries: Iterable[bytes]) -> Iterator[Member]:
-    for entry in entries:
-        with contextlib.suppress(UnicodeDecodeError):
-            if (pair := parse_index_entry(process, entry)) is not None:
-                yield pair[0].decode(), pair[1].decode()
-
-
-async def _take_out_all(layer: Any, connection: Any, members: Sequence[Member]) -> None:
-    for start in range(0, len(members), MEMBERS_AT_ONCE):
-        pipe = connection.pipeline(transaction=False)
-        for group, channel in members[start : start + MEMBERS_AT_ONCE]:
-            pipe.zrem(compat.group_key(layer, group), channel)
-        await execute(pipe)
-
-
-async def _forget_index(layer: Any, connection: Any) -> None:
-    for keys in _index_parts(layer):
-        await connection.unlink(*keys)
 
 
 # The process: its exit, and its children

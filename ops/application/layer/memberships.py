@@ -7,7 +7,7 @@ Pure: tasks are only asked whether they are done, and time comes in.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ops.model.keys import INDEXED_CHANNELS
 from ops.model.liveness.abandoned import is_abandoned
@@ -17,6 +17,8 @@ class Owner(Protocol):
     """The task of the consumer that asked for a channel. An asyncio.Task, as far as this module knows."""
 
     def done(self) -> bool: ...
+
+    def get_loop(self) -> Any: ...
 
 
 ENDED_REMEMBERED = 10_000

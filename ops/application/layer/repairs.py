@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ops import compat
+from ops.application.layer.protocol import DropInLayer
 from ops.model.keys import index_entry
 from ops.store.connection.failures import will_pass
 
@@ -72,7 +73,7 @@ class Repairs:
                 return
             await repair.ended.wait()
 
-    async def join(self, layer: Any, shard: int, members: Sequence[Member], *, anew: bool) -> None:
+    async def join(self, layer: DropInLayer, shard: int, members: Sequence[Member], *, anew: bool) -> None:
         """Give channels the score of now in their groups; who leaves meanwhile is taken out again.
 
         ``anew``: also those that are not there. Otherwise whom another process has taken out stays out.
@@ -97,7 +98,7 @@ class Repairs:
                     memberships.joined(group, channel, now)
         await self.settle(layer, shard)
 
-    async def settle(self, layer: Any, shard: int) -> None:
+    async def settle(self, layer: DropInLayer, shard: int) -> None:
         """Take out who is in doubt and no member; who joins while that is under way goes in again.
 
         Those of another repair are left to its end: only then can be said who left meanwhile.
@@ -115,7 +116,7 @@ class Repairs:
                 self.in_doubt.update(gone[start:])
                 raise
 
-    async def _take_out(self, layer: Any, shard: int, members: Sequence[Member]) -> None:
+    async def _take_out(self, layer: DropInLayer, shard: int, members: Sequence[Member]) -> None:
         pipe = layer.connection(shard).pipeline(transaction=False)
         for group, channel in members:
             pipe.zrem(compat.group_key(layer, group), channel)
@@ -126,7 +127,7 @@ class Repairs:
         if back:
             await self.join(layer, shard, back, anew=True)
 
-    async def forget(self, layer: Any, client: Any, member: Member) -> None:
+    async def forget(self, layer: DropInLayer, client: Any, member: Member) -> None:
         """Another process has taken ``member`` out of its group, and left word of it."""
         group, channel = member
         entry, pipe = index_entry(group, channel), client.pipeline(transaction=False)
@@ -154,6 +155,6 @@ async def execute(pipe: Any) -> None:
             raise reply
 
 
-def on_shard(layer: Any, shard: int, members: Iterable[Member]) -> list[Member]:
+def on_shard(layer: DropInLayer, shard: int, members: Iterable[Member]) -> list[Member]:
     """Those of ``members`` whose group is there."""
     return [member for member in members if layer.consistent_hash(member[0]) == shard]

@@ -17,6 +17,7 @@ from ops.model.liveness.judge import MEMBER_STATES
 from ops.model.text import visible
 
 ROWS_IN_A_TABLE = 50
+ROWS_IN_A_FILE = 10_000  # or a pipe; what draws tables takes 10 s for these
 SORTS = ("members", "orphans", "name", "age")
 STREAMED = ("ndjson", "csv")
 
@@ -39,7 +40,8 @@ class Command(OpsCommand):
             "--limit",
             type=positive_count,
             metavar="N",
-            help=f"show at most N groups (default: {ROWS_IN_A_TABLE} in a table, all otherwise)",
+            help=f"show at most N groups (default: {ROWS_IN_A_TABLE} in a table on a terminal, {ROWS_IN_A_FILE} in a "
+            "table elsewhere, all otherwise)",
         )
         parser.add_argument("--summary", action="store_true", help="totals and processes only")
         parser.add_argument(
@@ -123,7 +125,7 @@ class Command(OpsCommand):
 
             self.write(inspection_metrics(inspection))
         else:
-            self.print(options, _table(inspection, options))
+            self.print(options, _table(inspection, options, for_a_terminal=self.is_for_a_terminal(options)))
 
     async def _stream(self, options: dict[str, Any], progress: Progress) -> Inspection:
         """Write each group as it is read: a layer of any size in bounded memory."""
@@ -182,7 +184,7 @@ class Command(OpsCommand):
                 inspection = await _collect(options, _silent)
                 # First: what does not fit below is cropped. On stderr, it would tear what is drawn in place.
                 problems = (Text(problem, style="yellow") for problem in _problems(inspection, options))
-                live.update(Stack(*problems, _table(inspection, options)), refresh=True)
+                live.update(Stack(*problems, _table(inspection, options, for_a_terminal=True)), refresh=True)
 
             await self._repeat(options, show)
 
@@ -269,10 +271,11 @@ def _sorted(groups: Sequence[Group], order: str) -> tuple[Group, ...]:
     return tuple(sorted(groups, key=keys[order]))
 
 
-def _table(inspection: Inspection, options: dict[str, Any]) -> Any:
+def _table(inspection: Inspection, options: dict[str, Any], *, for_a_terminal: bool) -> Any:
     from ops.output.tables import inspection_report
 
-    limit = options["limit"] or ROWS_IN_A_TABLE
+    limit = options["limit"] or (ROWS_IN_A_TABLE if for_a_terminal else ROWS_IN_A_FILE)
     hidden = max(0, len(inspection.groups) - limit)
     shown = replace(inspection, groups=inspection.groups[:limit])
-    return inspection_report(shown, members=options["members"], summary=options["summary"], hidden=hidden)
+    what = {"members": options["members"], "summary": options["summary"], "hidden": hidden}
+    return inspection_report(shown, **what, for_a_terminal=for_a_terminal)

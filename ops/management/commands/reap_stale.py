@@ -63,6 +63,10 @@ class Command(OpsCommand):
             with self.progress(options) as progress:
                 undone = self.run_async(api.aundo(options["undo"], layer=options["layer"], progress=progress))
             return self._show_undo(undone, options)
+        if options["wait"] and options["verbosity"] and not self.stderr.isatty():
+            self.warn(
+                f"--wait: if processes are silent, the next look comes after {options['confirm_after']:g} s or more"
+            )
         with self.progress(options) as progress:
             reaping = api.areap(
                 match=options["match"],
@@ -111,7 +115,7 @@ class Command(OpsCommand):
         else:
             from ops.output.tables import reap_report
 
-            self.print(options, reap_report(report))
+            self.print(options, reap_report(report, next_step=_next_step(report, options)))
         if report.not_applicable:
             return ExitCode.DONE
         if options["metrics_file"] and not report.dry_run:
@@ -125,6 +129,17 @@ class Command(OpsCommand):
             self.warn(finding)
         found = report.stopped or report.findings or (report.dry_run and report.removed)
         return ExitCode.FOUND_SOMETHING if found else ExitCode.DONE
+
+
+def _next_step(report: ReapReport, options: dict[str, Any]) -> str:
+    """What to do about suspects; empty if there is nothing to do."""
+    if not report.suspects or report.stopped or not report.complete:
+        return ""
+    if options["wait"]:
+        return "Suspects are left: run it again later."
+    if report.dry_run:
+        return "A dry run records no suspects, so only --wait can confirm them."
+    return f"Run it again in {options['confirm_after']:g} s or more, or use --wait."
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:

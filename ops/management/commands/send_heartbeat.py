@@ -92,13 +92,14 @@ class Command(OpsCommand):
             self._print(options, report)
         for said in (*report.findings, *report.problems):
             self.warn(said)
-        if report.totals.members and not report.totals.sent and not report.problems:
+        nobody = bool(report.totals.members and not report.totals.sent)
+        if nobody and not report.problems:
             self.warn(f"nobody was asked: {_why_nobody(report)}")
         if interrupted and not (_several(options) and report.rounds):
             return ExitCode.INTERRUPTED
         if report.problems:
             return ExitCode.COULD_NOT_RUN
-        return ExitCode.FOUND_SOMETHING if report.silent_somewhere else ExitCode.DONE
+        return ExitCode.FOUND_SOMETHING if report.silent_somewhere or nobody else ExitCode.DONE
 
     async def _rounds(self, options: dict[str, Any], document: HeartbeatDocument | None) -> None:
         rounds = api.heartbeat_rounds(

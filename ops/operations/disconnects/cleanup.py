@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Any
 
-from ops.exceptions import ShardError
 from ops.model.disconnects.cleanup import CleanedProcess, CleanupReport
 from ops.model.disconnects.record import Disconnect
 from ops.model.disconnects.report.report import Reading
@@ -58,7 +57,7 @@ async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progres
 
     Raises ShardError where a shard does not answer, before anything is changed; AnotherRunHoldsTheLock.
     """
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         return _nothing_to_clean(opened, options)
     opened.require_every_shard("nothing was removed")
     if options.dry_run:
@@ -172,8 +171,8 @@ class _Cleanup:
             await self._note_position()
 
     async def _clean_shard(self, shard: Shard, gone: dict[bytes, float]) -> None:
-        script: journal.Purge | None = None
-        try:
+        script: journal.Remover | None = None
+        with shard.noting_failure():
             async with AsyncExitStack() as stack:
                 pages = await stack.enter_async_context(aclosing(self._slices(shard)))
                 async for slices in pages:
@@ -190,11 +189,9 @@ class _Cleanup:
                         break
                 if script is not None:
                     await script.finish()
-        except ShardError as error:
-            shard.problem = str(error)
         if script is not None:
-            self._removed.update(script.purged.by_inbox)
-            self._kept += script.purged.kept
+            self._removed.update(script.tally.by_inbox)
+            self._kept += script.tally.kept
 
     async def _slices(self, shard: Shard) -> AsyncGenerator[list[GroupSlice], None]:
         keyspace = self._opened.keyspace
@@ -215,7 +212,7 @@ class _Cleanup:
             elif member in gone:
                 self._kept += 1
 
-    async def _open_script(self, stack: AsyncExitStack, shard: Shard) -> journal.Purge:
+    async def _open_script(self, stack: AsyncExitStack, shard: Shard) -> journal.Remover:
         """The script on ``shard``; the run is listed before anything is removed anywhere."""
         opened = self._opened
         async with self._starting:
@@ -224,7 +221,7 @@ class _Cleanup:
         writing = await stack.enter_async_context(shard.wire())
         receipts = opened.keyspace.journal(self._run_id)
         journal_seconds = await self._retention.of_receipts(shard, receipts)
-        script = journal.Purge(writing, shard, receipts, journal_seconds, self._judgement)
+        script = journal.Remover(writing, shard, receipts, journal_seconds, self._judgement)
         await script.load()
         await stack.enter_async_context(script.counting())
         return script

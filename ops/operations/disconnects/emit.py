@@ -90,7 +90,7 @@ def _batches(opened: OpenLayer, options: EmitOptions, records: Records) -> Async
 
 async def _members(opened: OpenLayer, options: EmitOptions) -> int:
     """How many members the group has; 0 where the target is a channel."""
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         if not options.force:
             _refuse(options.target, "publish/subscribe does not say who its members are")
         return 1  # Whoever has subscribed.

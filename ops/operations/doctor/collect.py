@@ -81,7 +81,7 @@ async def collect(opened: OpenLayer, settings: LayerSettings) -> Facts:
     if isinstance(now, Missing):
         return replace(facts, processes=now, ends=now, keyspace=now)
     facts = replace(facts, now=now, ends=ends)
-    if settings.kind is Kind.PUBSUB:
+    if not opened.backend.keeps_members:
         # Its groups are subscriptions, which end with their connection: there is no inbox and nothing to expire.
         facts = replace(facts, processes=(), keyspace=KeyspaceFacts())
     else:
@@ -106,7 +106,7 @@ async def _read_server(opened: OpenLayer, shard: Shard, kind: Kind) -> ServerFac
         arrives_as=reading.arrives_as,
         round_trip_ms=await fact(measure_round_trip(opened, shard), LONGEST_FACT_SECONDS),
     )
-    return server if opened.is_pubsub else await _with_operations(opened, shard, server, kind)
+    return await _with_operations(opened, shard, server, kind) if opened.backend.keeps_members else server
 
 
 async def _with_operations(opened: OpenLayer, shard: Shard, server: ServerFacts, kind: Kind) -> ServerFacts:

@@ -6,7 +6,6 @@ what is published, and a connection that does not read what it was sent shows in
 
 from collections.abc import AsyncGenerator
 
-from ops.exceptions import ShardError
 from ops.model.heartbeats.tally import GroupTally, RunTally
 from ops.model.text import visible
 from ops.operations.observe import Look
@@ -26,17 +25,14 @@ async def count_subscriptions(
     tally.notes[NOTE] = None
     absent = dict.fromkeys(look.names)
     for shard in opened.answering:
-        try:
+        with shard.noting_failure():
             counts = await count_subscribers(opened, shard, look.names, look.glob)
             took_ms = await delivery_ms(opened, shard, timeout_seconds) if depth == "process" else None
             if depth == "process":
                 await _note_stalled(shard, timeout_seconds, tally)
-        except ShardError as error:
-            shard.problem = str(error)
-            continue
-        for name, subscribers in counts.items():
-            absent.pop(name, None)
-            yield _found(name, subscribers, took_ms, asked=depth == "process")
+            for name, subscribers in counts.items():
+                absent.pop(name, None)
+                yield _found(name, subscribers, took_ms, asked=depth == "process")
     if opened.complete:
         for name in absent:
             yield GroupTally(name)

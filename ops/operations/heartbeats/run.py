@@ -104,11 +104,11 @@ class HeartbeatRun:
         self._leases.clear()
         for shard in self._opened.shards:
             if shard.problem is not None:
-                shard.problem = None
+                shard.forget_failure()
                 await shard.identify()
 
     def _groups(self) -> AsyncGenerator[GroupTally, None]:
-        if self._opened.is_pubsub:
+        if not self._opened.backend.keeps_members:
             return count_subscriptions(
                 self._opened, self._options.look, self._options.depth, self._options.timeout_seconds, self._tally
             )
@@ -202,7 +202,7 @@ class HeartbeatRun:
                         self._members_seen += len(channels)
                         yield group, channels
             except ShardError as error:
-                shard.problem = str(error)
+                shard.note_failure(error)
                 if group is not None and not group.read:
                     group.read = True
                     yield group, []
@@ -237,17 +237,14 @@ class HeartbeatRun:
         unknown = [process for process in processes if process not in self._leases]
         while unknown and self._opened.answering:
             shard = self._opened.answering[0]
-            try:
+            with shard.noting_failure():
                 leases = await read_leases(shard, self._opened.keyspace, unknown)
-            except ShardError as error:
-                shard.problem = str(error)
-                continue
-            for name in unknown:
-                self._leases[name] = lease = leases.get(name)
-                if lease is not None:
-                    process = self._process(name)
-                    process.host, process.pid = lease.host, lease.pid
-            return
+                for name in unknown:
+                    self._leases[name] = lease = leases.get(name)
+                    if lease is not None:
+                        process = self._process(name)
+                        process.host, process.pid = lease.host, lease.pid
+                return
 
     def _process(self, name: str) -> ProcessTally:
         return self._tally.processes.setdefault(name, ProcessTally(name))

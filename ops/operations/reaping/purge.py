@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from ops.exceptions import ShardError
 from ops.model.keys import decode_name, encode_name, inbox_parts
 from ops.model.runs import Leftover
 from ops.operations.observe import Look, Observation, selection_on
@@ -24,7 +23,7 @@ Reader = Callable[[Shard], AsyncGenerator[list[GroupSlice], None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Doom:
+class Removal:
     """Whose members are to go, as of which observation, and under which run their receipts are kept."""
 
     run_id: str
@@ -35,7 +34,7 @@ class Doom:
 
 
 @dataclass(slots=True)
-class Purged:
+class Removed:
     """What went. ``removed``: members by process; ``moved``: inboxes whose process showed that it lives after all."""
 
     removed: Counter[str] = field(default_factory=Counter)
@@ -44,48 +43,54 @@ class Purged:
     leftovers: list[Leftover] = field(default_factory=list)
 
 
-async def purge(opened: OpenLayer, doom: Doom, purged: Purged, judgement: Judgement | None, progress: Progress) -> None:
+async def purge(
+    opened: OpenLayer, removal: Removal, purged: Removed, judgement: Judgement | None, progress: Progress
+) -> None:
     """Remove, shard by shard at once, while the judgement holds; a shard that fails is marked in ``opened``.
 
     What went is counted in ``purged``, however this ends. ``judgement``: None in a dry run. Raises ShardError.
     """
     if judgement is None:
-        await _count_members(opened, doom, purged)
+        await _count_members(opened, removal, purged)
     else:
-        await _Removal(opened, doom, purged, judgement, progress).remove_members()
+        await _MemberRemoval(opened, removal, purged, judgement, progress).remove_members()
         judgement.forget_evidence()
-    if doom.glob is None and opened.complete:
-        await _set_aside_leftovers(opened, doom, purged, judgement)
+    if removal.glob is None and opened.complete:
+        await _set_aside_leftovers(opened, removal, purged, judgement)
 
 
-class _Removal:
+class _MemberRemoval:
     """The members of the dead, on all shards."""
 
-    def __init__(self, opened: OpenLayer, doom: Doom, purged: Purged, judgement: Judgement, progress: Progress) -> None:
+    def __init__(
+        self, opened: OpenLayer, removal: Removal, purged: Removed, judgement: Judgement, progress: Progress
+    ) -> None:
         self.purged = purged
         self._opened = opened
-        self._doom = doom
+        self._removal = removal
         self._judgement = judgement
         self._progress = progress
-        self._tallies = doom.observation.census.processes
+        self._tallies = removal.observation.census.processes
 
     async def remove_members(self) -> None:
         """By the index of the processes that keep one; then, where that was not all, by reading the groups."""
-        opened, doom = self._opened, self._doom
+        opened, removal = self._opened, self._removal
         if not await self._judgement.holds():
             return
         # A holder that was taken for dead and comes back finds its lease gone, and puts its memberships back. Where
         # that is gone at home already, as after a restart without data, the other shards may have it still.
-        await asyncio.gather(*(forget_leases(shard, opened.keyspace, sorted(doom.dead)) for shard in opened.shards))
-        leases = [doom.observation.leases[process] for process in doom.dead if process in doom.observation.leases]
-        indexed = [lease for lease in leases if lease.index_parts and doom.glob is None]
+        await asyncio.gather(*(forget_leases(shard, opened.keyspace, sorted(removal.dead)) for shard in opened.shards))
+        leases = [
+            removal.observation.leases[process] for process in removal.dead if process in removal.observation.leases
+        ]
+        indexed = [lease for lease in leases if lease.index_parts and removal.glob is None]
         if indexed:
 
             def by_index(shard: Shard) -> AsyncGenerator[list[GroupSlice], None]:
                 return read_indexed(shard, opened.keyspace, indexed)
 
             await self._on_every_shard(by_index, [lease.process for lease in indexed])
-        rest = [process for process in doom.dead if self.purged.removed[process] < self._tallies[process].members]
+        rest = [process for process in removal.dead if self.purged.removed[process] < self._tallies[process].members]
         if rest and opened.complete and not self._judgement.stopped:
             self.purged.kept = 0  # who stayed is met again
             await self._on_every_shard(self._by_group, rest, unindexed=bool(indexed))
@@ -93,32 +98,30 @@ class _Removal:
             await asyncio.gather(*(forget_index(shard, opened.keyspace, indexed) for shard in opened.shards))
 
     def _by_group(self, shard: Shard) -> AsyncGenerator[list[GroupSlice], None]:
-        return _read_groups(self._opened, self._doom, shard)
+        return _read_groups(self._opened, self._removal, shard)
 
     async def _on_every_shard(self, read: Reader, processes: Collection[str], *, unindexed: bool = False) -> None:
         work = (self._on_shard(shard, read, processes, unindexed=unindexed) for shard in self._opened.answering)
         await asyncio.gather(*work)
 
     async def _on_shard(self, shard: Shard, read: Reader, processes: Collection[str], *, unindexed: bool) -> None:
-        judged = _joined_by(self._doom, processes)
-        purged = journal.Purged()
-        try:
+        judged = _joined_by(self._removal, processes)
+        purged = journal.RemovalTally()
+        with shard.noting_failure():
             async with shard.wire() as writing:
-                receipts = self._opened.keyspace.journal(self._doom.run_id)
-                journal_seconds = await self._doom.retention.of_receipts(shard, receipts)
-                script = journal.Purge(writing, shard, receipts, journal_seconds, self._judgement)
-                purged = script.purged
+                receipts = self._opened.keyspace.journal(self._removal.run_id)
+                journal_seconds = await self._removal.retention.of_receipts(shard, receipts)
+                script = journal.Remover(writing, shard, receipts, journal_seconds, self._judgement)
+                purged = script.tally
                 await script.load()
                 if unindexed:
                     await script.begin_unindexed()
                 async with script.counting():
                     await self._remove_by(script, read(shard), judged)
-        except ShardError as error:
-            shard.problem = str(error)
         self._count(purged, processes)
 
     async def _remove_by(
-        self, script: journal.Purge, reading: AsyncGenerator[list[GroupSlice], None], judged: Mapping[bytes, float]
+        self, script: journal.Remover, reading: AsyncGenerator[list[GroupSlice], None], judged: Mapping[bytes, float]
     ) -> None:
         groups = members = 0
         async with aclosing(reading) as pages:
@@ -131,7 +134,7 @@ class _Removal:
                     break
         await script.finish()
 
-    def _count(self, purged: journal.Purged, processes: Collection[str]) -> None:
+    def _count(self, purged: journal.RemovalTally, processes: Collection[str]) -> None:
         process_of = {encode_name(inbox): p for p in processes for inbox in self._tallies[p].inboxes}
         for inbox, count in purged.by_inbox.items():
             self.purged.removed[process_of[inbox]] += count
@@ -139,15 +142,17 @@ class _Removal:
         self.purged.moved |= purged.kept_inboxes
 
 
-async def _set_aside_leftovers(opened: OpenLayer, doom: Doom, purged: Purged, judgement: Judgement | None) -> None:
+async def _set_aside_leftovers(
+    opened: OpenLayer, removal: Removal, purged: Removed, judgement: Judgement | None
+) -> None:
     """Inboxes and in-flight messages of the dead: nobody will read them, and the latter never expire."""
     if judgement is not None and await judgement.holds():
-        inboxes = doom.observation.inboxes_of(doom.dead)
+        inboxes = removal.observation.inboxes_of(removal.dead)
         await remove_markers(opened, {name for names in inboxes.values() for name in names})
-    for process in sorted(doom.dead):
+    for process in sorted(removal.dead):
         if judgement is not None and not await judgement.holds():
             return
-        tally = doom.observation.census.processes[process]
+        tally = removal.observation.census.processes[process]
         # One that joined or left a group since it was judged is alive: it may want its messages.
         if any(encode_name(name) in purged.moved for name in tally.inboxes):
             continue
@@ -160,39 +165,39 @@ async def _set_aside_leftovers(opened: OpenLayer, doom: Doom, purged: Purged, ju
                     messages = await journal.count_messages(shard, key)
                 else:
                     messages = await journal.set_aside(
-                        opened, doom.run_id, doom.retention, shard, key, expiring_too=expiring_too
+                        opened, removal.run_id, removal.retention, shard, key, expiring_too=expiring_too
                     )
                 if messages:
                     purged.leftovers.append(Leftover(decode_name(key), shard.index, kind, process, messages))
 
 
-async def _count_members(opened: OpenLayer, doom: Doom, purged: Purged) -> None:
+async def _count_members(opened: OpenLayer, removal: Removal, purged: Removed) -> None:
     """What would go: what was counted, or with a glob what is in the groups that match it."""
-    tallies = doom.observation.census.processes
-    if doom.glob is None:
-        purged.removed.update({process: tallies[process].members for process in doom.dead})
+    tallies = removal.observation.census.processes
+    if removal.glob is None:
+        purged.removed.update({process: tallies[process].members for process in removal.dead})
         return
-    judged = _joined_by(doom, doom.dead)
-    process_of = {encode_name(inbox): process for process in doom.dead for inbox in tallies[process].inboxes}
+    judged = _joined_by(removal, removal.dead)
+    process_of = {encode_name(inbox): process for process in removal.dead for inbox in tallies[process].inboxes}
     for shard in opened.answering:
-        async with aclosing(_read_groups(opened, doom, shard)) as pages:
+        async with aclosing(_read_groups(opened, removal, shard)) as pages:
             async for slices in pages:
                 for found in slices:
                     chosen, _ = _judged_among(found.members, judged)
                     purged.removed.update(process_of[inbox] for inbox in inbox_parts(chosen))
 
 
-async def _read_groups(opened: OpenLayer, doom: Doom, shard: Shard) -> AsyncGenerator[list[GroupSlice], None]:
-    selection = selection_on(opened, shard, Look(glob=doom.glob))
+async def _read_groups(opened: OpenLayer, removal: Removal, shard: Shard) -> AsyncGenerator[list[GroupSlice], None]:
+    selection = selection_on(opened, shard, Look(glob=removal.glob))
     async with shard.wire() as reading:
         # Without scores: the script has to look at them anyway.
         async for slices in read_slices(reading, opened.keyspace, selection, ScanNotes(), scores=False):
             yield slices
 
 
-def _joined_by(doom: Doom, processes: Collection[str]) -> dict[bytes, float]:
+def _joined_by(removal: Removal, processes: Collection[str]) -> dict[bytes, float]:
     """Inbox -> the join time up to which its members were judged."""
-    tallies = doom.observation.census.processes
+    tallies = removal.observation.census.processes
     return {
         encode_name(inbox): tallies[process].newest_joined_at
         for process in processes

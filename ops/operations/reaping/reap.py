@@ -38,7 +38,7 @@ from ops.model.runs import ReapedProcess, ReapReport
 from ops.model.settings import DEFAULTS, OpsSettings
 from ops.operations.observe import Look, Observation, observe, options_from
 from ops.operations.progress import Progress, no_progress
-from ops.operations.reaping.purge import Doom, Purged, purge
+from ops.operations.reaping.purge import Removal, Removed, purge
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped, read_position
 from ops.store.liveness import suspects
@@ -91,7 +91,7 @@ async def reap(opened: OpenLayer, options: ReapOptions, progress: Progress = no_
     With ``wait``, looks as often as is needed, three times at most. With ``dry_run``, writes nothing but its probes.
     Raises AnotherRunHoldsTheLock.
     """
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         return _nothing_to_reap(opened, options)
     if options.dry_run or not opened.complete:
         return await _Run(opened, options, progress).run()
@@ -133,7 +133,7 @@ class _Run:
         self._suspicions: dict[str, Suspicion] = {}
         self._absence: Absence | None = None
         self._own: Connections | None = None
-        self._purged = Purged()
+        self._purged = Removed()
         self._notes: list[str] = []
 
     async def run(self) -> ReapReport:
@@ -165,7 +165,7 @@ class _Run:
                 self._notes.append(str(error))
                 await asyncio.gather(*(shard.identify() for shard in opened.shards))
                 if opened.complete:  # It answers, but this run could not do its work.
-                    opened.home.problem = str(error)
+                    opened.home.note_failure(error)
         if self._lock is not None and opened.complete:
             self._notes.extend(await delete_what_is_over(opened))
             self._notes.extend(await self._expire_markers(observation))
@@ -310,9 +310,9 @@ class _Run:
                 takes_leases=True,
                 cleaned=await read_position(opened),
             )
-        doom = Doom(run_id, dead, observation, options.glob, retention)
+        removal = Removal(run_id, dead, observation, options.glob, retention)
         try:
-            await purge(opened, doom, self._purged, judgement, self._progress)
+            await purge(opened, removal, self._purged, judgement, self._progress)
         except ShardError:
             await self._log(run_id)
             raise

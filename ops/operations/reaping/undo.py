@@ -63,12 +63,12 @@ class _Holders:
         self._opened = opened
         self._known: dict[bytes, bool] = {}  # inbox -> whether its process holds one
 
-    async def leave_out(self, receipts: Sequence[journal.Removed]) -> list[journal.Removed]:
+    async def leave_out(self, receipts: Sequence[journal.GroupMembers]) -> list[journal.GroupMembers]:
         inboxes = {inbox_part(channel) for _, channels, _ in receipts for channel in channels}
         await self._look(inboxes)
         if not any(self._known[inbox] for inbox in inboxes):
             return list(receipts)
-        return [(key, *self._others(channels, scores)) for key, channels, scores in receipts]
+        return [journal.GroupMembers(key, *self._others(channels, scores)) for key, channels, scores in receipts]
 
     async def _look(self, inboxes: Iterable[bytes]) -> None:
         processes = {raw: inbox_of(decode_name(raw)) for raw in inboxes if raw not in self._known}

@@ -14,9 +14,6 @@ from typing import Any, TypeVar
 
 from channels.exceptions import InvalidChannelLayerError
 from channels.layers import InMemoryChannelLayer, channel_layers
-from channels_redis.core import RedisChannelLayer
-from channels_redis.pubsub import RedisPubSubChannelLayer
-from channels_redis.utils import create_pool
 from redis import asyncio as aioredis
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import NoPermissionError, RedisError
@@ -26,6 +23,7 @@ from ops.exceptions import LayerError, PermissionMissing, ShardError
 from ops.model.groups import ShardInfo
 from ops.model.keys import Keyspace, encode_name
 from ops.model.text import visible, without_secrets
+from ops.store.connection.backends import Backend, backend_of, close_client
 from ops.store.connection.failures import code_of
 from ops.store.connection.permissions import RULES_OF_THE_LAYER, rule_that_is_missing
 from ops.store.connection.waiting import within
@@ -65,9 +63,9 @@ class Shard:
         self._keyspace = keyspace
         self.address = address_of(client.connection_pool)
         self.identity = ServerIdentity()
-        self.problem: str | None = None
         self.problem_code = ""
         self.twin_of: Shard | None = None
+        self._problem: str | None = None
 
     @property
     def where(self) -> str:
@@ -81,15 +79,15 @@ class Shard:
     def info(self) -> ShardInfo:
         return ShardInfo(self.index, self.address, self.problem)
 
-    async def execute(self, *command: Any, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> Any:
+    async def execute(self, *command: Any, timeout_seconds: float | None = None) -> Any:
         client: Any = self.client
         asked = " ".join(" ".join(word for word in command[:2] if isinstance(word, str)).split()[:2])
         with self.naming_failures(asked=asked):
-            return await within(timeout_seconds, client.execute_command(*command))
+            return await within(timeout_seconds or ANSWER_TIMEOUT_SECONDS, client.execute_command(*command))
 
-    async def ask(self, question: Awaitable[T], timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> T:
+    async def ask(self, question: Awaitable[T], timeout_seconds: float | None = None) -> T:
         with self.naming_failures():
-            return await within(timeout_seconds, question)
+            return await within(timeout_seconds or ANSWER_TIMEOUT_SECONDS, question)
 
     async def pipeline(self, commands: Sequence[Sequence[Any]], *, key_rule: str = "") -> list[Any]:
         """The replies to ``commands``, sent in one write; an error reply is returned, not raised.
@@ -135,11 +133,28 @@ class Shard:
 
     async def identify(self) -> None:
         """Ask who is there; remembers the answer, or why there was none."""
-        try:
+        with self.noting_failure():
             await self.execute("PING")
             self.identity = await self._identity()
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """End the block at a ShardError. From then on the shard does not count as answering, and no run as complete."""
+        try:
+            yield
         except ShardError as error:
-            self.problem, self.problem_code = str(error), error.code
+            self.note_failure(error)
+
+    def note_failure(self, error: ShardError) -> None:
+        self._problem, self.problem_code = str(error), error.code
+
+    def forget_failure(self) -> None:
+        self._problem, self.problem_code = None, ""
+
+    @property
+    def problem(self) -> str | None:
+        """Why it does not answer; None if it has answered everything so far."""
+        return self._problem
 
     async def _identity(self) -> ServerIdentity:
         try:
@@ -246,14 +261,13 @@ class OpenLayer:
     """A channel layer with its shards. ``layer`` is an instance of its own: nothing of the application is shared."""
 
     alias: str
-    backend: str
-    layer: Any
+    backend: Backend
     keyspace: Keyspace
     shards: tuple[Shard, ...]
 
     @property
-    def is_pubsub(self) -> bool:
-        return isinstance(self.layer, RedisPubSubChannelLayer)
+    def layer(self) -> Any:
+        return self.backend.layer
 
     @property
     def complete(self) -> bool:
@@ -301,13 +315,13 @@ class OpenLayer:
         return sum(shard.identity.evicted_keys for shard in self.shards)
 
     def shard_of_group(self, group: str) -> Shard:
-        return self._shard_by_hash(encode_name(group))
+        return self._database_at(self.backend.shard_of_group(group))
 
     def shard_of_inbox(self, inbox: str) -> Shard:
-        return self._shard_by_hash(encode_name(inbox))
+        index: int = self.layer.consistent_hash(encode_name(inbox))
+        return self._database_at(index)
 
-    def _shard_by_hash(self, name: bytes) -> Shard:
-        index: int = self.layer.consistent_hash(name)
+    def _database_at(self, index: int) -> Shard:
         shard = self.shards[index]
         return shard.twin_of or shard
 
@@ -334,7 +348,7 @@ def make_layer(alias: str) -> Any:
     return layer
 
 
-def backend_of(alias: str) -> str:
+def class_path(alias: str) -> str:
     """The class of the layer, as the project's settings name it."""
     return str(channel_layers.configs[alias]["BACKEND"])
 
@@ -342,25 +356,23 @@ def backend_of(alias: str) -> str:
 @asynccontextmanager
 async def open_layer(alias: str) -> AsyncIterator[OpenLayer]:
     """Connect to every shard of the layer ``alias``. A shard that does not answer is there, with its ``problem``."""
-    layer = make_layer(alias)
+    backend = backend_of(make_layer(alias))
     shards: tuple[Shard, ...] = ()
     try:
-        shards = await _identified_shards(alias, layer)
-        yield OpenLayer(alias, backend_of(alias), layer, Keyspace(_prefix_of(layer)), shards)
+        shards = await _identified_shards(alias, backend)
+        yield OpenLayer(alias, backend, backend.keyspace, shards)
     finally:
-        await close_layer(layer)
+        await backend.close()
         for shard in shards:
-            await _close_client(shard.client)
+            await close_client(shard.client)
 
 
-def _prefix_of(layer: Any) -> str:
-    return str(getattr(layer, "prefix", ""))
-
-
-async def _identified_shards(alias: str, layer: Any) -> tuple[Shard, ...]:
+async def _identified_shards(alias: str, backend: Backend) -> tuple[Shard, ...]:
+    if not backend.has_redis:
+        raise LayerError(_why_not(alias, backend))
     try:
-        keyspace = Keyspace(_prefix_of(layer))
-        shards = tuple(Shard(index, client, keyspace) for index, client in enumerate(_clients_of(alias, layer)))
+        keyspace = backend.keyspace
+        shards = tuple(Shard(index, client, keyspace) for index, client in enumerate(backend.clients()))
         await asyncio.gather(*(shard.identify() for shard in shards))
         _note_twins(shards)
         return shards
@@ -379,35 +391,18 @@ def _note_twins(shards: Sequence[Shard]) -> None:
             shard.twin_of = None if earlier is shard else earlier
 
 
-def _clients_of(alias: str, layer: Any) -> list["aioredis.Redis"]:
-    if isinstance(layer, RedisChannelLayer):
-        return [layer.connection(index) for index in range(layer.ring_size)]
-    if isinstance(layer, RedisPubSubChannelLayer):
-        return [aioredis.Redis(connection_pool=create_pool(host)) for host in compat.pubsub_hosts(layer)]
-    if isinstance(layer, InMemoryChannelLayer):
-        raise LayerError(
+def _why_not(alias: str, backend: Backend) -> str:
+    if isinstance(backend.layer, InMemoryChannelLayer):
+        return (
             f"channel layer {alias!r} is an InMemoryChannelLayer: its groups live inside each process and cannot be "
             f"seen from here; use channels_redis.core.RedisChannelLayer"
         )
-    raise LayerError(
-        f"channel layer {alias!r} is a {backend_of(alias)}, which is not built on channels_redis; only "
+    return (
+        f"channel layer {alias!r} is a {class_path(alias)}, which is not built on channels_redis; only "
         f"RedisChannelLayer, RedisPubSubChannelLayer and their subclasses are understood"
     )
 
 
 async def close_layer(layer: Any) -> None:
     """Close the connections of a layer made by ``make_layer``."""
-    if isinstance(layer, RedisChannelLayer):
-        clients = compat.clients_of(layer)
-        await layer.close_pools()
-        for client in clients:
-            await _close_client(client)
-    elif isinstance(layer, RedisPubSubChannelLayer):
-        await layer.flush()
-
-
-async def _close_client(client: Any) -> None:
-    """Close its connections, those to Sentinels among them, which redis-py leaves open."""
-    await client.aclose(close_connection_pool=True)
-    for sentinel in compat.sentinels_of(client.connection_pool):
-        await sentinel.aclose()
+    await backend_of(layer).close()

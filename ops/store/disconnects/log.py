@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ops.exceptions import ShardError
 from ops.model.disconnects.cause import Cause
 from ops.model.disconnects.record import Disconnect, encodable, iso_time, parse_json, parse_time, to_json
 from ops.model.keys import decode_name, inbox_of
@@ -29,7 +28,7 @@ _ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class LogPage:
     """Some records in order. ``last_id``: where to go on after these; ``unreadable``: entries that are no record."""
 
     last_id: str
@@ -92,7 +91,7 @@ async def read_disconnects(
     since: float | None = None,
     until: float | None = None,
     reaped: bool = True,
-) -> AsyncIterator[Page]:
+) -> AsyncIterator[LogPage]:
     """The records after the entry ``after``, page by page, in the order in which they were written.
 
     ``since`` and ``until``: unix seconds by the clock of Redis when they were written. ``reaped``: with what the
@@ -131,7 +130,7 @@ async def read_newest(opened: OpenLayer, count: int) -> list[tuple[float, Discon
     return [(int(entry_id.partition(b"-")[0]) / 1000, one) for entry_id, one in records if one is not None]
 
 
-async def _pages(opened: OpenLayer, entries: list[Any], after: str, *, reaped: bool) -> AsyncIterator[Page]:
+async def _pages(opened: OpenLayer, entries: list[Any], after: str, *, reaped: bool) -> AsyncIterator[LogPage]:
     found: list[Disconnect] = []
     unreadable = 0
     for entry_id, raw_fields in entries:
@@ -140,20 +139,20 @@ async def _pages(opened: OpenLayer, entries: list[Any], after: str, *, reaped: b
             pass
         elif b"reaped" in values:
             if found or unreadable:
-                yield Page(after, found, unreadable)
+                yield LogPage(after, found, unreadable)
                 found, unreadable = [], 0
             entry = _parse_reaped(values[b"reaped"])
             if entry is None:
                 unreadable += 1
             else:
                 async for members in _expand(opened, *entry):
-                    yield Page(after, members)
+                    yield LogPage(after, members)
         elif (one := parse_json(values.get(b"d", b""))) is not None:
             found.append(one)
         else:
             unreadable += 1
         after = decode_name(entry_id)
-    yield Page(after, found, unreadable)
+    yield LogPage(after, found, unreadable)
 
 
 def _fields(raw: Any) -> dict[bytes, bytes]:
@@ -184,7 +183,7 @@ async def _expand(
     """
     any_receipt = False
     for shard in opened.answering:
-        try:
+        with shard.noting_failure():
             async for receipt, _ in journal.read_receipts(opened, shard, run_id):
                 reaped = [
                     _reaped(at, run_id, decode_name(channel), opened.keyspace.group_name(key))
@@ -193,8 +192,6 @@ async def _expand(
                 ]
                 any_receipt = True
                 yield reaped
-        except ShardError as error:
-            shard.problem = str(error)
     if not any_receipt:
         for process, count in removed.items():
             one = Disconnect(at, Cause.PROCESS_DIED, "unknown", "reaper", process=process[:64], run_id=run_id[:64])

@@ -23,8 +23,8 @@ class Sender:
         self._to_group = to_group
         self._key_rule = ""
         self._used = 0
-        if opened.is_pubsub:
-            self._used = compat.pubsub_shard_of_group(opened.layer, target)
+        if not opened.backend.keeps_members:
+            self._used = opened.backend.shard_of_group(target)
             return
         if to_group:
             compat.require_group_name(opened.layer, target)

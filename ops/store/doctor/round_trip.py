@@ -23,7 +23,7 @@ ROUND_TRIP_SECONDS = 5.0
 
 async def measure_round_trip(opened: OpenLayer, shard: Shard) -> float:
     """Milliseconds of the fastest of a few messages by way of ``shard``. Raises ShardError."""
-    if opened.is_pubsub:
+    if not opened.backend.keeps_members:
         return await _published(opened, shard)
     layer = make_layer(opened.alias)
     mine: dict[int, tuple[str, str]] = {}

@@ -62,7 +62,7 @@ class ScanNotes:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class KeyPage:
     """Replies to ZRANGE, one for each key. ``last``: no members follow in any of these groups; ``groups`` of them
     have members at all."""
 
@@ -170,7 +170,7 @@ class _MemberCounter:
         self._inboxes: dict[bytes, Inbox] = {}
         self._unnamed = 0
 
-    def count(self, page: Page, *, scores: bool) -> None:
+    def count(self, page: KeyPage, *, scores: bool) -> None:
         replies = page.replies
         joined: Iterable[Iterable[float]] = repeat(repeat(0.0))
         if scores and replies:
@@ -227,7 +227,7 @@ class _MemberCounter:
 
 async def _read_pages(
     wire: Wire, keyspace: Keyspace, selection: Selection, notes: ScanNotes, *, scores: bool
-) -> AsyncIterator[Page]:
+) -> AsyncIterator[KeyPage]:
     large: list[bytes] = []
     first_pages: AsyncIterator[tuple[Sequence[bytes], list[Any]]]
     if selection.keys is None:
@@ -247,7 +247,7 @@ async def _read_pages(
                 whole.append(reply)
         if selection.keys is not None:
             notes.absent.extend(key for key, reply in zip(whole_keys, whole, strict=True) if not reply)
-        yield Page(whole_keys, whole, last=True, groups=len([1 for reply in whole if reply]))
+        yield KeyPage(whole_keys, whole, last=True, groups=len([1 for reply in whole if reply]))
     for key in large:
         async for page in _read_large(wire, key, scores):
             yield page
@@ -296,7 +296,7 @@ async def _read_named(
         yield page, await wire.replies(len(page))
 
 
-async def _read_large(wire: Wire, key: bytes, scores: bool) -> AsyncIterator[Page]:
+async def _read_large(wire: Wire, key: bytes, scores: bool) -> AsyncIterator[KeyPage]:
     """A large group in pages of PAGE members, from the newest to the oldest, the next request always ahead.
 
     Pages are cut by rank, and this way down it does no harm that members who were read are removed meanwhile, or that
@@ -316,7 +316,7 @@ async def _read_large(wire: Wire, key: bytes, scores: bool) -> AsyncIterator[Pag
         if ahead < len(requests):
             await wire.send(packed(requests[ahead]))
         for start, reply in zip(wanted, await wire.replies(len(wanted)), strict=True):
-            yield Page([key], [checked(reply)], last=start == 0, groups=int(start == 0))
+            yield KeyPage([key], [checked(reply)], last=start == 0, groups=int(start == 0))
 
 
 def _members_in(reply: Sequence[Any], scores: bool) -> int:
@@ -324,7 +324,7 @@ def _members_in(reply: Sequence[Any], scores: bool) -> int:
     return len(reply) // 2 if flat else len(reply)
 
 
-def _note_misplaced(page: Page, keys: Collection[bytes], newest: dict[bytes, float]) -> None:
+def _note_misplaced(page: KeyPage, keys: Collection[bytes], newest: dict[bytes, float]) -> None:
     replies = dict(zip(page.keys, page.replies, strict=True))
     for key in keys:
         if reply := replies[key]:

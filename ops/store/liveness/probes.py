@@ -52,7 +52,7 @@ PROBE_LIFETIME_SECONDS = 30.0  # beyond the round, so that an expiring inbox can
 
 
 @dataclass(slots=True)
-class _Inbox:
+class _WatchedInbox:
     """One inbox on one shard while its process is being probed. ``elsewhere``: not where this configuration has it.
 
     ``room``: the most messages with which it still gets a probe.
@@ -74,7 +74,7 @@ class _Probed:
     """How far a process is. ``taken``: probes taken in a row; two are proof."""
 
     process: str
-    inboxes: list[_Inbox]
+    inboxes: list[_WatchedInbox]
     taken: int = 0
     drained: bool = False
     asked_at: float = 0.0
@@ -85,7 +85,7 @@ class _Probed:
         return self.taken >= 2
 
     @property
-    def own(self) -> list[_Inbox]:
+    def own(self) -> list[_WatchedInbox]:
         """The inboxes where this configuration has them."""
         return [inbox for inbox in self.inboxes if not inbox.elsewhere]
 
@@ -150,11 +150,11 @@ class _Round:
             for process, names in inboxes.items()
         ]
 
-    def _watch(self, name: str) -> list[_Inbox]:
+    def _watch(self, name: str) -> list[_WatchedInbox]:
         key, own = self._opened.keyspace.inbox(name), self._opened.shard_of_inbox(name)
         room = max(0, self._opened.layer.get_capacity(name) - SPARE_PLACES - 1)
         return [
-            _Inbox(key, shard, shard is not own, room, readable=shard.problem is None)
+            _WatchedInbox(key, shard, shard is not own, room, readable=shard.problem is None)
             for shard in self._opened.databases
         ]
 
@@ -196,14 +196,14 @@ class _Round:
             longest = max(LONGEST_LOOK_SECONDS, len(waiting) / LOOKS_PER_SECOND)
             pause = FIRST_LOOK_SECONDS if moved else min(pause * 1.5, longest)
 
-    async def _place(self, wanted: Sequence[tuple[_Probed, _Inbox]]) -> None:
+    async def _place(self, wanted: Sequence[tuple[_Probed, _WatchedInbox]]) -> None:
         """Put a new probe into each inbox; one that is full is watched instead, where that can prove something."""
         probe = self._opened.layer.serialize({"__asgi_channel__": [], "type": "ops.probe", "id": uuid.uuid4().hex})
         now = self._redis_now + self._elapsed
         watchable_since = now + self._timeout_seconds - self._opened.layer.expiry + CLOCK_TOLERANCE_SECONDS
         how = (probe, repr(-now), repr(watchable_since), self._lifetime_ms)
 
-        async def place(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
+        async def place(shard: Shard, batch: Sequence[tuple[_Probed, _WatchedInbox]]) -> None:
             for probed, inbox in batch:
                 probed.asked_at = time.monotonic()
                 inbox.placed.append(probe)
@@ -219,7 +219,7 @@ class _Round:
         """Which processes took what was asked of them since the last look."""
         moved: dict[str, _Probed] = {}
 
-        async def look(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
+        async def look(shard: Shard, batch: Sequence[tuple[_Probed, _WatchedInbox]]) -> None:
             watched = [inbox.placed[-1] if inbox.oldest is None else inbox.oldest for _, inbox in batch]
             commands: list[tuple[Any, ...]] = [
                 ("ZSCORE", inbox.key, message) for (_, inbox), message in zip(batch, watched, strict=True)
@@ -243,7 +243,7 @@ class _Round:
         """Each send has the inbox expire after the layer's expiry, which may come before the end of this round."""
         return bool(self._opened.layer.expiry <= self._timeout_seconds + CLOCK_TOLERANCE_SECONDS)
 
-    def _left_by_hand(self, inbox: _Inbox) -> bool:
+    def _left_by_hand(self, inbox: _WatchedInbox) -> bool:
         """Whether the watched message was taken, not trimmed by a sender because it had expired."""
         if inbox.oldest is None:
             return True
@@ -253,15 +253,15 @@ class _Round:
     async def take_back(self) -> None:
         """Remove the probes that nobody took, as far as their shards answer."""
 
-        async def remove(shard: Shard, batch: Sequence[tuple[_Probed, _Inbox]]) -> None:
+        async def remove(shard: Shard, batch: Sequence[tuple[_Probed, _WatchedInbox]]) -> None:
             with suppressing_outages():
                 await shard.pipeline([("ZREM", inbox.key, *inbox.placed) for _, inbox in batch])
 
         placed = [(probed, inbox) for probed in self.processes for inbox in probed.inboxes if inbox.placed]
         await self._by_shard(placed, remove)
 
-    async def _by_shard(self, wanted: Sequence[tuple[_Probed, _Inbox]], do: Any) -> None:
-        batches: dict[int, list[tuple[_Probed, _Inbox]]] = defaultdict(list)
+    async def _by_shard(self, wanted: Sequence[tuple[_Probed, _WatchedInbox]], do: Any) -> None:
+        batches: dict[int, list[tuple[_Probed, _WatchedInbox]]] = defaultdict(list)
         for probed, inbox in wanted:
             if inbox.readable:
                 batches[inbox.shard.index].append((probed, inbox))
@@ -284,7 +284,7 @@ class _Round:
         return ProbeUnanswered(self._elapsed, probed.taken)
 
 
-def _note_placed(inbox: _Inbox, placed: int, messages: int, oldest: bytes, oldest_score: bytes) -> None:
+def _note_placed(inbox: _WatchedInbox, placed: int, messages: int, oldest: bytes, oldest_score: bytes) -> None:
     inbox.readable = placed >= 0
     inbox.messages = max(inbox.messages, messages)
     if placed == 1:

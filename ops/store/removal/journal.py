@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import hiredis
 import msgpack
@@ -41,15 +41,21 @@ RECORDS_AT_ONCE = 1000
 NO_INDEX_NAMED = msgpack.packb([[], []])
 """An empty receipt. Members in the receipts behind it were in no index: their processes would not put them back."""
 
-Doomed = tuple[bytes, list[bytes], list[float]]
-"""A group's key, channels to remove from it, and the time by which each had joined when it was judged, unix seconds."""
 
-Removed = tuple[bytes, list[bytes], list[float]]
-"""A group's key, channels that were removed from it, and the score that each had."""
+class GroupMembers(NamedTuple):
+    """Some members of a group: the group's key, channels, and a score for each, unix seconds.
+
+    Of members that are to go, the score is the time by which each had joined when it was judged; of members that went,
+    the score that each had.
+    """
+
+    key: bytes
+    channels: list[bytes]
+    scores: list[float]
 
 
 @dataclass(slots=True)
-class Purged:
+class RemovalTally:
     """Members that went, by inbox, how many stayed because they had left or joined again, and whose those were."""
 
     by_inbox: Counter[bytes] = field(default_factory=Counter)
@@ -60,7 +66,7 @@ class Purged:
     def removed(self) -> int:
         return self.by_inbox.total()
 
-    def note(self, asked_for: list[Doomed], kept: list[bytes]) -> None:
+    def note(self, asked_for: list[GroupMembers], kept: list[bytes]) -> None:
         for _, members, _ in asked_for:
             self.by_inbox.update(inbox_parts(members))
         self.by_inbox.subtract(inbox_parts(kept))
@@ -68,7 +74,7 @@ class Purged:
         self.kept_inboxes.update(inbox_parts(kept))
 
 
-class Purge:
+class Remover:
     """Removes members of one shard, many groups to a script call and several calls under way at a time.
 
     When the judgement holds no more, nothing more is sent; what is under way is still waited for and counted.
@@ -82,10 +88,10 @@ class Purge:
         self._journal_seconds = b"%d" % journal_seconds
         self._judgement = judgement
         self._script = script("purge_members")
-        self._batch: list[Doomed] = []
+        self._batch: list[GroupMembers] = []
         self._members = 0
-        self._under_way: deque[list[Doomed]] = deque()
-        self.purged = Purged()
+        self._under_way: deque[list[GroupMembers]] = deque()
+        self.tally = RemovalTally()
 
     async def load(self) -> None:
         await self._wire.send(pack(b"SCRIPT", b"LOAD", self._script.source))
@@ -107,13 +113,13 @@ class Purge:
         """
         for start in range(0, len(members), MEMBERS_AT_ONCE):
             end = start + MEMBERS_AT_ONCE
-            await self._add((key, members[start:end], joined_by[start:end]))
+            await self._add(GroupMembers(key, members[start:end], joined_by[start:end]))
 
-    async def _add(self, doomed: Doomed) -> None:
-        if self._members + len(doomed[1]) > MEMBERS_AT_ONCE or len(self._batch) >= GROUPS_AT_ONCE:
+    async def _add(self, members: GroupMembers) -> None:
+        if self._members + len(members.channels) > MEMBERS_AT_ONCE or len(self._batch) >= GROUPS_AT_ONCE:
             await self._send()
-        self._batch.append(doomed)
-        self._members += len(doomed[1])
+        self._batch.append(members)
+        self._members += len(members.channels)
 
     async def _send(self) -> None:
         batch, self._batch, self._members = self._batch, [], 0
@@ -123,7 +129,7 @@ class Purge:
         if len(self._under_way) >= CALLS_AHEAD:
             await self._collect(1)
 
-    async def _call(self, batch: list[Doomed], *command: bytes) -> None:
+    async def _call(self, batch: list[GroupMembers], *command: bytes) -> None:
         keys = [key for key, _, _ in batch]
         words = (
             self._journal_seconds,
@@ -135,11 +141,11 @@ class Purge:
         await self._wire.send(pack(*command, b"%d" % (len(keys) + 1), self._journal, *keys, *words))
         self._under_way.append(batch)
 
-    async def finish(self) -> Purged:
+    async def finish(self) -> RemovalTally:
         """Send what is left and wait for every answer."""
         await self._send()
         await self._settle()
-        return self.purged
+        return self.tally
 
     @asynccontextmanager
     async def counting(self) -> AsyncIterator[None]:
@@ -164,7 +170,7 @@ class Purge:
             if removed < 0:
                 self._judgement.refuse()
             else:
-                self.purged.note(batch, kept)
+                self.tally.note(batch, kept)
         for batch, reply in answers:
             if not _is_forgotten(reply):
                 self._checked(reply)
@@ -360,7 +366,7 @@ def _count(value: object) -> int:
 # Reading receipts, and putting back what they say
 
 
-async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIterator[tuple[list[Removed], bool]]:
+async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIterator[tuple[list[GroupMembers], bool]]:
     """What the run removed on ``shard``, in order, and whether it was in no index although its process kept one.
 
     A receipt that cannot be read is passed over.
@@ -374,7 +380,7 @@ async def read_receipts(opened: OpenLayer, shard: Shard, run_id: str) -> AsyncIt
             yield parse_receipt(raw), unindexed
 
 
-def parse_receipt(raw: bytes) -> list[Removed]:
+def parse_receipt(raw: bytes) -> list[GroupMembers]:
     """One entry of a journal, as ``purge_members.lua`` writes it; empty where it cannot be read."""
     try:
         groups, scores = msgpack.unpackb(raw, raw=True, use_list=True)
@@ -385,14 +391,14 @@ def parse_receipt(raw: bytes) -> list[Removed]:
     return [] if any(True for _ in taken) else removed
 
 
-def _parse_removed(key: Any, members: Any, scores: list[float]) -> Removed:
+def _parse_removed(key: Any, members: Any, scores: list[float]) -> GroupMembers:
     if not isinstance(key, bytes) or not isinstance(members, list):
         raise TypeError("a receipt holds keys and members")
     if not all(isinstance(member, bytes) for member in members):
         raise TypeError("members are bytes")
     if len(members) != len(scores) or any(map(math.isnan, scores)):
         raise ValueError("a receipt has a score for each member")
-    return key, members, scores
+    return GroupMembers(key, members, scores)
 
 
 async def count_receipts(opened: OpenLayer, run_id: str) -> int:
@@ -404,7 +410,7 @@ async def count_receipts(opened: OpenLayer, run_id: str) -> int:
     return total
 
 
-async def restore_members(opened: OpenLayer, shard: Shard, receipts: Sequence[Removed]) -> tuple[int, int, int]:
+async def restore_members(opened: OpenLayer, shard: Shard, receipts: Sequence[GroupMembers]) -> tuple[int, int, int]:
     """Put members back where they are absent: (restored, already present, groups that hold something else now).
 
     Keys that are no group of this layer are left alone, whatever a damaged receipt says.
