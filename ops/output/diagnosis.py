@@ -29,8 +29,8 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
 def _finding(finding: Finding) -> RenderableType:
     style = LEVEL_STYLES[finding.level]
     title = Text.assemble((finding.level, style), f"  {finding.title}  ", (finding.id, "dim"))
-    evidence = [Padding(Text(f"- {words}"), (0, 0, 0, 2)) for words in finding.evidence]
-    return Stack(title, *evidence, Padding(Text.assemble(("Fix: ", "bold"), finding.fix), (0, 0, 0, 2)))
+    evidence = [Padding(Text(f"- {words}"), (0, 0, 0, 2), expand=False) for words in finding.evidence]
+    return Stack(title, *evidence, Padding(Text.assemble(("Fix: ", "bold"), finding.fix), (0, 0, 0, 2), expand=False))
 
 
 def _skipped(skipped: Iterable[Skipped]) -> list[RenderableType]:

@@ -67,7 +67,9 @@ def test_it_names_the_finding_with_evidence_and_fix(redis_client: redis.Redis, r
         assert ill.out.startswith("warning  Redis closes idle connections  ops.W307\n  - shard 0 (redis://127.0.0.1:")
         assert "Fix: CONFIG SET timeout 0" in ill.out
         assert ill.out.endswith("Layer 'default': 1 finding, the likely cause first.\n")
-        assert max(map(len, ill.out.splitlines())) <= 80
+        # Not a terminal: a line each, without a fold and without spaces behind it.
+        assert [line for line in ill.out.splitlines() if line != line.rstrip()] == []
+        assert "it closes each connection that was idle for 300 s, those in pools too\n" in ill.out
         found = document(run_command("channels_doctor", "--format", "json"))
     assert found["schema_version"] == 1
     assert (found["layer"], found["complete"], found["healthy"], found["skipped"]) == ("default", True, False, [])
