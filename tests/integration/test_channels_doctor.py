@@ -25,7 +25,8 @@ from ops.store.connection.shards import open_layer
 from ops.store.doctor import readers, round_trip, survey
 from ops.store.doctor.inspection import fact
 from ops.testing import override_redis_config
-from project.embedded_redis import EmbeddedRedis
+from project.embedded_redis import EmbeddedRedis, find_redis_server, redis_server_version
+from project.owned_process import free_port
 from tests.conftest import CommandResult, RunCommand, StartRedis
 from tests.in_process_commands import run_beside, run_here
 from tests.layer_builders import BUSY, StartProcess, add_members, channels_of, dump, layer_of
@@ -482,7 +483,9 @@ async def test_no_command_of_the_layer_can_be_refused_without_a_finding(
 async def test_a_node_of_a_cluster_is_the_finding_and_moved_is_named(
     start_redis: StartRedis, settings: LazySettings, backend: str
 ) -> None:
-    server = start_redis(cluster_enabled="yes")
+    # Without a port of its own, the bus of a cluster is at the port + 10000, which may be none.
+    bus = {} if redis_server_version(find_redis_server()).startswith("6") else {"cluster_port": str(free_port())}
+    server = start_redis(cluster_enabled="yes", **bus)
     settings.CHANNEL_LAYERS = layer_of(server.url, backend=backend)
     with redis.Redis.from_url(server.url) as client:
         client.execute_command("CLUSTER ADDSLOTS", *range(16384))
