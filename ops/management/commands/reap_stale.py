@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from ops import api
+from ops.api import Progress
 from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import seconds, share
@@ -13,6 +14,8 @@ from ops.management.exit_codes import ExitCode
 from ops.management.files import write_reap_metrics
 from ops.model.runs import ReapReport, RunRecord, UndoReport
 from ops.output.lines import safety_stop
+
+WAITING = "next look in"  # how the API begins what it says of its progress then
 
 
 class Command(OpsCommand):
@@ -63,10 +66,6 @@ class Command(OpsCommand):
             with self.progress(options) as progress:
                 undone = self.run_async(api.aundo(options["undo"], layer=options["layer"], progress=progress))
             return self._show_undo(undone, options)
-        if options["wait"] and options["verbosity"] and not self.stderr.isatty():
-            self.warn(
-                f"--wait: if processes are silent, the next look comes after {options['confirm_after']:g} s or more"
-            )
         with self.progress(options) as progress:
             reaping = api.areap(
                 match=options["match"],
@@ -76,10 +75,22 @@ class Command(OpsCommand):
                 probe_timeout_seconds=options["probe_timeout"],
                 max_share=options["max_share"],
                 layer=options["layer"],
-                progress=progress,
+                progress=progress if self.stderr.isatty() else self._tell_of_waits(options),
             )
             report = self.run_async(reaping)
         return self._show_report(report, options)
+
+    def _tell_of_waits(self, options: dict[str, Any]) -> Progress:
+        """Say once for each wait that the run waits, where no bar does: it takes minutes."""
+        waits = False
+
+        def tell(what: str, _groups: int, _members: int) -> None:
+            nonlocal waits
+            if what.startswith(WAITING) and not waits and options["verbosity"]:
+                self.warn(f"--wait: {what}")
+            waits = what.startswith(WAITING)
+
+        return tell
 
     def _show_history(self, runs: Sequence[RunRecord], options: dict[str, Any]) -> int:
         if options["format"] == "json":
