@@ -116,9 +116,9 @@ def _wider(width: int) -> int:
 
 @dataclass(slots=True)
 class Slot:
-    """One step of a timeline. ``bad``: ends that were no ordinary ones; ``brief``: soon after the beginning, not counting
-    those of a server that was stopped; ``brief_of``: the first KINDS_KEPT kinds of them; ``redis``: since the
-    connection to Redis was lost."""
+    """One step of a timeline. ``bad``: ends that were no ordinary ones; ``brief``: soon after the beginning, not of a
+    server that was stopped; ``brief_of``: the first KINDS_KEPT kinds of them; ``redis``: since the connection to Redis
+    was lost."""
 
     total: int = 0
     bad: int = 0

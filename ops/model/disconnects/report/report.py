@@ -69,7 +69,7 @@ class Reading:
             return f"{lines} were not understood: they hold no text under a name such as message, log, event or MESSAGE"
         if self.unreadable * 2 > self.entries:
             which = "none" if self.unreadable == self.entries else f"only {self.entries - self.unreadable:,}"
-            return f"{which} of {self.entries:,} entries or lines could be read: this report says little or nothing"
+            return f"{which} of {self.entries:,} entries or lines could be read: what follows tells little"
         return None
 
 
