@@ -4,6 +4,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
+from itertools import islice
 from typing import NamedTuple
 
 from ops.model.disconnects.cause import Cause
@@ -16,7 +17,7 @@ MOST_OPEN = 100_000
 MOST_PENDING = 1000
 MOST_COMPARED = 32
 PENDING_SECONDS = 2.0
-LINES_A_SECOND = 25  # of a log that says no times
+LINES_A_SECOND = 50  # of a log that says no times
 CLOCK_WENT_BACK_SECONDS = 60.0
 ANONYMOUS = "None"  # as Daphne calls the client behind a UNIX socket; with --proxy-headers it has port 0
 
@@ -78,6 +79,7 @@ class _Waiting(NamedTuple):
     when: When
     end: Disconnect
     connected: bool = False
+    follows_end: bool = False
 
 
 @dataclass(slots=True)
@@ -97,11 +99,16 @@ class AccessPairing:
     _ended: deque[_Waiting] = field(default_factory=deque)
     _clock: int = 0
     _latest: float = float("-inf")
-    _has_lines: bool = False
+    _lines: int = 0
+    _verb: str = ""
 
     def line(self, line: WebsocketLine, key: str, when: When, end_after: EndAfter) -> None:
         """A line of the access log. ``end_after``: makes the end that it tells of, if it is one, from its age."""
-        self._has_lines = True
+        if line.verb != "ended":
+            self._settle()
+            self._lines += 1
+        self._verb = line.verb
+        when = when._replace(line=self._lines)
         if when.at is not None:
             self._clock += when.at < self._latest - CLOCK_WENT_BACK_SECONDS
             self._latest = when.at
@@ -123,8 +130,9 @@ class AccessPairing:
 
     def raised(self, end: Disconnect, when: When) -> None:
         """An exception of a consumer came."""
+        when = when._replace(line=self._lines)  # Many exceptions may come at once, and after them all their ends.
         self.expire(when)
-        self._raised.append(_Waiting(when, end))
+        self._raised.append(_Waiting(when, end, follows_end=self._verb == "ended"))
         if len(self._raised) > MOST_PENDING:
             self._of_itself(self._raised.popleft())
 
@@ -137,6 +145,11 @@ class AccessPairing:
 
     def finish(self) -> None:
         self.expire(_NEVER)
+
+    def _settle(self) -> None:
+        """Without times, an exception between an end and a beginning is of that end."""
+        if self._raised and self._raised[-1].follows_end and self._raised[-1].when.at is None:
+            self._of_itself(self._raised.pop())
 
     def _of_anybody(self, line: WebsocketLine, when: When, end_after: EndAfter) -> None:
         """Nothing says which of the sockets of such clients it is: no age is known."""
@@ -165,16 +178,25 @@ class AccessPairing:
 
     def _end(self, end: Disconnect, when: When, *, connected: bool) -> None:
         self.expire(when)
-        for number, raised in enumerate(self._raised):
-            if number == MOST_COMPARED:
-                break
-            if _may_be_one(raised.end, end, connected=connected):
-                del self._raised[number]
-                self.found(_joined(end, raised.end))
-                return
+        number = self._exception_of(end, connected=connected)
+        if number is not None:
+            raised = self._raised[number]
+            del self._raised[number]
+            self.found(_joined(end, raised.end))
+            return
         self._ended.append(_Waiting(when, end, connected))
         if len(self._ended) > MOST_PENDING:
             self.found(self._ended.popleft().end)
+
+    def _exception_of(self, end: Disconnect, *, connected: bool) -> int | None:
+        """The place of the first exception that may be why it ended; one that names its path comes first."""
+        first = None
+        for number, raised in enumerate(islice(self._raised, MOST_COMPARED)):
+            if _may_be_one(raised.end, end, connected=connected):
+                if raised.end.path is not None:
+                    return number
+                first = number if first is None else first
+        return first
 
     def _of_itself(self, raised: _Waiting) -> None:
         """No socket ended after that exception: one had ended before it, or it is all that is known of its end."""
@@ -186,16 +208,14 @@ class AccessPairing:
                 self.found(_joined(ended.end, raised.end))
                 return
         # Without a route it was a request, if sockets have lines in this log and this one has none.
-        if raised.end.cause != Cause.NO_ROUTE or not self._has_lines:
+        if raised.end.cause != Cause.NO_ROUTE or not self._verb:
             self.found(raised.end)
 
     def _forget_request(self, line: WebsocketLine) -> None:
         """It was a request that failed without a route, not a handshake."""
         if line.verb != "failed":
             return
-        for number, raised in enumerate(self._raised):
-            if number == MOST_COMPARED:
-                break
+        for number, raised in enumerate(islice(self._raised, MOST_COMPARED)):
             if raised.end.cause == Cause.NO_ROUTE and raised.end.path == line.path[:MAX_TEXT]:
                 del self._raised[number]
                 return

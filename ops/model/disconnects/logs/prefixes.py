@@ -121,7 +121,7 @@ def is_shippers(prefix: str) -> bool:
 
 def _is_syslogs(words: list[str]) -> bool:
     """A time, a host and a tag without a process."""
-    return len(words) == 3 and words[0] == _TIME_MARK and words[2].endswith(":")
+    return len(words) == 3 and words[0].endswith(_TIME_MARK) and words[2].endswith(":")
 
 
 class Prefixes:

@@ -4,6 +4,7 @@ It knows the toolkit's own JSON lines, the logs of the servers in SERVERS and th
 prefix, in JSON lines, of several containers at once, and in any mixture.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,7 @@ SAMPLES = 5
 SAMPLE_LENGTH = 200
 _RECORD = '{"schema_version"'
 _GROUP = "Exception Group "
+_LINE_OF_CODE = re.compile(r":\d{1,6}")  # a handler's prefix may name it
 
 
 @dataclass(slots=True)
@@ -254,7 +256,11 @@ class LogReader:
         self._conclude(stream, key)
         text = stamped.text
         return (
-            stamped.logged or not text.strip() or any(server.is_own(text) for server in SERVERS) or looks_logged(text)
+            stamped.logged
+            or not text.strip()
+            or is_shippers(f"{text} ")
+            or any(server.is_own(text) for server in SERVERS)
+            or looks_logged(text)
         )
 
     def _websocket(
@@ -275,7 +281,7 @@ class LogReader:
             self._uvicorn(line, at, whole, prefix, stream, around)
             return
         end_after = partial(self._an_end, server, line, at, prefix, stream, around)
-        stream.pairing.line(line, whole, When(at, self.lines.read), end_after)
+        stream.pairing.line(line, _LINE_OF_CODE.sub("", whole), When(at, self.lines.read), end_after)
 
     def _uvicorn(
         self, line: WebsocketLine, at: float | None, key: str, prefix: str, stream: _Stream, around: _Around

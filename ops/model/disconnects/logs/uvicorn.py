@@ -46,4 +46,4 @@ def _handshake(line: str, begins: int) -> WebsocketLine | None:
 
 def is_own(text: str) -> bool:
     """Whether it is another line that it writes about websockets."""
-    return text.startswith(_OTHERS)
+    return any(words in text[:LONGEST_PREFIX] for words in _OTHERS)
