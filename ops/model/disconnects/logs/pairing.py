@@ -102,35 +102,34 @@ class AccessPairing:
     _lines: int = 0
     _verb: str = ""
 
-    def line(self, line: WebsocketLine, key: str, when: When, end_after: EndAfter) -> None:
+    def line(self, line: WebsocketLine, key: str, at: float | None, end_after: EndAfter) -> None:
         """A line of the access log. ``end_after``: makes the end that it tells of, if it is one, from its age."""
         if line.verb != "ended":
             self._settle()
             self._lines += 1
         self._verb = line.verb
-        when = when._replace(line=self._lines)
-        if when.at is not None:
-            self._clock += when.at < self._latest - CLOCK_WENT_BACK_SECONDS
-            self._latest = when.at
+        if at is not None:
+            self._clock += at < self._latest - CLOCK_WENT_BACK_SECONDS
+            self._latest = at
         if line.verb in ("failed", "request"):
             self._forget_request(line)
         elif line.client == ANONYMOUS or line.client.endswith(":0"):
-            self._of_anybody(line, when, end_after)
+            self._of_anybody(line, at, end_after)
         elif line.verb == "connecting":
-            self.opened.begin(key, line.client, Opened(when.at, self._clock))
+            self.opened.begin(key, line.client, Opened(at, self._clock))
         elif line.verb == "ended":
             opened = self.opened.end(key, line.client)
-            end = end_after(None if opened is None else self._age(opened, when.at))
+            end = end_after(None if opened is None else self._age(opened, at))
             if opened is not None and opened.rejected:
                 self.found(replace(end, cause=Cause.REJECTED, closed_by="application"))
             else:
-                self._end(end, when, connected=opened is not None and opened.connected)
+                self._end(end, When(at, self._lines), connected=opened is not None and opened.connected)
         else:
             self.opened.note(key, line.client, rejected=line.verb == "rejected")
 
-    def raised(self, end: Disconnect, when: When) -> None:
+    def raised(self, end: Disconnect, at: float | None) -> None:
         """An exception of a consumer came."""
-        when = when._replace(line=self._lines)  # Many exceptions may come at once, and after them all their ends.
+        when = When(at, self._lines)  # Many exceptions may come at once, and after them all their ends.
         self.expire(when)
         self._raised.append(_Waiting(when, end, follows_end=self._verb == "ended"))
         if len(self._raised) > MOST_PENDING:
@@ -151,7 +150,7 @@ class AccessPairing:
         if self._raised and self._raised[-1].follows_end and self._raised[-1].when.at is None:
             self._of_itself(self._raised.pop())
 
-    def _of_anybody(self, line: WebsocketLine, when: When, end_after: EndAfter) -> None:
+    def _of_anybody(self, line: WebsocketLine, at: float | None, end_after: EndAfter) -> None:
         """Nothing says which of the sockets of such clients it is: no age is known."""
         if line.verb == "connecting":
             self.anonymous += 1
@@ -166,7 +165,7 @@ class AccessPairing:
             if left:
                 self.found(replace(end, cause=Cause.REJECTED, closed_by="application"))
             else:
-                self._end(end, when, connected=False)
+                self._end(end, When(at, self._lines), connected=False)
 
     def _age(self, opened: Opened, at: float | None) -> float | None:
         """None if it is not known: without times, or if a clock was changed in between."""

@@ -15,6 +15,8 @@ from ops.model.disconnects.logs.times import TIME, iso_seconds
 MOST_PREFIXES = 4
 MOST_SHAPES = 32
 MOST_WORDS = 10
+EMPTY_ENDS = frozenset("|:]-FPZ0123456789")
+"""A shipper's prefix ends so, without its last blank."""
 
 _ISO_STAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?(Z|[+-]\d\d:?\d\d)?[ \t]")
 _SYSLOG_STAMP = re.compile(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d ")

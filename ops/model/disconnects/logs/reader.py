@@ -22,8 +22,16 @@ from ops.model.disconnects.logs.lines import (
     WebsocketLine,
     without_colours,
 )
-from ops.model.disconnects.logs.pairing import AccessPairing, ClosingPairing, OpenSockets, When, path_without_route
+from ops.model.disconnects.logs.pairing import (
+    AccessPairing,
+    ClosingPairing,
+    EndAfter,
+    OpenSockets,
+    When,
+    path_without_route,
+)
 from ops.model.disconnects.logs.prefixes import (
+    EMPTY_ENDS,
     Prefixes,
     is_shippers,
     key_of,
@@ -251,64 +259,62 @@ class LogReader:
             stream.latest = stamped.at
         if stamped.logged:
             stream.tracebacks.end()
-        elif stream.tracebacks.takes(stamped.text):
+        elif not stream.tracebacks.is_idle and stream.tracebacks.takes(stamped.text):
             return True
         self._conclude(stream, key)
-        text = stamped.text
+        return stamped.logged or self._is_known(stamped.text)
+
+    def _is_known(self, text: str) -> bool:
+        """Whether it looks like a line of a log, or is empty behind its prefix."""
         return (
-            stamped.logged
-            or not text.strip()
-            or is_shippers(f"{text} ")
-            or any(server.is_own(text) for server in SERVERS)
+            not text.strip()
             or looks_logged(text)
+            or any(server.is_own(text) for server in SERVERS)
+            or (text.rstrip()[-1] in EMPTY_ENDS and is_shippers(f"{text} "))
         )
 
     def _websocket(
         self, server: ModuleType, line: WebsocketLine, prefix: str, stream: _Stream, around: _Around
     ) -> None:
-        whole = around.key + key_of(prefix)
+        key = around.key + key_of(prefix)
         if server.BEGINS_EVERY_LINE and prefix:
             self._prefixes.learn(prefix)
-            stream = self._stream(whole)
-        if not stream.tracebacks.in_frames and not stream.tracebacks.is_chained:
+            stream = self._stream(key)
+        tracebacks = stream.tracebacks
+        if not tracebacks.is_idle and not tracebacks.in_frames and not tracebacks.is_chained:
             # Otherwise what is written to another output came in between.
-            stream.tracebacks.end()
-            self._conclude(stream, whole)
+            tracebacks.end()
+            self._conclude(stream, key)
         at = self._time_at(prefix, around) if line.at is None else line.at
         if at is not None:
             stream.latest = at
+        end_after = partial(self._an_end, server.NAME, line, at, key, stream, around)
         if server is uvicorn:
-            self._uvicorn(line, at, whole, prefix, stream, around)
-            return
-        end_after = partial(self._an_end, server, line, at, prefix, stream, around)
-        stream.pairing.line(line, _LINE_OF_CODE.sub("", whole), When(at, self.lines.read), end_after)
-
-    def _uvicorn(
-        self, line: WebsocketLine, at: float | None, key: str, prefix: str, stream: _Stream, around: _Around
-    ) -> None:
-        if line.verb not in ("rejected", "ended"):
-            return
-        end = self._an_end(uvicorn, line, at, prefix, stream, around)
-        if line.verb == "rejected":
-            self._found(replace(end, cause=Cause.REJECTED, closed_by="application"))
+            self._uvicorn(line, key, at, end_after)
         else:
-            self._closings.closed(key, end, When(at, self.lines.read))
+            stream.pairing.line(line, _LINE_OF_CODE.sub("", key) if key else key, at, end_after)
+
+    def _uvicorn(self, line: WebsocketLine, key: str, at: float | None, end_after: EndAfter) -> None:
+        if line.verb == "rejected":
+            self._found(replace(end_after(None), cause=Cause.REJECTED, closed_by="application"))
+        elif line.verb == "ended":
+            self._closings.closed(key, end_after(None), When(at, self.lines.read))
 
     def _an_end(
         self,
-        server: ModuleType,
+        source: str,
         line: WebsocketLine,
         at: float | None,
-        prefix: str,
+        key: str,
         stream: _Stream,
         around: _Around,
-        lived: float | None = None,
+        lived: float | None,
     ) -> Disconnect:
-        host, pid = self._place(key_of(prefix), around)
+        host, pid = self._place(key[len(around.key) :], around)
         at = stream.latest if at is None else at
         return Disconnect(
             UNTIMED if at is None else at,
-            source=server.NAME,
+            source=source,
             lived_seconds=lived,
             path=line.path[:MAX_TEXT] or None,
             host=host,
@@ -370,7 +376,6 @@ class LogReader:
             return
         header, chain = traceback.header, tuple(traceback.chain)
         at = stream.latest if header.at is None else header.at
-        when = When(header.at, self.lines.read)
         end = Disconnect(
             UNTIMED if at is None else at,
             cause_of_exception(chain),
@@ -382,9 +387,9 @@ class LogReader:
             pid=header.pid,
         )
         if header.source == daphne.NAME:
-            stream.pairing.raised(end, when)
+            stream.pairing.raised(end, header.at)
         elif header.source == uvicorn.NAME:
-            self._closings.raised(key, end, when)
+            self._closings.raised(key, end, When(header.at, self.lines.read))
         else:
             self._found(end)
 

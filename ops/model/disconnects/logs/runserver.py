@@ -3,7 +3,7 @@
 import re
 from datetime import tzinfo
 
-from ops.model.disconnects.logs.lines import LONGEST_LINE, LONGEST_PREFIX, WebsocketLine, without_query
+from ops.model.disconnects.logs.lines import LONGEST_PREFIX, WebsocketLine, without_query
 
 NAME = "runserver"
 MARKS = ("WebSocket ",)
@@ -16,10 +16,8 @@ BEGINS_EVERY_LINE = False
 
 _VERBS = {"HANDSHAKING": "connecting", "CONNECT": "connected", "REJECT": "rejected", "DISCONNECT": "ended"}
 _ACTION = re.compile(r"WebSocket (HANDSHAKING|CONNECT|REJECT|DISCONNECT) (.{0,3000}) \[(\S{1,100})\]$")
-_OTHERS = re.compile(
-    r" \[\d{1,9}\.\d\d, \S{1,100}\]$|\b[A-Z][a-z]{2,8} \d\d, \d{4} - \d\d:\d\d:\d\d$",  # a request, and when it began
-    re.ASCII,
-)
+_REQUEST = re.compile(r" \[\d{1,9}\.\d\d, \S{1,100}\]$", re.ASCII)
+_BEGAN = re.compile(r"\b[A-Z][a-z]{2,8} \d\d, \d{4} - \d\d:\d\d:\d\d$", re.ASCII)
 _WORDS = (
     "Watching for file changes with ",
     "Performing system checks...",
@@ -42,5 +40,6 @@ def find(line: str, zone: tzinfo) -> WebsocketLine | None:
 
 def is_own(text: str) -> bool:
     """Whether it is another line that it writes."""
-    text = text[:LONGEST_LINE]
-    return any(words in text for words in _WORDS) or _OTHERS.search(text) is not None
+    if text.endswith("]"):
+        return _REQUEST.search(text, max(0, len(text) - LONGEST_PREFIX)) is not None
+    return any(words in text for words in _WORDS) or _BEGAN.search(text, max(0, len(text) - 40)) is not None

@@ -49,6 +49,11 @@ class TracebackReader:
         self._lines = 0
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no traceback has begun."""
+        return self._current is None
+
+    @property
     def in_frames(self) -> bool:
         """Whether its exception has not come yet."""
         return self._in_frames
