@@ -54,12 +54,12 @@ class Reading:
 
     entries: int = 0
     unreadable: int = 0
-    json_read: int = 0
-    json_unknown: int = 0
-    unproved: int = 0
     still_open: int = 0
     samples: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    json_read: int = 0
+    json_unknown: int = 0
+    unproved: int = 0
 
     @property
     def not_understood(self) -> str | None:
