@@ -8,6 +8,7 @@
     │   └── PermissionMissing     … because of its ACL
     ├── RunNotFound               no such run to undo
     ├── SourceUnreadable          a log file cannot be read
+    ├── NoDisconnectLog           nothing has been recorded yet
     ├── OutputLost                standard output cannot be written
     ├── TargetNotAble             nobody there to take the message, or somebody could die of it
     ├── InvalidArguments          bad usage
@@ -44,6 +45,10 @@ class RunNotFound(OpsError):
 
 class SourceUnreadable(OpsError):
     """A log file does not exist, may not be read, or is damaged."""
+
+
+class NoDisconnectLog(OpsError):
+    """The layer has no disconnect log: no process with the middleware has recorded an end yet."""
 
 
 class OutputLost(OpsError):

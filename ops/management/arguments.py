@@ -4,8 +4,8 @@ import argparse
 import re
 import time
 from collections.abc import Callable
-from datetime import datetime
-from typing import TypeVar
+from datetime import datetime, timezone
+from typing import NamedTuple, TypeVar
 
 from django.utils.timezone import get_default_timezone
 
@@ -52,16 +52,27 @@ def _as(kind: ValueKind, text: str, parse: Callable[[str], T], or_else: str = ""
 _SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-def moment(text: str) -> float:
-    """A point in time as unix seconds: an ISO 8601 time, in the project's time zone where it says none, or a span ago
-    such as ``90s``, ``30m``, ``2h``, ``7d``, ``1w``."""
+class Moment(NamedTuple):
+    """A point in time, unix seconds. ``said``: how it was understood, if it was said without a zone."""
+
+    at: float
+    said: str = ""
+
+
+def moment(text: str) -> Moment:
+    """A point in time: an ISO 8601 time, in the project's time zone if it says none, or a span ago such as ``90s``,
+    ``30m``, ``2h``, ``7d``, ``1w``."""
     span = re.fullmatch(r"(\d{1,7}(?:\.\d{1,3})?)([smhdw])", text)
     if span is not None:
-        return time.time() - float(span[1]) * _SPAN_SECONDS[span[2]]
+        return Moment(time.time() - float(span[1]) * _SPAN_SECONDS[span[2]])
     try:
         # Python 3.10 does not know the Z.
         at = datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z"))
-        return (at if at.tzinfo else at.replace(tzinfo=get_default_timezone())).timestamp()
+        if at.tzinfo is not None:
+            return Moment(at.timestamp())
+        local = at.replace(tzinfo=get_default_timezone())
+        utc = local.astimezone(timezone.utc)
+        return Moment(local.timestamp(), f"{local:%Y-%m-%d %H:%M:%S} {local.tzinfo}, {utc:%Y-%m-%d %H:%M:%S} UTC")
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text!a} is neither an ISO time such as 2026-11-25T14:00Z nor a span such as 30m, 2h, 7d"

@@ -29,6 +29,7 @@ def disconnect_report_document(report: DisconnectReport) -> dict[str, Any]:
         "by_worker": _table(report.by_worker, "worker"),
         "by_path": _table(report.by_path, "path"),
         "by_exception": _table(report.by_exception, "exception"),
+        "left_behind": _table(report.left_behind, "ended_of"),
         "by_age": _table(report.ages, "lived"),
         "timeline": {
             "step_seconds": report.step_seconds,
@@ -98,6 +99,10 @@ def reading_record(reading: Reading) -> dict[str, Any]:
         "entries": reading.entries,
         "unreadable": reading.unreadable,
         "unreadable_samples": [visible(sample) for sample in reading.samples],
+        "not_understood": reading.not_understood,
+        "json_lines": reading.json_read,
+        "json_not_understood": reading.json_unknown,
+        "unproved": reading.unproved,
         "still_open": reading.still_open,
         "problems": list(reading.problems),
     }

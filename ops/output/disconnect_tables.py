@@ -18,6 +18,7 @@ CHART_ROWS = 5
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 ASCII = " .:-=+*#@"
 BAR_WIDTH = 12
+LEFT_BEHIND_SHOWN = 3
 
 
 def disconnect_report(report: DisconnectReport) -> RenderableType:
@@ -61,9 +62,22 @@ def _head(report: DisconnectReport) -> list[Text]:
         )
     if report.reaped_later:
         lines.append(Text(f"{not_counted_again(report.reaped_later)}."))
-    if not report.patterns:
+    if report.left_behind.rows:
+        lines.append(Text(_left_behind(report.left_behind), style="yellow"))
+    elif not report.patterns:
         lines.append(Text("No pattern stands out."))
     return lines
+
+
+def _left_behind(table: Table) -> str:
+    number = sum(row.count for row in table.rows) + table.other
+    named = [f"{row.count:,} of {visible(row.name)}" for row in table.rows[:LEFT_BEHIND_SHOWN]]
+    rest = number - sum(row.count for row in table.rows[:LEFT_BEHIND_SHOWN])
+    ended = ", ".join([*named, *([f"{rest:,} of others"] if rest else [])])
+    return (
+        f"{counted(number, 'end')} left members in groups: {ended}. "
+        f"To remove them: manage.py replay_disconnects --cleanup"
+    )
 
 
 def _minute(at: float) -> str:

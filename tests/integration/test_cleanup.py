@@ -131,6 +131,10 @@ async def test_the_document_says_all_of_it_and_the_exit_code_whether_it_was_done
         "entries": 4,
         "unreadable": 0,
         "unreadable_samples": [],
+        "not_understood": None,
+        "json_lines": 0,
+        "json_not_understood": 0,
+        "unproved": 0,
         "still_open": 0,
         "problems": [],
         "notes": [],
@@ -251,8 +255,9 @@ async def test_a_position_beyond_the_end_of_the_log_begins_again_and_a_note_says
     redis_client.xadd(ASGI.disconnects, {"d": to_json(end_of(channels[0]))}, id=ahead)
     assert (await cleaned("--resume"))["position"] == ahead
     redis_client.delete(ASGI.disconnects)
-    empty = await cleaned("--resume")
-    assert (empty["resumed_from"], empty["notes"]) == (ahead, []), "where nothing is written nothing is known"
+    missing = await clean("--resume")
+    assert (missing.returncode, missing.out) == (1, ""), "where nothing is written nothing is known"
+    assert redis_client.get(ASGI.cleaned).decode() == ahead
     add_members(redis_client, "room", channels, joined_at=NOW - 50)
     await record(end_of(channels[1]))
 
@@ -389,6 +394,7 @@ async def test_publish_subscribe_has_nothing_to_clean_up(redis_server: EmbeddedR
     assert "nothing to clean up" in reason
     assert (document["dry_run"], document["removed"], document["run_id"], document["complete"]) == (True, 0, None, True)
     settings.CHANNEL_LAYERS = layer_of(redis_server.url)
+    await record(end_of(channels_of(new_process_name(), 1)[0]))
     assert document.keys() == (await cleaned("--dry-run")).keys()
 
 

@@ -48,6 +48,15 @@ def assert_page_is_harmless(page: str) -> None:
     assert not re.findall(r"[^\n\x20-\x7e\u00a1-\uffff]", page)
 
 
+MOST_OF_IT = "could be read: what follows tells little"
+NOT_PROVED = "proved nothing, since a client may have had it logged: clean up with the toolkit's own lines"
+
+
+def is_said(line: str) -> bool:
+    """Whether it is what a damaged log may have a command say."""
+    return any(said in line for said in (MOST_OF_IT, NOT_PROVED, "lines of JSON were not understood"))
+
+
 def read_everything(*sources: str, page: Path) -> None:
     """Each way in which records are read: shown, drawn, cleaned up, told on, examined."""
     runs = [
@@ -59,8 +68,8 @@ def read_everything(*sources: str, page: Path) -> None:
     for argv in runs if sources else (*runs, ("channels_doctor", "--only", "ops.E401,ops.W403,ops.W404,ops.E412")):
         result = run_here(*argv)
         assert_harmless(argv, result)
-        assert result.returncode in (0, 3), (argv, result)
-        assert result.err == "", (argv, result)
+        assert all(map(is_said, result.err.splitlines())), (argv, result)
+        assert result.returncode in (0, 3) or (result.returncode == 1 and result.err), (argv, result)
         if "json" in argv:
             json.loads(result.out)
     assert_page_is_harmless(page.read_text())
@@ -110,7 +119,7 @@ QUIETLY = settings(max_examples=60, deadline=None, suppress_health_check=list(He
 
 @QUIETLY
 @given(
-    entries=st.lists(ENTRIES, max_size=5),
+    entries=st.lists(ENTRIES, min_size=1, max_size=5),
     position=st.sampled_from([b"0-0", *NO_POSITIONS]),
 )
 def test_damaged_records_in_redis_are_passed_over(
@@ -131,7 +140,7 @@ def test_damaged_records_in_redis_are_passed_over(
         read_everything(page=tmp_path_factory.getbasetemp() / "page.html")
     resumed = run_here("replay_disconnects", "--cleanup", "--resume")
     assert_harmless((), resumed)
-    assert resumed.returncode == 0, resumed
+    assert resumed.returncode == (1 if MOST_OF_IT in resumed.err else 0), resumed
     assert members_of(redis_client, "room") == before
 
 

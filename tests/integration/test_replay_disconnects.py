@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from django.conf import LazySettings
 
 from ops.model.disconnects.record import Disconnect, to_json
@@ -18,7 +19,7 @@ from ops.store.connection.shards import open_layer
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import REPOSITORY, RunCommand, StartRedis
 from tests.in_process_commands import run_beside, run_here
-from tests.layer_builders import layer_of, record_ends
+from tests.layer_builders import add_members, channels_of, layer_of, members_of, new_process_name, record_ends
 
 CAPTURED = REPOSITORY / "tests" / "data" / "logs"
 
@@ -116,9 +117,79 @@ def test_lines_that_cannot_be_read_are_shown_escaped(tmp_path: Path) -> None:
     path = tmp_path / "some.log"
     path.write_bytes(b"\x1b[2J\xff what\n" * 10 + to_json(Disconnect(1_795_608_000.0)).encode())
     result = run_here("replay_disconnects", str(path))
-    assert result.returncode == 0
+    assert (result.returncode, result.err) == (
+        1,
+        "only 1 of 11 entries or lines could be read: what follows tells little\n",
+    )
     assert "10 entries or lines of 11 could not be read" in result.out
     assert "\\x1b[2J\\xff what" in result.out
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (['{"level": "info"}'] * 3, "3 of 3 lines of JSON were not understood"),
+        (["what is this"] * 3, "none of 3 entries or lines could be read"),
+        (["what is this"] * 2 + ["INFO:     Started"] * 2, ""),
+    ],
+)
+def test_a_log_that_is_not_understood_is_no_log_without_ends(tmp_path: Path, lines: list[str], says: str) -> None:
+    path = tmp_path / "some.log"
+    path.write_text("\n".join(lines))
+    for argv in ((), ("--format", "json")):
+        result = run_here("replay_disconnects", str(path), *argv)
+        assert result.returncode == (1 if says else 0)
+        assert result.err.startswith(says)
+    assert (json.loads(result.out)["not_understood"] is None) is not says
+
+
+@pytest.mark.parametrize("argv", [(), ("--cleanup",), ("--cleanup", "--dry-run"), ("--emit", "nobody", "--force")])
+def test_without_a_log_nothing_is_said_to_be_well(redis_server: EmbeddedRedis, argv: tuple[str, ...]) -> None:
+    result = run_here("replay_disconnects", *argv)
+    assert (result.returncode, result.out) == (1, "")
+    assert result.err == "CommandError: There is no disconnect log yet: is the middleware in asgi.py?\n"
+
+
+def test_a_time_without_a_zone_is_said_in_both_and_the_future_is_warned_of(tmp_path: Path) -> None:
+    path = str(CAPTURED / "daphne.jsonl")
+    result = run_here("replay_disconnects", path, "--since", "2026-11-25T06:49:45", "--until", "2026-11-25T13:00Z")
+    assert result.err == ("--since is taken as 2026-11-25 06:49:45 America/Chicago, 2026-11-25 12:49:45 UTC\n")
+    result = run_here("replay_disconnects", path, "--since", "9000-01-01T00:00Z")
+    assert (result.returncode, result.err) == (0, "--since lies in the future: nothing has ended since\n")
+
+
+def test_a_record_that_a_client_may_have_forged_removes_nobody(
+    redis_client: redis.Redis, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    """It counts in the report; as its own line it removes the member."""
+    channel = channels_of(new_process_name(), 1)[0]
+    name = channel.decode() if isinstance(channel, bytes) else channel
+    end = Disconnect(time.time() + 1, "normal", "client", channel=name, consumer="chat.Chat", groups=("room",))
+    record = to_json(end)
+    forms = [
+        f"web-1  | {record}",
+        f"bob | {record}",
+        f"[bob] {record}",
+        f"2026-11-28T10:00:09.120000000Z stderr F {record}",
+        json.dumps({"log": record + "\n", "stream": "stderr"}),
+        json.dumps({"MESSAGE": record}),
+        json.dumps({"event": record, "level": "info"}),
+        json.dumps({"message": json.loads(record)}),
+        json.dumps({"log": json.dumps({"log": record})}),
+        "web-1  | " + json.dumps({"message": record}),
+        f"\x1b[0m{record}",
+    ]
+    path = tmp_path / "some.log"
+    add_members(redis_client, "room", [channel])
+    for form in forms:
+        path.write_text(form)
+        assert run_here("replay_disconnects", "--cleanup", str(path)).returncode in (0, 1)
+        assert members_of(redis_client, "room") != {}, form
+    path.write_text("\n".join(forms[:-1]))
+    assert report(str(path))["records"] == len(forms) - 1
+    path.write_text(record)
+    assert run_here("replay_disconnects", "--cleanup", str(path)).returncode == 0
+    assert not members_of(redis_client, "room")
 
 
 def test_a_page_is_written_beside_the_report(tmp_path: Path) -> None:
@@ -168,7 +239,7 @@ def test_a_page_is_not_written_onto_what_is_no_file_and_the_error_says_what_to_d
         result = run_command(*argv, timeout=30)
         assert (result.returncode, result.err.count("\n")) == (1, 1)
         assert result.err.endswith("not a regular file; give --html another path\n")
-    missing = run_command("replay_disconnects", "--html", str(tmp_path / "no" / "page"))
+    missing = run_command("replay_disconnects", str(CAPTURED / "daphne.jsonl"), "--html", str(tmp_path / "no" / "page"))
     assert "the directory must exist and be writable" in missing.err
 
 

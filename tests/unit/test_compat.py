@@ -45,7 +45,7 @@ from ops.application.layer.connections import watched
 from ops.layers import RedisChannelLayer
 from ops.model.disconnects import conclusions
 from ops.model.disconnects.cause import POP_SECONDS
-from ops.model.disconnects.logs import lines
+from ops.model.disconnects.logs import daphne, uvicorn
 from ops.model.disconnects.logs.tracebacks import _UVICORN_WEBSOCKET as UVICORN_WEBSOCKET
 from ops.model.doctor.findings.agreement import _TWO_LOOPS as TWO_LOOPS
 from ops.model.keys import Keyspace
@@ -632,7 +632,7 @@ def _() -> None:
     assert UVICORN_WEBSOCKET.search(str(code))
     source = code.read_text("utf-8")
     assert all(text in source for text in ("'%s - \"WebSocket %s\" [accepted]'", "'%s - \"WebSocket %s\" %d'"))
-    assert lines.parse_uvicorn('127.0.0.1:1 - "WebSocket /ws" [accepted]') is not None
+    assert uvicorn.find('127.0.0.1:1 - "WebSocket /ws" [accepted]', timezone.utc) is not None
 
 
 @row("autobahn", "exception.Disconnected", "sends raise under Daphne while a websocket is closing")
@@ -658,7 +658,7 @@ def _() -> None:
     generator = installed("daphne.access").AccessLogGenerator(log)
     for action in ("connecting", "connected", "rejected", "disconnected"):
         generator("websocket", action, {"client": "127.0.0.1:1", "path": "/ws"})
-    parsed = [lines.parse_daphne(line, timezone.utc) for line in log.getvalue().splitlines()]
+    parsed = [daphne.find(line, timezone.utc) for line in log.getvalue().splitlines()]
     assert [line and line.verb for line in parsed] == ["connecting", "connected", "rejected", "ended"]
 
 

@@ -81,6 +81,7 @@ def test_the_json_has_the_fields_of_the_interface() -> None:
         "by_worker": {"rows": [{"worker": "p", "count": 1}], "other": 0},
         "by_path": {"rows": [{"path": "/ws/room/{number}/", "count": 1, "not_ordinary": 1}], "other": 0},
         "by_exception": {"rows": [{"exception": "E: x", "count": 1}], "other": 0},
+        "left_behind": {"rows": [], "other": 0},
         "by_age": {"rows": [{"lived": "1 s to 10 s", "count": 1}], "other": 0},
         "timeline": {
             "step_seconds": 1,
@@ -90,6 +91,10 @@ def test_the_json_has_the_fields_of_the_interface() -> None:
         "entries": 4,
         "unreadable": 3,
         "unreadable_samples": ["\\x1b[2J"],
+        "not_understood": "only 1 of 4 entries or lines could be read: what follows tells little",
+        "json_lines": 0,
+        "json_not_understood": 0,
+        "unproved": 0,
         "still_open": 2,
         "problems": ["b.log cannot be read"],
     }

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from datetime import timezone
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ops.model.disconnects.logs import pairing
 from ops.model.disconnects.logs import reader as log_reader
 from ops.model.disconnects.logs.reader import Lines, LogReader
 from ops.model.disconnects.record import UNTIMED, Disconnect, iso_time, to_json
+from ops.model.disconnects.report.patterns import find_patterns
+from ops.model.disconnects.report.tally import DisconnectTally
 from tests.conftest import REPOSITORY
 
 CAPTURED = REPOSITORY / "tests" / "data" / "logs"
 CHICAGO = ZoneInfo("America/Chicago")
+NOW = 1_795_953_600.0  # 2026-11-29T12:00:00Z
 
 
 def read(text: str | bytes) -> tuple[list[Disconnect], Lines]:
@@ -183,17 +189,25 @@ def test_what_cannot_be_read_is_counted_and_the_first_few_are_kept() -> None:
     assert lines.samples[0] == "no log line 0"
 
 
-def test_other_json_lines_and_ordinary_log_lines_are_passed_over() -> None:
-    found, lines = read('{"level": "info"}\nINFO:     Started\n\n10.0.0.1:1 - - [25/Nov/2026:06:00:00] "GET /" 200 5\n')
+def test_ordinary_log_lines_are_passed_over() -> None:
+    found, lines = read(
+        '{"level": "info", "message": "Started"}\nINFO:     Started\n\n'
+        '10.0.0.1:1 - - [25/Nov/2026:06:00:00] "GET /" 200 5\n'
+    )
     assert (found, lines.read, lines.unreadable) == ([], 4, 0)
+
+
+def test_json_that_holds_no_known_text_is_counted() -> None:
+    found, lines = read('{"level": "info"}\n{"schema_version": 2}\n{"log": "no log line"}\n')
+    assert (found, lines.json_read, lines.json_unknown, lines.unreadable) == ([], 3, 1, 3)
 
 
 def test_sockets_without_an_end_are_counted_and_do_not_take_memory_without_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(log_reader, "MOST_OPEN", 10)
+    monkeypatch.setattr(pairing, "MOST_OPEN", 10)
     line = '127.0.0.1:{} - - [25/Nov/2026:06:00:00] "WSCONNECTING /ws/" - -'
-    _, lines = read("\n".join(line.format(port) for port in range(100)))
+    _, lines = read("\n".join(line.format(port) for port in range(1, 101)))
     assert lines.still_open == 10
 
 
@@ -205,3 +219,27 @@ def test_no_lines_raise_and_each_is_counted(raws: list[bytes]) -> None:
     reader.end()
     assert reader.lines.read == len(raws)
     assert reader.lines.unreadable <= len(raws)
+
+
+# Shapes of logs
+
+SHAPES = CAPTURED / "shapes"
+EXPECTED: dict[str, dict[str, Any]] = json.loads((SHAPES / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_shape_of_log_is_told_rightly(name: str) -> None:
+    tally = DisconnectTally()
+    reader = LogReader(ZoneInfo("UTC"), tally.add, NOW)
+    for line in (SHAPES / name).read_bytes().removesuffix(b"\n").split(b"\n"):
+        reader.feed(line)
+    reader.end()
+    told = {
+        "records": tally.records,
+        "unreadable": reader.lines.unreadable,
+        "untimed": tally.untimed,
+        "causes": {str(cause): count for cause, count in tally.by_cause.ordered()},
+        "patterns": [pattern.id for pattern in find_patterns(tally)],
+        "ages_known": sum(tally.lived),
+    }
+    assert {key: told[key] for key in EXPECTED[name]} == EXPECTED[name]

@@ -207,10 +207,10 @@ def test_connections_that_die_at_one_age_are_told_what_ends_at_that_age(age: flo
 
 
 def test_others_that_end_near_an_age_do_not_shift_it() -> None:
-    idle = [Disconnect(NOON + 3 * number, "no_close_frame", lived_seconds=3.01) for number in range(16)]
-    frozen = [Disconnect(NOON + number, "no_close_frame", lived_seconds=2.3) for number in range(4)]
+    idle = [Disconnect(NOON + 3 * number, "no_close_frame", lived_seconds=13.01) for number in range(16)]
+    frozen = [Disconnect(NOON + number, "no_close_frame", lived_seconds=12.3) for number in range(4)]
     found = patterns_in(idle, frozen)["same_age"]
-    assert (found.title, found.connections) == ("20 connections died at the same age: 3 s", 20)
+    assert (found.title, found.connections) == ("20 connections died at the same age: 13 s", 20)
 
 
 def test_whole_seconds_of_an_access_log_are_good_enough_for_an_age() -> None:
@@ -231,6 +231,64 @@ def test_sockets_that_began_and_ended_together_did_not_die_of_their_age() -> Non
         Disconnect(NOON + 900 + number / 1000, "no_close_frame", "client", lived_seconds=60.0) for number in range(200)
     ]
     assert "same_age" not in patterns_in(ordinary(), together)
+
+
+@pytest.mark.parametrize(("youngest", "spread"), [(0.0, 2.2), (20.0, 2.2), (10.0, 4.0)])
+def test_ages_that_are_spread_evenly_are_no_time_out(youngest: float, spread: float) -> None:
+    chance = random.Random(4)
+    brief = [
+        Disconnect(NOON + 7 * number, "normal", lived_seconds=youngest + spread * chance.random())
+        for number in range(200)
+    ]
+    assert patterns_in(brief) == {}
+
+
+def test_a_deploy_is_no_reconnect_storm_and_its_ends_are_not_in_one() -> None:
+    def ends(cause: str, number: int) -> list[Disconnect]:
+        return [Disconnect(NOON + index / 100, cause, lived_seconds=0.5, path="/ws/a/") for index in range(number)]
+
+    assert patterns_in(ends("service_restart", 400)).keys() == set()
+    storm = patterns_in(ends("service_restart", 20), ends("no_close_frame", 400))["reconnect_storm"]
+    assert storm.connections == 400
+    assert storm.evidence[-1] == "what ended so soon: 400 /ws/a/ no_close_frame"
+
+
+def test_the_numbers_of_a_storm_add_up() -> None:
+    causes = ["rejected", "no_close_frame", "handler_exception", "closed_with_code"]
+    storm = [
+        Disconnect(NOON + number / 20, causes[number % 4], lived_seconds=0.5, path="/ws/a/") for number in range(2000)
+    ]
+    later = [Disconnect(NOON + 1000 * number, "rejected", lived_seconds=0.5, path="/ws/b/") for number in range(2, 9)]
+    found = patterns_in(storm, later)["reconnect_storm"]
+    assert found.connections == 2000
+    assert found.evidence[-1] == (
+        "what ended so soon: 500 /ws/a/ closed_with_code, 500 /ws/a/ handler_exception, 500 /ws/a/ no_close_frame, "
+        "500 others"
+    )
+
+
+def test_a_worker_that_recorded_an_end_after_it_was_reaped_has_not_died() -> None:
+    later = Disconnect(NOON + 1000, "normal", "client", lived_seconds=30.0, **worker(9))
+    members = reaped(NOON + 900, f"{9:032x}", map(str, range(40)))
+    assert patterns_in(ordinary(), members, [later]) == {}
+
+
+def test_a_worker_is_one_with_and_without_the_name_of_its_process() -> None:
+    named, unnamed = worker(3), {"host": "web-1", "pid": 1003}
+    ends = [Disconnect(NOON + number, "normal", **(named if number == 5 else unnamed)) for number in range(10)]
+    tally = tallied(ends)
+    assert [(one.label, one.total) for one in tally.workers.values()] == [("web-1 pid 1003", 10)]
+
+
+def test_a_server_that_says_1006_of_every_end_tells_nothing_of_the_network() -> None:
+    ends = [Disconnect(NOON + number / 50, "no_close_frame", "client", code=1006, **worker(8)) for number in range(50)]
+    later = [Disconnect(NOON + 3000, "no_close_frame", "client", code=1006, **worker(7))]
+    assert patterns_in(ends, later).keys() == {"no_close_codes"}
+
+
+def test_ends_that_left_members_behind_are_named_with_their_exception() -> None:
+    tally = tallied([Disconnect(NOON, "handler_exception", exception=("KeyError: 'x'",), groups=("room",))] * 3)
+    assert tally.left_behind.top(1) == ([("KeyError: 'x'", 3)], 0)
 
 
 def test_a_reconnect_storm_stands_out_from_what_is_usual() -> None:

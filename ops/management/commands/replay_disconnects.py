@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ops.management.exit_codes import ExitCode
 from ops.management.files import write_page
 from ops.model.disconnects.cleanup import CleanupReport
 from ops.model.disconnects.emitting import EmitReport
-from ops.model.disconnects.report.report import DisconnectReport
+from ops.model.disconnects.report.report import DisconnectReport, Reading
 from ops.model.text import visible
 from ops.output.lines import safety_stop
 
@@ -19,7 +20,7 @@ from ops.output.lines import safety_stop
 class Command(OpsCommand):
     help = (
         "Tell why websockets ended, clean up what they left, or tell it on, from the disconnect log in Redis or from "
-        "log files: of the toolkit, of Daphne, of uvicorn."
+        "log files: of the toolkit, of Daphne, uvicorn, gunicorn and runserver, as they are or through a log shipper."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -69,6 +70,7 @@ class Command(OpsCommand):
         super().add_arguments(parser)
 
     def run(self, **options: Any) -> int:
+        self._say_span(options)
         _refuse_contradictions(options)
         with self.progress(options) as progress:
             read = {
@@ -90,6 +92,23 @@ class Command(OpsCommand):
             return self._show_cleanup(cleaned, options)
         return self._show_report(report, options) if options["emit"] is None else self._show_emit(emitted, options)
 
+    def _say_span(self, options: dict[str, Any]) -> None:
+        """Say how times without a zone were understood; the log in Redis and people often think in different ones."""
+        for name in ("since", "until"):
+            when = options[name]
+            if when is None:
+                continue
+            if when.said:
+                self.stderr.write(f"--{name} is taken as {when.said}")
+            if name == "since" and when.at > time.time():
+                self.warn("--since lies in the future: nothing has ended since")
+            options[name] = when.at
+
+    def _say_not_understood(self, reading: Reading) -> bool:
+        if reading.not_understood is not None:
+            self.warn(reading.not_understood)
+        return reading.not_understood is not None
+
     def _show_emit(self, report: EmitReport, options: dict[str, Any]) -> int:
         if options["format"] == "json":
             from ops.output.disconnect_documents import emit_document
@@ -110,6 +129,7 @@ class Command(OpsCommand):
         return ExitCode.COULD_NOT_RUN if report.problems or report.undelivered else ExitCode.DONE
 
     def _show_cleanup(self, report: CleanupReport, options: dict[str, Any]) -> int:
+        not_understood = self._say_not_understood(report.reading)
         if options["format"] == "json":
             from ops.output.disconnect_documents import cleanup_document
             from ops.output.documents import dump
@@ -123,7 +143,7 @@ class Command(OpsCommand):
             self.print(options, cleanup_report(report))
         for problem in (*report.notes, *report.reading.problems):
             self.warn(problem)
-        if not report.complete:
+        if not report.complete or not_understood:
             return ExitCode.COULD_NOT_RUN
         if report.stopped:
             self.warn(safety_stop(report.stopped, report.removed, report.run_id))
@@ -131,6 +151,7 @@ class Command(OpsCommand):
         return ExitCode.FOUND_SOMETHING if found else ExitCode.DONE
 
     def _show_report(self, report: DisconnectReport, options: dict[str, Any]) -> int:
+        not_understood = self._say_not_understood(report.reading)
         if options["format"] == "json":
             from ops.output.disconnect_documents import disconnect_report_document
             from ops.output.documents import dump
@@ -146,7 +167,7 @@ class Command(OpsCommand):
             write_page(options["html"], disconnect_page(report))
         for problem in report.reading.problems:
             self.warn(problem)
-        return ExitCode.COULD_NOT_RUN if report.reading.problems else ExitCode.DONE
+        return ExitCode.COULD_NOT_RUN if report.reading.problems or not_understood else ExitCode.DONE
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:

@@ -40,6 +40,7 @@ class Cause(str, Enum):
         "the application closed it since it did not answer a heartbeat (4408)",
     )
     REJECTED = "rejected", CauseKind.FAULT, "closed before it was accepted"
+    NO_ROUTE = "no_route", CauseKind.FAULT, "the handshake failed: no URL route fits its path"
     APPLICATION_RETURNED = (
         "application_returned",
         CauseKind.FAULT,

@@ -10,6 +10,8 @@ from ops.model.heartbeats.client_pings import HEARTBEAT_TIMEOUT
 from ops.model.text import without_secrets
 
 NO_HANDLER = re.compile(r"^ValueError: No handler for message type")
+NO_ROUTE = re.compile(r"^ValueError: No route found for path '(.*)'\.$")
+"""What ``URLRouter`` raises, with the path that it was asked for, without the first slash."""
 
 _FROM_REDIS = re.compile(r"^(redis\.(asyncio\.)?(exceptions|connection)|channels_redis)\.")
 
@@ -61,7 +63,9 @@ def cause_of_exception(chain: Sequence[str]) -> Cause:
     """The cause that a chain of ``Type: text`` is filed under; of no use where it is empty."""
     if cause := cause_in_redis(chain):
         return cause
-    return Cause.NO_HANDLER if any(NO_HANDLER.search(line) for line in chain) else Cause.HANDLER_EXCEPTION
+    if any(map(NO_HANDLER.search, chain)):
+        return Cause.NO_HANDLER
+    return Cause.NO_ROUTE if any(map(NO_ROUTE.search, chain)) else Cause.HANDLER_EXCEPTION
 
 
 _BY_CODE: Mapping[int, Cause] = {

@@ -19,7 +19,8 @@ from ops.model.disconnects.report.report import Reading
 from ops.model.keys import decode_name, inbox_of, inbox_part
 from ops.model.liveness.recorded_ends import gone_channel
 from ops.model.settings import DEFAULTS, OpsSettings
-from ops.operations.disconnects.replay import STREAM, Records, Span
+from ops.model.text import counted
+from ops.operations.disconnects.replay import STREAM, Records, Span, require_log
 from ops.operations.observe import options_from
 from ops.operations.progress import Progress, no_progress
 from ops.operations.reaping.reap import new_run_id
@@ -55,11 +56,14 @@ class CleanupOptions:
 async def clean_up(opened: OpenLayer, options: CleanupOptions, progress: Progress = no_progress) -> CleanupReport:
     """One run. With ``dry_run`` it goes the same way and writes nothing.
 
-    Raises ShardError where a shard does not answer, before anything is changed; AnotherRunHoldsTheLock.
+    Raises ShardError where a shard does not answer, and NoDisconnectLog, before anything is changed;
+    AnotherRunHoldsTheLock.
     """
     if not opened.backend.keeps_members:
         return _nothing_to_clean(opened, options)
     opened.require_every_shard("nothing was removed")
+    if not options.sources:
+        await require_log(opened)
     if options.dry_run:
         return await _Cleanup(opened, options, progress).run()
     async with run_lock(opened) as lock:
@@ -86,6 +90,13 @@ def _nothing_to_clean(opened: OpenLayer, options: CleanupOptions) -> CleanupRepo
         duration_seconds=0.0,
         not_applicable=NOTHING_TO_CLEAN,
     )
+
+
+def _unproved(reading: Reading) -> tuple[str, ...]:
+    if not reading.unproved:
+        return ()
+    which = f"{counted(reading.unproved, 'record')} behind a prefix or in other JSON"
+    return (f"{which} proved nothing, since a client may have had it logged: clean up with the toolkit's own lines",)
 
 
 class _Cleanup:
@@ -280,5 +291,5 @@ class _Cleanup:
             reading=reading,
             duration_seconds=time.monotonic() - self._clock,
             stopped=self._stopped,
-            notes=(*opened.problems, *self._notes),
+            notes=(*opened.problems, *self._notes, *_unproved(reading)),
         )

@@ -14,7 +14,7 @@ from ops.model.disconnects.record import Disconnect
 from ops.model.disconnects.report.known_ends import KnownEnds
 from ops.model.keys import decode_name
 from ops.model.text import visible
-from ops.operations.disconnects.replay import Records, Span
+from ops.operations.disconnects.replay import Records, Span, require_log
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.sending import Sender
@@ -46,6 +46,8 @@ class EmitOptions:
 async def emit(opened: OpenLayer, options: EmitOptions, progress: Progress = no_progress) -> EmitReport:
     """Send them all. Raises TargetNotAble, before anything is sent, where somebody could die of the message."""
     opened.require_every_shard("nothing was sent")
+    if not options.sources:
+        await require_log(opened)
     members = await _members(opened, options)
     with _naming(options.target):
         sender = Sender(opened, options.target, to_group=members > 0)

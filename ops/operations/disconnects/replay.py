@@ -1,17 +1,18 @@
 """Read the ends of websockets, from the log in Redis or from files, and report on them."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 
-from ops.exceptions import ShardError, SourceUnreadable
+from ops.exceptions import NoDisconnectLog, ShardError, SourceUnreadable
 from ops.model.disconnects.logs.reader import SAMPLES, LogReader
 from ops.model.disconnects.record import UNTIMED, Disconnect
 from ops.model.disconnects.report.report import DisconnectReport, Reading, conclude_report
 from ops.model.disconnects.report.tally import DisconnectTally
 from ops.operations.progress import Progress, no_progress
 from ops.store.connection.shards import OpenLayer
-from ops.store.disconnects.log import BEGINNING, read_disconnects
+from ops.store.disconnects.log import BEGINNING, has_log, read_disconnects
 from ops.store.disconnects.log_files import read_lines
 
 STREAM = "the disconnect log in Redis"
@@ -55,7 +56,7 @@ class Records:
         """Those of files, one after the other. One that cannot be read is noted, and the next ones are read."""
         for source in sources:
             found: list[Disconnect] = []
-            reader = LogReader(zone, found.append)
+            reader = LogReader(zone, found.append, time.time())
             try:
                 async for lines in read_lines(source):
                     for line in lines:
@@ -69,7 +70,8 @@ class Records:
 
     def _note_lines(self, reader: LogReader) -> None:
         lines = reader.lines
-        self._note(entries=lines.read, unreadable=lines.unreadable, still_open=lines.still_open)
+        names = ("unreadable", "json_read", "json_unknown", "unproved", "still_open")
+        self._note(entries=lines.read, **{name: getattr(lines, name) for name in names})
         self.reading = replace(self.reading, samples=(*self.reading.samples, *lines.samples)[:SAMPLES])
 
 
@@ -80,13 +82,20 @@ def _taken(found: list[Disconnect], span: Span) -> list[Disconnect]:
     return taken
 
 
+async def require_log(opened: OpenLayer) -> None:
+    """Raise NoDisconnectLog if the layer has none: nothing found in it would say that all is well."""
+    if not await has_log(opened):
+        raise NoDisconnectLog("There is no disconnect log yet: is the middleware in asgi.py?")
+
+
 async def report_stream(opened: OpenLayer, span: Span, progress: Progress = no_progress) -> DisconnectReport:
     """The report on the log in Redis. The shards that did not answer are among its problems.
 
-    Raises ShardError where the first one did not, since that is where the log is.
+    Raises ShardError where the first one did not, since that is where the log is, and NoDisconnectLog.
     """
     if opened.home.problem is not None:
         raise ShardError(opened.home.problem)
+    await require_log(opened)
     records = Records()
     report = await _report(opened.alias, [STREAM], records, records.of_stream(opened, span), progress)
     problems = (*report.reading.problems, *opened.problems)

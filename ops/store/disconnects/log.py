@@ -50,6 +50,11 @@ async def append_reaped(opened: OpenLayer, run_id: str, at: float, removed: Mapp
         await opened.home.execute("XADD", key, "MAXLEN", "~", length, "*", "reaped", entry)
 
 
+async def has_log(opened: OpenLayer) -> bool:
+    """Whether anything was ever recorded, and the log has not been deleted."""
+    return bool(await opened.home.execute("EXISTS", opened.keyspace.disconnects))
+
+
 async def read_position(opened: OpenLayer) -> str:
     """The entry up to which clean-ups have come; BEGINNING where none has, or where it cannot be read."""
     return _usable_position(decode_name(await opened.home.execute("GET", opened.keyspace.cleaned) or b""))

@@ -70,6 +70,7 @@ def age_bin(age_seconds: float) -> int:
 
 
 TOGETHER_SECONDS = 2.0
+KINDS_KEPT = 8
 
 
 @dataclass(slots=True)
@@ -115,19 +116,32 @@ def _wider(width: int) -> int:
 
 @dataclass(slots=True)
 class Slot:
-    """One step of a timeline. ``bad``: ends that were no ordinary ones; ``brief``: soon after the beginning; ``redis``:
-    since the connection to Redis was lost."""
+    """One step of a timeline. ``bad``: ends that were no ordinary ones; ``brief``: soon after the beginning, not of a
+    server that was stopped; ``brief_of``: the first KINDS_KEPT kinds of them; ``redis``: since the connection to Redis
+    was lost."""
 
     total: int = 0
     bad: int = 0
     brief: int = 0
     redis: int = 0
+    brief_of: dict[str, int] = field(default_factory=dict)
+
+    def add_brief(self, kind: str) -> None:
+        """Count an end soon after the beginning, of one ``kind``."""
+        self.brief += 1
+        self._count(kind, 1)
 
     def add(self, other: "Slot") -> None:
         self.total += other.total
         self.bad += other.bad
         self.brief += other.brief
         self.redis += other.redis
+        for kind, count in other.brief_of.items():
+            self._count(kind, count)
+
+    def _count(self, kind: str, count: int) -> None:
+        if kind in self.brief_of or len(self.brief_of) < KINDS_KEPT:
+            self.brief_of[kind] = self.brief_of.get(kind, 0) + count
 
 
 @dataclass(slots=True)
@@ -156,7 +170,7 @@ class Timeline:
 
     def coarser(self, most_slots: int, least_seconds: int = 1) -> "Timeline":
         """The same in fewer and longer steps."""
-        slots = {number: replace(slot) for number, slot in self.slots.items()}
+        slots = {number: replace(slot, brief_of=dict(slot.brief_of)) for number, slot in self.slots.items()}
         other = Timeline(most_slots, self.width_seconds, slots, self._first, self._last)
         while other.width_seconds < least_seconds or other._last - other._first >= most_slots:
             other._widen()

@@ -25,6 +25,8 @@ SAME_AGE_MANY = 20
 SAME_AGE_SHARE = 0.2
 SAME_AGE_TIMES_USUAL = 5.0
 SAME_AGE_TOGETHER = 0.5
+FLAT_BINS = 4
+FLAT_TIMES_AVERAGE = 2.0
 AGES_ASIDE = 2  # bins on each side: Daphne's log knows whole seconds only
 NEIGHBOURS = 20
 
@@ -74,6 +76,7 @@ def find_patterns(tally: DisconnectTally) -> list[Pattern]:
         redis_lost,
         redis_timeouts,
         same_ages,
+        no_close_codes,
         reconnect_storms,
         bad_path,
     )
@@ -134,6 +137,20 @@ def redis_timeouts(tally: DisconnectTally) -> Iterable[Pattern]:
         )
 
 
+def no_close_codes(tally: DisconnectTally) -> Iterable[Pattern]:
+    """All ends have the code of a connection that was cut, which a server may say of every end."""
+    if tally.says_only_cut:
+        number = tally.by_code.top(1)[0][0][1]
+        yield Pattern(
+            "no_close_codes",
+            f"all {number:,} ends with a close code have 1006: the server may not tell close codes",
+            ("no end has 1000, 1001 or 1005, with which browsers close",),
+            "Hypercorn gives 1006 for every end by the client, whatever its code was: nothing says that the network "
+            "cut them.",
+            number,
+        )
+
+
 def same_ages(tally: DisconnectTally) -> Iterable[Pattern]:
     """Ages at which far more connections end than at those around them, though not at the same time."""
     taken: set[int] = set()
@@ -152,13 +169,26 @@ def _is_peak(peak: AgeBin, middle: int, tally: DisconnectTally) -> bool:
     reach = AGES_ASIDE + NEIGHBOURS
     near = [tally.ages[n].count for n in range(middle - reach, middle + reach + 1) if n in tally.ages]
     usual = max(0, sum(near) - peak.count) * (2 * AGES_ASIDE + 1) / (2 * NEIGHBOURS)
+    usual = max(usual, _ended_within(tally, middle - 3 * AGES_ASIDE - 1), _ended_within(tally, middle + AGES_ASIDE + 1))
     return (
         peak.count >= SAME_AGE_AT_LEAST
         and (peak.count >= SAME_AGE_MANY or peak.count >= SAME_AGE_SHARE * tally.aged)
         and peak.count >= SAME_AGE_TIMES_USUAL * usual
         # Those that began together and end together died of one event, not of their age.
         and peak.most <= SAME_AGE_TOGETHER * peak.count
+        and not _is_flat(peak, middle, tally)
     )
+
+
+def _ended_within(tally: DisconnectTally, first: int) -> int:
+    """How many ended at as many ages as a peak has, from ``first`` on."""
+    return sum(tally.ages[n].count for n in range(first, first + 2 * AGES_ASIDE + 1) if n in tally.ages)
+
+
+def _is_flat(peak: AgeBin, middle: int, tally: DisconnectTally) -> bool:
+    """Whether the ages lie evenly over the width of a peak: a time-out has one age, and a little jitter."""
+    counts = [tally.ages[n].count for n in range(middle - AGES_ASIDE, middle + AGES_ASIDE + 1) if n in tally.ages]
+    return len(counts) >= FLAT_BINS and max(counts) <= FLAT_TIMES_AVERAGE * peak.count / len(counts)
 
 
 def _same_age(peak: AgeBin, fullest: AgeBin) -> Pattern:
@@ -211,7 +241,7 @@ def reconnect_storms(tally: DisconnectTally) -> Iterable[Pattern]:
             (
                 *shown([_storm(run, timeline.width_seconds) for run in storms], "more times"),
                 f"usual in {timeline.width_seconds} s: {usual:,}",
-                _ended_of(tally),
+                _ended_of(storms, number),
             ),
             "Clients come back at once and together, and fail again. See what ends them (causes, paths), and let them "
             "wait for a random time that grows.",
@@ -224,12 +254,15 @@ def _storm(run: "_Run", width_seconds: int) -> str:
     return f"{run.sum('brief'):,} from {run.when}{fullest}"
 
 
-def _ended_of(tally: DisconnectTally) -> str:
-    """What ended the connections that lived briefly, in the whole log."""
-    causes, _ = tally.by_brief.top(EVIDENCE_SHOWN - 2)
-    return "what ended so soon: " + ", ".join(
-        f"{count:,} {visible(f'{path} {cause}')}" for (path, cause), count in causes
-    )
+def _ended_of(storms: "Sequence[_Run]", number: int) -> str:
+    """What the ``number`` connections of the storms ended of."""
+    together = Slot()
+    for slot in (slot for run in storms for slot in run.slots):
+        together.add(slot)
+    ordered = sorted(together.brief_of.items(), key=lambda item: (-item[1], item[0]))[: EVIDENCE_SHOWN - 2]
+    named = [f"{count:,} {visible(kind)}" for kind, count in ordered]
+    rest = number - sum(count for _, count in ordered)
+    return "what ended so soon: " + ", ".join([*named, *([f"{rest:,} others"] if rest else [])])
 
 
 def bad_path(tally: DisconnectTally) -> Iterable[Pattern]:

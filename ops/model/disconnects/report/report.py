@@ -46,13 +46,31 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How reading went. ``entries``: lines of files and entries of the log; ``samples``: the first unreadable ones, as
-    they came; ``problems``: sources that could not be read to their end, and shards that did not answer."""
+    they came; ``problems``: sources that could not be read to their end, and shards that did not answer.
+
+    ``json_read``, ``json_unknown``: lines of JSON, and those that hold no text that is known; ``unproved``: records of
+    the toolkit in lines that a client may have written, which count and prove nothing.
+    """
 
     entries: int = 0
     unreadable: int = 0
     still_open: int = 0
     samples: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    json_read: int = 0
+    json_unknown: int = 0
+    unproved: int = 0
+
+    @property
+    def not_understood(self) -> str | None:
+        """What to say first of sources most of which could not be read; None if they could."""
+        if self.json_unknown * 2 > self.json_read:
+            lines = f"{self.json_unknown:,} of {self.json_read:,} lines of JSON"
+            return f"{lines} were not understood: they hold no text under a name such as message, log, event or MESSAGE"
+        if self.unreadable * 2 > self.entries:
+            which = "none" if self.unreadable == self.entries else f"only {self.entries - self.unreadable:,}"
+            return f"{which} of {self.entries:,} entries or lines could be read: what follows tells little"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +79,7 @@ class DisconnectReport:
 
     ``dropped``: how many more ended of which nothing is known, since whoever recorded them had no room left.
     ``reaped_later``: how many records of the reaper were left out, since the end is on record already.
+    ``left_behind``: the ends that left their channel in a group, by exception, or by cause if there was none.
     """
 
     layer: str
@@ -78,6 +97,7 @@ class DisconnectReport:
     by_worker: Table
     by_path: Table
     by_exception: Table
+    left_behind: Table
     ages: Table
     step_seconds: int
     timeline: tuple[Step, ...]
@@ -104,6 +124,7 @@ def conclude_report(layer: str, sources: Iterable[str], reading: Reading, tally:
         by_worker=_workers(tally),
         by_path=_paths(tally.by_path_and_cause),
         by_exception=_named(tally.by_exception),
+        left_behind=_named(tally.left_behind),
         ages=age_shares(tally),
         step_seconds=timeline.width_seconds,
         timeline=tuple(Step(at, slot.total, slot.bad) for at, slot in timeline.steps()),

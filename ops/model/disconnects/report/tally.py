@@ -16,7 +16,9 @@ WORKERS_KEPT = 2000
 MOST_SLOTS = 10_000
 BRIEF_SECONDS = 10.0
 WINDOW_SECONDS = 10
-YOUNGEST_SECONDS = 1.0
+CUT = 1006
+ONLY_CUT_AT_LEAST = 50
+YOUNGEST_SECONDS = 5.0
 
 AGE_LIMITS = (1, 10, 60, 600, 3600, 86400)
 """Seconds that bound the rows of how long connections lived."""
@@ -25,7 +27,10 @@ ORDINARY = of_kind(CauseKind.ORDINARY)
 REDIS_LOST = of_kind(CauseKind.REDIS_LOST)
 _STOPPED = of_kind(CauseKind.STOPPED)
 # What dies together did not die of its age. With redis-py 8 the pauses between the time-outs tell more than the ages.
-_NO_AGE = of_kind(CauseKind.REDIS_LOST, CauseKind.DIED, CauseKind.STOPPED, CauseKind.REDIS_TIMEOUT) | {Cause.REJECTED}
+_NO_AGE = of_kind(CauseKind.REDIS_LOST, CauseKind.DIED, CauseKind.STOPPED, CauseKind.REDIS_TIMEOUT) | {
+    Cause.REJECTED,
+    Cause.NO_ROUTE,
+}
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _HEX = re.compile(r"(?=[^0-9]*[0-9])[0-9a-fA-F]{12,}")
@@ -111,6 +116,17 @@ class WorkerTally:
             self.ticks += is_five_second_race(one.at - self.timeout_at) or is_five_second_race(one.lived_seconds or 0)
             self.timeout_at = one.at
 
+    def join(self, other: "WorkerTally") -> None:
+        """It is the same worker, of which some records did not name the process."""
+        for name in ("total", "died", "stopped", "lost", "timeouts", "ticks"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("reaped_at", "heard_at", "stopped_at", "last_at", "timeout_at"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        self.first_at = min(self.first_at, other.first_at)
+        other.end_window()
+        if other.fullest.count > self._most:
+            self.fullest, self._most = other.fullest, other.fullest.count
+
     def _note_window(self, one: Disconnect) -> None:
         number = int(one.at // WINDOW_SECONDS)
         if number != self._number:
@@ -151,8 +167,15 @@ class DisconnectTally:
         self.aged = 0
         self.lived = [0] * (len(AGE_LIMITS) + 1)
         self.timeline = Timeline(MOST_SLOTS)
-        self.by_brief: TopTally[tuple[str, str]] = TopTally(KEYS_KEPT)
+        self.left_behind: TopTally[str] = TopTally(KEYS_KEPT)
+        self._places: dict[str, str] = {}
         self._known = KnownEnds()
+
+    @property
+    def says_only_cut(self) -> bool:
+        """Whether all of many close codes are 1006, which Hypercorn gives for every end by the client."""
+        codes, other = self.by_code.top(2)
+        return not other and len(codes) == 1 and codes[0][0] == CUT and codes[0][1] >= ONLY_CUT_AT_LEAST
 
     def add(self, one: Disconnect) -> None:
         if self._known.has(one):
@@ -169,6 +192,8 @@ class DisconnectTally:
             self.by_path_and_cause.add((path, one.cause))
         if one.exception:
             self.by_exception.add(one.exception[0])
+        if one.groups and one.cause != Cause.PROCESS_DIED:
+            self.left_behind.add(one.exception[0] if one.exception else one.cause)
         self._add_to_worker(one)
         if not is_timed(one):
             self.untimed += 1
@@ -179,9 +204,8 @@ class DisconnectTally:
         slot.bad += one.cause not in ORDINARY
         slot.redis += one.cause in REDIS_LOST
         if one.lived_seconds is not None:
-            if one.lived_seconds < BRIEF_SECONDS:
-                slot.brief += 1
-                self.by_brief.add((path or "", one.cause))
+            if one.lived_seconds < BRIEF_SECONDS and one.cause not in _STOPPED and one.closed_by != "shutdown":
+                slot.add_brief(f"{path or ''} {one.cause}".strip())
             self._add_age(one, one.lived_seconds)
 
     def _add_age(self, one: Disconnect, age_seconds: float) -> None:
@@ -195,15 +219,29 @@ class DisconnectTally:
             found.add(age_seconds, one.at, one.cause)
 
     def _add_to_worker(self, one: Disconnect) -> None:
-        place = f"{one.host} pid {one.pid}" if one.host and one.pid is not None else ""
-        name = one.process or place
-        worker = self.workers.get(name)
-        if worker is None:
-            worker = self.workers[name] = WorkerTally(name, place or name)
-        elif place:
+        place = " ".join([*([one.host] if one.host else []), *([f"pid {one.pid}"] if one.pid is not None else [])])
+        worker = self._worker(one.process, place)
+        if place:
             worker.label = place  # The reaper knew no more than the process.
         worker.add(one)
         if len(self.workers) > 2 * WORKERS_KEPT:
             ordered = sorted(self.workers.values(), key=lambda w: w.total, reverse=True)
             self.other_workers += sum(w.total for w in ordered[WORKERS_KEPT:])
             self.workers = {w.name: w for w in ordered[:WORKERS_KEPT]}
+            self._places = {place: name for place, name in self._places.items() if name in self.workers}
+
+    def _worker(self, process: str | None, place: str) -> WorkerTally:
+        """The one of that process, or of that place if the record names no process."""
+        if process and place:
+            self._places[place] = process
+            before = self.workers.pop(place, None)
+            if before is not None and process not in self.workers:
+                before.name = process
+                self.workers[process] = before
+            elif before is not None:
+                self.workers[process].join(before)
+        name = process or self._places.get(place, place)
+        worker = self.workers.get(name)
+        if worker is None:
+            worker = self.workers[name] = WorkerTally(name, place or name)
+        return worker

@@ -21,7 +21,11 @@ def workers_died(tally: DisconnectTally) -> Iterable[Pattern]:
     Not those whose consumers died while the process lived on, or that were stopped: their ends are on record, and what
     they left in the groups is reaped as well.
     """
-    died = [worker for worker in named_workers(tally) if worker.died >= WORKER_SAID_SO]
+    died = [
+        worker
+        for worker in named_workers(tally)
+        if worker.died >= WORKER_SAID_SO and worker.heard_at <= worker.reaped_at  # Otherwise it lived on.
+    ]
     if died:
         yield _of_workers(
             "worker_died",
@@ -56,6 +60,8 @@ def workers_stopped(tally: DisconnectTally) -> Iterable[Pattern]:
 
 def workers_vanished(tally: DisconnectTally) -> Iterable[Pattern]:
     """Processes many of whose connections were cut within seconds, and that were not heard of again."""
+    if tally.says_only_cut:
+        return
     vanished = [worker for worker in named_workers(tally) if _vanished(worker, tally.last_at)]
     if vanished:
         yield _of_workers(
