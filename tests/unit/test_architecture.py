@@ -20,7 +20,7 @@ EVERYWHERE = {"exceptions", "__version__", ""}
 # Pure: what the model may use of the standard library has no randomness, no input and no output; of those that know
 # dates, the clock is not for it.
 PURE = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math", "re", "typing"}
-PURE |= {"datetime", "binascii", "bisect", "operator", "statistics"}
+PURE |= {"datetime", "binascii", "bisect", "operator", "statistics", "types"}
 CLOCKS = {"now", "utcnow", "today"}
 
 # The store talks to Redis. What else imports its clients, and for what: names of failures, classes of layers, versions.
