@@ -27,7 +27,7 @@ from tests.acceptance.recorded_ends import ENDING, IMPATIENT, STREAM, records_in
 from tests.conftest import RunCommand, StartWorker
 from tests.waiting import until
 
-IDLE_SECONDS = 3.0
+IDLE_SECONDS = 6.0
 IDLE_CLIENTS, IDLE_TIMES = 4, 4
 STORM_CLIENTS, STORM_TIMES = 20, 6
 BROKEN, STOPPED, LOST, TIMED_OUT, FROZEN = 12, 5, 5, 3, 3
@@ -224,7 +224,7 @@ def assert_the_evidence_says_which(patterns: dict[str, dict[str, Any]], run: Run
     assert lost["evidence"][-1] == f"in 1 of the 6 workers in the log: {label(run.first)} ({LOST})"
     for worker in run.timing_out:
         assert any(line.startswith(f"{label(worker)}: ") for line in patterns["redis_py_8_timeout"]["evidence"])
-    assert "died at the same age: 3" in patterns["same_age"]["title"]
+    assert "died at the same age: 6" in patterns["same_age"]["title"]
     assert patterns["same_age"]["evidence"][1].endswith(" of them: no_close_frame")
     assert patterns["bad_path"]["title"] == "one path has 100% of the faults: /ws/broken/{number}/"
     assert patterns["bad_path"]["evidence"][1] == f"{BROKEN} handler_exception"

@@ -16,10 +16,20 @@ from django.conf import LazySettings
 
 from ops import api
 from ops.arguments import KINDS
-from ops.exceptions import AnotherRunHoldsTheLock, InvalidArguments, LayerError, OpsError, RunNotFound, ShardError
+from ops.exceptions import (
+    AnotherRunHoldsTheLock,
+    InvalidArguments,
+    LayerError,
+    NoDisconnectLog,
+    OpsError,
+    RunNotFound,
+    ShardError,
+)
+from ops.model.disconnects.record import Disconnect, to_json
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import NOBODY_LISTENS
 from tests.layer_builders import (
+    ASGI,
     PROBE_TIMEOUT_SECONDS,
     AppProcess,
     StartProcess,
@@ -107,17 +117,25 @@ async def test_groups_come_one_at_a_time_with_the_sum_at_the_end(
     assert found.groups == ()
 
 
-async def test_a_heartbeat_and_a_diagnosis_and_a_report(two_processes: tuple[AppProcess, AppProcess]) -> None:
+async def test_a_heartbeat_and_a_diagnosis_and_a_report(
+    two_processes: tuple[AppProcess, AppProcess], redis_client: redis.Redis
+) -> None:
     live, dead = two_processes
     heard = await api.aheartbeat(["lobby"], depth="process", timeout_seconds=PROBE_TIMEOUT_SECONDS)
     assert (heard.totals.members, heard.totals.answered, heard.totals.silent) == (5, 2, 3)
     assert {found.process: found.counts.silent for found in heard.processes} == {live.name: 0, dead.name: 3}
     found = await api.adiagnose(only=["ops.W403"])
     assert [finding.id for finding in found.findings] == ["ops.W403"]
-    assert (await api.areport()).records == 0
+    with pytest.raises(NoDisconnectLog):
+        await api.areport()
+    redis_client.xadd(ASGI.disconnects, {"d": to_json(Disconnect(1.0))})
+    assert (await api.areport()).records == 1
 
 
-async def test_what_is_returned_cannot_be_changed(two_processes: tuple[AppProcess, AppProcess]) -> None:
+async def test_what_is_returned_cannot_be_changed(
+    two_processes: tuple[AppProcess, AppProcess], redis_client: redis.Redis
+) -> None:
+    redis_client.xadd(ASGI.disconnects, {"d": to_json(Disconnect(1.0))})
     found = await api.ainspect(members=True)
     reports: list[Any] = [found, found.totals, found.groups[0], found.groups[0].channels[0], found.processes[0]]
     reports += [await api.areap(dry_run=True), await api.aheartbeat(depth="process"), await api.adiagnose()]

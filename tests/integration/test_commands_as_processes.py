@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import redis
 
+from ops.model.disconnects.record import Disconnect, to_json
 from project.embedded_redis import EmbeddedRedis
 from tests.conftest import NOBODY_LISTENS, REPOSITORY, CommandResult, RunCommand, StartRedis
 from tests.in_process_commands import run_here
@@ -141,6 +142,7 @@ whatever_it_writes = pytest.mark.parametrize(
 def test_a_full_disk_under_stdout_is_one_line(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, argv: tuple[str, ...], code: int
 ) -> None:
+    redis_client.xadd(ASGI.disconnects, {"d": to_json(Disconnect(1.0))})
     for number in range(500):  # more than what waits to be written
         add_members(redis_client, f"room-with-a-rather-long-name-{number}", ["general"])
     with open("/dev/full", "w") as full, started(redis_server, *argv, stdout=full) as process:
@@ -153,6 +155,7 @@ def test_a_full_disk_under_stdout_is_one_line(
 def test_a_closed_stdout_is_one_line(
     redis_server: EmbeddedRedis, redis_client: redis.Redis, argv: tuple[str, ...], code: int
 ) -> None:
+    redis_client.xadd(ASGI.disconnects, {"d": to_json(Disconnect(1.0))})
     add_members(redis_client, "room", ["general"])
     with started(redis_server, *argv, stdout=None, preexec_fn=partial(os.close, 1)) as process:
         _, err = process.communicate(timeout=30)

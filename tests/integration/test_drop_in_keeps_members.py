@@ -563,7 +563,7 @@ async def test_members_of_a_group_that_was_evicted_or_deleted_come_back_with_the
     await until(lambda: settled(layer))
     redis_client.delete("asgi:group:a")
     await until(lambda: set(members_of(redis_client, "a")) == channels)
-    await until(lambda: "evicted or deleted; 3 were put back" in caplog.text)
+    await until(lambda: "evicted or deleted; 3 were put back" in caplog.text)  # It is said when Redis has answered.
     assert keeper_of(layer).leases_lost == 0
     first = min(channels)
     assert redis_client.lrange(layer.index_key(first), 0, -1).count(index_entry("a", first)) == 1

@@ -22,12 +22,13 @@ from redis import asyncio as aioredis
 
 from ops.application.layer.outages import Outages
 from ops.layers import RedisChannelLayer as DropInLayer
+from ops.model.disconnects.record import Disconnect, to_json
 from ops.operations.doctor import collect
 from project.embedded_redis import EmbeddedRedis
 from project.owned_process import free_port
 from tests.conftest import REPOSITORY, StartRedis, StartWorker
 from tests.in_process_commands import run_beside
-from tests.layer_builders import app_processes, close_layer, layer_of, suspect_everybody
+from tests.layer_builders import ASGI, app_processes, close_layer, layer_of, suspect_everybody
 from tests.waiting import until
 
 CANARY = "hunter2/is secret"
@@ -204,6 +205,8 @@ def test_it_is_in_no_process_list_and_in_no_workers_output(
     """The environment of a process is for its own user alone; its command line is for everybody."""
     environment = {"REDIS_URL": url(secret_server), "CHANNEL_BACKEND": DROP_IN}
     worker = start_worker("uvicorn", redis=secret_server, **environment)
+    with redis.Redis.from_url(url(secret_server)) as client:
+        client.xadd(ASGI.disconnects, {"d": to_json(Disconnect(1.0))})
     commands = [
         subprocess.Popen(
             [sys.executable, "manage.py", *argv],

@@ -52,7 +52,7 @@ async def append_reaped(opened: OpenLayer, run_id: str, at: float, removed: Mapp
 
 async def has_log(opened: OpenLayer) -> bool:
     """Whether anything was ever recorded, and the log has not been deleted."""
-    return bool(await opened.home.execute("EXISTS", opened.keyspace.disconnects))
+    return bool(await opened.home.execute("XRANGE", opened.keyspace.disconnects, "-", "+", "COUNT", 1))
 
 
 async def read_position(opened: OpenLayer) -> str:
