@@ -15,8 +15,8 @@ demo: .venv/.installed  ## the product in under a minute; ARGS=--keep leaves it 
 # Otherwise each of the processes that tests start, some hundreds, compiles the same modules again.
 test test-quick: export PYTHONDONTWRITEBYTECODE =
 
-test: .venv/.installed  ## six tests at a time on two cores: most of them wait
-	$(PY) -m pytest -n 6 --dist loadgroup --no-loadscope-reorder $(ARGS)
+test: .venv/.installed  ## four tests at a time on two cores: most of them wait
+	$(PY) -m pytest -n 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-quick: .venv/.installed  ## the unit tests, and one of each promise on real servers: under a minute
 	$(PY) -m pytest -n 3 --dist loadgroup --no-loadscope-reorder tests/unit $(QUICK) $(ARGS)
