@@ -25,7 +25,7 @@ from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments, LayerError, OpsError, ShardError
 from ops.layer_settings import hint_at_another_layer, layer_settings
 from ops.model.liveness.judge import MEMBER_STATES
-from ops.operations.progress import Progress, no_progress
+from ops.operations.progress import WAITING, Progress, no_progress
 from ops.store.connection.shards import make_layer, naming_redis_failures, open_layer
 
 # Use cases and their results are imported where they are called, so that a command starts with few modules.
@@ -73,6 +73,7 @@ __all__ = [
     "HEARTBEATS_A_SECOND",
     "HEARTBEAT_SECONDS",
     "LOOK_SECONDS",
+    "WAITING",
     "CleanupReport",
     "Diagnosis",
     "DisconnectReport",

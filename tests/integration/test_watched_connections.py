@@ -86,7 +86,7 @@ async def test_a_message_that_came_while_the_process_was_blocked_is_received(
     sending.start()
     # The event loop has to stand still for longer than the time-out: that is the case under test, not a wait for
     # something. So it is a blocking call in a coroutine, against ASYNC251.
-    time.sleep(LIMIT * 3)  # noqa: ASYNC251
+    time.sleep(LIMIT * 3)  # noqa: ASYNC251  # the loop has to stand still
     sending.join()
     assert (await asyncio.wait_for(receiving, 30))["type"] == "said"
     await layer.close_pools()
@@ -104,7 +104,7 @@ async def test_an_empty_answer_that_came_while_the_process_stood_still_is_no_out
         await until(lambda: client.info("clients")["blocked_clients"] == 1)
     # The process has to stand still while the answer comes, as under SIGSTOP. Waiting for a condition would let it run,
     # and a clock of the test's own would not stop the event loop's.
-    time.sleep(HELD_UP)  # noqa: ASYNC251
+    time.sleep(HELD_UP)  # noqa: ASYNC251  # the loop has to stand still
     assert await waiting is None
     await layer.close_pools()
 
@@ -119,7 +119,7 @@ async def test_a_server_that_stands_still_is_noticed_in_a_loop_that_is_always_he
         waiting = asyncio.create_task(client.ping())
         for _ in range(5):
             # Held up again and again: each time for longer than the alarm allows, or it would not be put off.
-            time.sleep(HELD_UP + 1)  # noqa: ASYNC251
+            time.sleep(HELD_UP + 1)  # noqa: ASYNC251  # the loop has to stand still
             await asyncio.sleep(0.01)
             if waiting.done():
                 break

@@ -13,11 +13,11 @@ from ops.layers import RedisChannelLayer
 from ops.store.connection.backends import Backend, PubSubBackend, StockBackend, backend_of
 
 
-class StockSubclass(StockLayer):  # type: ignore[misc]  # channels_redis has no types
+class StockSubclass(StockLayer):
     """A project's own, which says nothing of leaving groups."""
 
 
-class LeavesInItsOwnWay(StockLayer):  # type: ignore[misc]
+class LeavesInItsOwnWay(StockLayer):
     async def group_discard(self, group: str, channel: str) -> None:
         """Something that the toolkit does not know."""
 
@@ -26,7 +26,7 @@ class DropInSubclass(RedisChannelLayer):
     """A project's own."""
 
 
-class PubSubSubclass(RedisPubSubChannelLayer):  # type: ignore[misc]
+class PubSubSubclass(RedisPubSubChannelLayer):
     """A project's own."""
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from ops import api
-from ops.api import Progress
+from ops.api import WAITING, Progress
 from ops.conf import ops_settings
 from ops.exceptions import InvalidArguments
 from ops.management.arguments import seconds, share
@@ -14,8 +14,6 @@ from ops.management.exit_codes import ExitCode
 from ops.management.files import write_reap_metrics
 from ops.model.runs import ReapReport, RunRecord, UndoReport
 from ops.output.lines import safety_stop
-
-WAITING = "next look in"  # how the API begins what it says of its progress then
 
 
 class Command(OpsCommand):

@@ -37,7 +37,7 @@ from ops.model.liveness.suspicion import (
 from ops.model.runs import ReapedProcess, ReapReport
 from ops.model.settings import DEFAULTS, OpsSettings
 from ops.operations.observe import Look, Observation, observe, options_from
-from ops.operations.progress import Progress, no_progress
+from ops.operations.progress import WAITING, Progress, no_progress
 from ops.operations.reaping.purge import Removal, Removed, purge
 from ops.store.connection.shards import OpenLayer
 from ops.store.disconnects.log import append_reaped, read_position
@@ -180,7 +180,7 @@ class _Run:
             pause = release_after_seconds(pause)
         until = time.monotonic() + pause
         while (left := until - time.monotonic()) > 0:
-            self._progress(f"next look in {left:.0f} s", 0, 0)
+            self._progress(f"{WAITING} {left:.0f} s", 0, 0)
             await asyncio.sleep(min(1.0, left))
         await asyncio.gather(*(shard.identify() for shard in self._opened.shards))
         # Our connections of before would look like idle ones of others.
